@@ -1,0 +1,56 @@
+"""Schedules: keep scheduled runs of the pipeline going, one at a time."""
+
+import warnings
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from pipeline_config.errors import ConfigError
+from pipeline_config.settings import PipelineConfig
+
+
+def check_schedule(cron: str, timezone: str) -> None:
+    """Check a cron line and a time zone.
+
+    Raises:
+        ConfigError: one of them is not valid.
+    """
+    try:
+        CronSim(cron, datetime.now(UTC))
+    except CronSimError as error:
+        raise ConfigError(f"--cron: got {cron!r}: {error}; expected five fields such as '0 3 * * *'") from None
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ConfigError(f"--timezone: got {timezone!r}, expected a name such as Europe/Berlin") from None
+
+
+def describe_deployment(config: PipelineConfig, cron: str, timezone: str) -> dict[str, Any]:
+    """Return the options of the scheduled deployment: a run that is due while another goes on is cancelled."""
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.schedules import Cron
+
+    return {
+        "name": config.name,
+        "schedules": [Cron(cron, timezone=timezone, slug="scheduled")],
+        "global_limit": ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+        "parameters": {"config": config.model_dump(mode="json")},
+        "description": f"Train, evaluate and register {config.registered_model}",
+        "tags": ["gloveflow", config.name],
+        "pause_on_shutdown": False,  # a restart of this process must not stop the schedule
+        "print_starting_message": False,
+    }
+
+
+def serve_pipeline(config: PipelineConfig, *, cron: str, timezone: str) -> None:
+    """Start the scheduled runs that are due, until the process is ended.
+
+    Needs `PREFECT_API_URL` to name a server with a scheduler.
+    """
+    from flows.pipeline import train_pipeline
+
+    # said by Prefect's runner when it is ended by SIGTERM
+    warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited", RuntimeWarning)
+    train_pipeline.serve(**describe_deployment(config, cron, timezone))

@@ -1,0 +1,93 @@
+"""The environment of a process of ours: where artifacts are, which servers to talk to, what is logged.
+
+Only standard library, because everything here must be set before prefect and mlflow are imported. Variables
+that the user has set are left alone. Reads and writes `<artifacts>/servers.json`, in which `gloveflow ui` and
+`gloveflow serve` say where their servers listen.
+"""
+
+import json
+import logging
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from pipeline_config.errors import GloveflowError
+
+PREFECT_PORT = 4200
+MLFLOW_PORT = 5000
+OUR_LOGGERS = ("flows", "tasks", "pipeline_config")
+_DEFAULTS = {
+    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line prints our own lines
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+
+
+def prepare_environment(artifacts: Path | None = None) -> Path:
+    """Set the environment variables of this process and its children; return the artifacts directory."""
+    root = (artifacts or Path(os.environ.get("GLOVEFLOW_ARTIFACTS") or "artifacts")).absolute()
+    os.environ["GLOVEFLOW_ARTIFACTS"] = str(root)
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(root / "prefect"))
+    servers = read_servers(root)
+    if "PREFECT_API_URL" not in os.environ and (url := servers.get("prefect")) and answers(f"{url}/api/health"):
+        os.environ["PREFECT_API_URL"] = f"{url}/api"
+    if url := servers.get("mlflow"):
+        os.environ.setdefault("GLOVEFLOW_MLFLOW_URL", url)
+    return root
+
+
+def read_servers(root: Path) -> dict[str, str]:
+    """Return the addresses of the servers that were started last on these artifacts, by name."""
+    try:
+        return {str(name): str(url) for name, url in json.loads((root / "servers.json").read_text("utf-8")).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def write_servers(root: Path, servers: dict[str, str]) -> None:
+    """Record where servers listen."""
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = root / f".servers-{os.getpid()}.json"
+    temporary.write_text(json.dumps({**read_servers(root), **servers}), "utf-8")
+    temporary.replace(root / "servers.json")
+
+
+def answers(url: str, seconds: float = 1.0) -> bool:
+    """Tell whether an address answers a GET request with success."""
+    try:
+        with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310
+            return bool(200 <= response.status < 300)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+class _HideUserTraceback(logging.Filter):
+    """Replace the traceback of an error that a user can act on by its message."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, GloveflowError) and not os.environ.get("GLOVEFLOW_DEBUG"):
+            record.exc_info = record.exc_text = None
+            record.msg, record.args = "%s: %s", (type(error).__name__, error)
+        return True
+
+
+def open_loggers() -> None:
+    """Let our loggers' INFO lines through to Prefect's handlers, and keep users' mistakes free of tracebacks."""
+    for name in OUR_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        engine = logging.getLogger(name)
+        if not any(isinstance(known, _HideUserTraceback) for known in engine.filters):
+            engine.addFilter(_HideUserTraceback())

@@ -1,0 +1,137 @@
+"""What a run leaves to look at: results in the MLflow run, artifacts on the page of the Prefect run.
+
+Everything here can be repeated without doubling anything.
+"""
+
+import logging
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+
+from pipeline_config.schemas import (
+    COVERAGE_FILE,
+    DOCUMENTS_FILE,
+    EPOCHS_FILE,
+    FIGURES,
+    METRICS_FILE,
+    PADDING_FILE,
+    PROFILE_FILE,
+    REPORT_FILE,
+    STEPS_FILE,
+    VECTORS_FILE,
+)
+from tasks import tracking
+from tasks.registration import Registration, describe
+from tasks.store import ArtifactRef
+
+logger = logging.getLogger(__name__)
+_REPORTS = {
+    "ingest_corpus": PROFILE_FILE,
+    "align_embeddings": COVERAGE_FILE,
+    "bucket_corpus": PADDING_FILE,
+    "evaluate_classifier": METRICS_FILE,
+}
+
+
+@task(name="log_results", task_run_name="log results", retries=2, retry_delay_seconds=2, persist_result=False)
+def log_results(run: tracking.TrackedRun, outputs: dict[str, ArtifactRef]) -> None:
+    """Log stage facts, history, datasets, reports and figures of the stages' outputs to the MLflow run."""
+    identity = run.run_id
+    tracking.log_metrics(identity, gather_metrics(outputs))
+    classifier, evaluation = outputs["train_classifier"], outputs["evaluate_classifier"]
+    for name, marker in ((EPOCHS_FILE, "train_loss"), (STEPS_FILE, "step_loss")):
+        tracking.log_history(identity, classifier.read_table(name).to_pylist(), marker=marker)
+    for stage, name in _REPORTS.items():
+        if stage in outputs:
+            tracking.log_file(identity, outputs[stage].path(name), "reports")
+    for name in FIGURES:
+        tracking.log_file(identity, evaluation.path(name), "figures")
+    tracking.log_file(identity, evaluation.path(REPORT_FILE))
+    _log_datasets(identity, outputs)
+    keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in outputs.items()}
+    tracking.log_json(identity, keys, "reports/outputs.json")
+    tracking.log_tags(identity, {"mlflow.note.content": describe(evaluation)})
+
+
+def gather_metrics(outputs: dict[str, ArtifactRef]) -> dict[str, float]:
+    """Return the numbers of all stages as metrics: `test_*`, `<stage>/<fact>`, `seconds/<stage>`."""
+    metrics: dict[str, float] = {}
+    for split, models in outputs["evaluate_classifier"].read_json(METRICS_FILE).items():
+        for model, scores in models.items():
+            prefix = split if model == "lstm" else f"{split}_{model}"
+            metrics.update({f"{prefix}_{key}": scores[key] for key in ("accuracy", "macro_f1", "log_loss")})
+    for stage, output in outputs.items():
+        metrics[f"seconds/{stage}"] = output.facts["seconds"]
+        if stage != "evaluate_classifier":
+            numbers = {key: value for key, value in output.facts.items() if isinstance(value, int | float)}
+            metrics.update({f"{stage}/{key}": float(value) for key, value in numbers.items() if key != "seconds"})
+    return metrics
+
+
+def publish_link(url: str) -> None:
+    """Show the MLflow run on the page of the Prefect run."""
+    create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run", description=f"MLflow run: {url}")
+
+
+def publish_results(evaluation: ArtifactRef, registration: Registration, url: str) -> None:
+    """Show the scores and the registered version on the page of the Prefect run."""
+    create_table_artifact(
+        key="results", table=results_table(evaluation), description=f"Scores on held-out documents; [MLflow run]({url})"
+    )
+    version_url = tracking.model_url(registration.model, registration.version)
+    create_markdown_artifact(
+        key="registered-model",
+        description="The registered version and what the gate said",
+        markdown=(
+            f"## [{registration.model} version {registration.version}]({version_url})\n\n"
+            f"{registration.reason}\n\n{describe(evaluation)}\n"
+        ),
+    )
+
+
+def results_table(evaluation: ArtifactRef) -> list[dict[str, Any]]:
+    """Return one row per split and model: accuracy, macro F1, log-loss, documents."""
+    return [
+        {
+            "split": split,
+            "model": "LSTM" if model == "lstm" else "TF-IDF + logistic regression",
+            **{key: round(scores[key], 4) for key in ("accuracy", "macro_f1", "log_loss")},
+            "documents": scores["documents"],
+        }
+        for split, models in evaluation.read_json(METRICS_FILE).items()
+        for model, scores in models.items()
+    ]
+
+
+def close_flow_runs(flow_run_ids: list[str]) -> None:
+    """Set flow runs that a kill left running to Crashed."""
+    if not flow_run_ids:
+        return
+    with get_client(sync_client=True) as client:
+        for identity in flow_run_ids:
+            try:
+                state = client.read_flow_run(UUID(identity)).state
+                if state is not None and not state.is_final():
+                    crashed: State[None] = Crashed(message="The process of this run is gone.")
+                    client.set_flow_run_state(UUID(identity), crashed, force=True)
+            except ObjectNotFound:
+                logger.info("flow run %s is not known to this Prefect server", identity)
+
+
+def _log_datasets(run_id: str, outputs: dict[str, ArtifactRef]) -> None:
+    documents = outputs["ingest_corpus"]
+    for split, counts in documents.read_json(PROFILE_FILE)["documents"].items():
+        tracking.log_dataset(
+            run_id, name=f"documents-{split}", digest=documents.digest, path=documents.path(DOCUMENTS_FILE),
+            context=split, rows=sum(counts.values()),
+        )  # fmt: skip
+    if vectors := outputs.get("download_glove"):
+        tracking.log_dataset(
+            run_id, name="vectors", digest=vectors.digest, path=vectors.path(VECTORS_FILE),
+            context="embeddings", rows=vectors.facts["vectors"],
+        )  # fmt: skip

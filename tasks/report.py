@@ -1,0 +1,185 @@
+"""Figures and the HTML report of an evaluation.
+
+Reads metrics and reports of the stages, writes PNG files and one HTML file that needs nothing beside it. The
+same evidence gives the same bytes.
+"""
+
+import base64
+import html
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pipeline_config.schemas import FIGURES
+
+BLUE, ORANGE, GREY, GREEN = "#2f6fb3", "#d9822b", "#8a94a0", "#3a8f5c"
+_EXCERPT = 240  # characters of a text that the report shows
+_TICK = 24  # characters of a class or token beside an axis; longer ones leave no room for the axes
+
+
+class Evidence(NamedTuple):
+    """What a report is made of.
+
+    `metrics` is `{split: {model: scores}}`, `lengths` int64[N] per split, `epochs` the training history,
+    `padding` and `coverage` are the reports of `bucket_corpus` and `align_embeddings`.
+    """
+
+    labels: list[str]
+    metrics: dict[str, Any]
+    epochs: pd.DataFrame
+    lengths: Mapping[str, np.ndarray]
+    padding: dict[str, Any]
+    coverage: dict[str, Any] | None
+    errors: list[dict[str, Any]]
+
+
+def draw_figures(evidence: Evidence, directory: Path) -> None:
+    """Write the figures that `FIGURES` names into a directory."""
+    drawings: tuple[Callable[[Evidence], Figure], ...] = (
+        draw_training, draw_confusion, draw_lengths, draw_coverage,
+    )  # fmt: skip
+    for name, draw in zip(FIGURES, drawings, strict=True):
+        draw(evidence).savefig(directory / name, dpi=110, metadata={"Software": None})
+
+
+def draw_training(evidence: Evidence) -> Figure:
+    """Draw loss, and accuracy and macro F1, over the epochs."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    loss, score = figure.subplots(1, 2)
+    epochs = evidence.epochs
+    loss.plot(epochs["epoch"], epochs["train_loss"], "o-", color=BLUE, label="train")
+    loss.plot(epochs["epoch"], epochs["validation_loss"], "o-", color=ORANGE, label="validation")
+    score.plot(epochs["epoch"], epochs["validation_accuracy"], "o-", color=GREEN, label="accuracy")
+    score.plot(epochs["epoch"], epochs["validation_macro_f1"], "o-", color=ORANGE, label="macro F1")
+    for axes, title in ((loss, "Cross-entropy"), (score, "Validation scores")):
+        axes.set(title=title, xlabel="epoch", xticks=_whole_ticks(len(epochs)))
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    return figure
+
+
+def draw_confusion(evidence: Evidence) -> Figure:
+    """Draw the confusion matrices of LSTM and baseline on the test split, as shares of each true class."""
+    size = 1.6 + 0.75 * len(evidence.labels)
+    figure = Figure(figsize=(2 * size + 0.6, size + 0.4), layout="constrained")
+    for axes, (name, title) in zip(
+        figure.subplots(1, 2), (("lstm", "LSTM"), ("baseline", "TF-IDF baseline")), strict=True
+    ):
+        counts = np.array(evidence.metrics["test"][name]["confusion"])
+        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            color = "white" if share[row, column] > 0.6 else "black"
+            axes.text(
+                column,
+                row,
+                f"{count}\n{share[row, column]:.0%}",
+                ha="center",
+                va="center",
+                color=color,
+                fontsize=8,
+            )
+        ticks = range(len(evidence.labels))
+        names = [_drawable(label) for label in evidence.labels]
+        axes.set(title=title, xlabel="predicted", ylabel="true", yticks=ticks, yticklabels=names)
+        axes.set_xticks(ticks, names, rotation=35, ha="right")
+    return figure
+
+
+def draw_lengths(evidence: Evidence) -> Figure:
+    """Draw the token counts of the train documents with the bucket boundaries, and each scheme's padding."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    histogram, bars = figure.subplots(1, 2, width_ratios=(3, 2))
+    lengths = evidence.lengths["train"]
+    histogram.hist(lengths, bins=min(60, int(lengths.max())), color=BLUE)
+    for boundary in evidence.padding["boundaries"]:
+        histogram.axvline(boundary, color=ORANGE, linewidth=0.8, alpha=0.8)
+    histogram.set(title="Tokens per train document, bucket boundaries", xlabel="tokens", ylabel="documents")
+    schemes = evidence.padding["schemes"]
+    drawn = bars.barh(list(schemes), [report["efficiency"] for report in schemes.values()], color=BLUE)
+    bars.bar_label(drawn, fmt="%.3f", padding=3)
+    bars.set(title="Real tokens per padded token", xlim=(0, 1.15))
+    return figure
+
+
+def draw_coverage(evidence: Evidence) -> Figure:
+    """Draw the share of tokens with a pre-trained vector per split, and the most frequent misses."""
+    figure = Figure(figsize=(8, 3.8), layout="constrained")
+    share, misses = figure.subplots(1, 2, width_ratios=(2, 3))
+    if evidence.coverage is None:
+        figure.suptitle("No pre-trained vectors: the embedding layer starts fresh")
+        return figure
+    tokens = evidence.coverage["tokens"]
+    drawn = share.bar(list(tokens), list(tokens.values()), color=BLUE)
+    share.bar_label(drawn, fmt="{:.1%}")
+    share.set(title="Tokens with a vector", ylim=(0, 1.1))
+    words = list(evidence.coverage["misses"].items())[:15][::-1]
+    names = [_drawable(word) for word, _ in words]
+    misses.barh(range(len(words)), [count for _, count in words], color=GREY)
+    misses.set(title="Most frequent without", xlabel="train occurrences", yticks=range(len(words)))
+    misses.set_yticklabels(names, fontsize=8)
+    return figure
+
+
+def render_report(evidence: Evidence, figures: Path) -> str:
+    """Return the report as one HTML page with the figures of a directory inside."""
+    test = evidence.metrics["test"]
+    scores = [
+        [title, *(f"{test[name][key]:.4f}" for key in ("accuracy", "macro_f1", "log_loss"))]
+        for name, title in (("lstm", "LSTM"), ("baseline", "TF-IDF + logistic regression"))
+    ]
+    classes = [
+        [label, *(f"{values[key]:.3f}" for key in ("precision", "recall", "f1")), f"{values['support']:,.0f}"]
+        for label, values in test["lstm"]["classes"].items()
+    ]
+    errors = [
+        [row["label"], row["prediction"], f"{row['probability']:.3f}", row["text"][:_EXCERPT]]
+        for row in evidence.errors
+    ]
+    parts = [
+        f"<h1>Evaluation on {test['lstm']['documents']:,} held-out documents</h1>",
+        _table(["model", "accuracy", "macro F1", "log-loss"], scores),
+        "<h2>Per class (LSTM)</h2>",
+        _table(["class", "precision", "recall", "F1", "documents"], classes),
+        *(f"<h2>{title}</h2>{_image(figures / name)}" for name, title in zip(FIGURES, _TITLES, strict=True)),
+        "<h2>Confident errors</h2><p>Wrong test predictions with the highest probability; some are wrong labels.</p>",
+        _table(["label", "prediction", "probability", "text"], errors),
+    ]
+    return _PAGE.format(body="\n".join(parts))
+
+
+_TITLES = ("Training", "Confusion", "Lengths and padding", "Embedding coverage")
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Gloveflow evaluation</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; margin: .5rem 0 }}
+th, td {{ text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #dfe4ea; vertical-align: top }}
+th {{ background: #f3f6f9 }} img {{ max-width: 100%; display: block }} h2 {{ margin-top: 2rem }}
+</style></head><body>
+{body}
+</body></html>
+"""
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _image(path: Path) -> str:
+    return f'<img alt="{path.stem}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+
+
+def _drawable(text: str) -> str:
+    """Return a short text that matplotlib's font has every letter of and that it does not take for a formula."""
+    plain = text.encode("unicode_escape").decode("ascii")
+    return (plain if len(plain) <= _TICK else f"{plain[:_TICK]}...").replace("$", r"\$")
+
+
+def _whole_ticks(count: int) -> list[int]:
+    return list(range(1, count + 1, max(1, count // 10)))

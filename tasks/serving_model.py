@@ -1,0 +1,96 @@
+"""The registered model: raw text in, label and per-class probability out.
+
+MLflow stores this file as the model's code and runs it on load. It imports nothing of the project: network
+and tokenizers come from the source files in the model's bundle, under names of their own, so that versions
+loaded side by side do not share code. The bundle holds `model.json`, `vocabulary.json`, `weights.safetensors`,
+`network.py` and `tokenizers.py`; nothing in it is a pickle.
+"""
+
+import importlib.util
+import json
+import uuid
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import pandas as pd
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from safetensors.torch import load_file
+
+BATCH = 256
+
+
+class ServedClassifier(PythonModel):
+    """Classify texts exactly as the trained network does."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the bundle."""
+        bundle = Path(context.artifacts["bundle"])
+        description = json.loads((bundle / "model.json").read_text("utf-8"))
+        vocabulary = json.loads((bundle / "vocabulary.json").read_text("utf-8"))
+        self.labels: list[str] = description["labels"]
+        self.text: dict[str, Any] = description["text"]
+        special = (self.text["padding_idx"], self.text["unk_idx"])  # in a text these are words like any other
+        self.token_ids = {token: token_id for token_id, token in enumerate(vocabulary) if token_id not in special}
+        self.tokenizers = _load_source(bundle / "tokenizers.py")
+        self.network = _load_source(bundle / "network.py").TextClassifier(**description["architecture"])
+        self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
+        self.network.eval()
+
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[dict[str, Any]]:
+        """Return `label`, `score` (its probability) and `probabilities` (class -> probability) per text.
+
+        Raises:
+            MlflowException: something in the first column is no text.
+        """
+        texts = model_input.iloc[:, 0].tolist() if model_input.shape[1] else []
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise MlflowException.invalid_parameter_value(f"row {number}: expected a text, got {text!r}")
+        encoded = [self._encode(tokens) for tokens in self.tokenizers.tokenize_texts(texts, self.text["tokenizer"])]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        answers: list[dict[str, Any]] = [{}] * len(encoded)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            for i, probabilities in zip(rows, self._probabilities([encoded[i] for i in rows]), strict=True):
+                best = max(range(len(probabilities)), key=probabilities.__getitem__)
+                answers[i] = {
+                    "label": self.labels[best],
+                    "score": probabilities[best],
+                    "probabilities": dict(zip(self.labels, probabilities, strict=True)),
+                }
+        return answers
+
+    def _encode(self, tokens: list[str]) -> list[int]:
+        unk, longest = self.text["unk_idx"], self.text["max_length"]
+        ids = [self.token_ids.get(token, unk) for token in tokens] or [unk]
+        return ids[-longest:] if self.text["truncation"] == "tail" else ids[:longest]
+
+    def _probabilities(self, documents: list[list[int]]) -> list[list[float]]:
+        lengths = torch.tensor([len(ids) for ids in documents])
+        padded = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(ids) for ids in documents], batch_first=True, padding_value=self.text["padding_idx"]
+        )
+        with torch.inference_mode():
+            rows: list[list[float]] = self.network(padded, lengths).double().softmax(dim=1).tolist()
+        return rows
+
+
+def _load_source(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_{uuid.uuid4().hex}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path}: is no Python source")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+mlflow.models.set_model(ServedClassifier())

@@ -1,0 +1,330 @@
+"""The artifact store: stage outputs written once, verified always, and skipped when they are there.
+
+An output is the directory `<artifacts>/store/<stage>/<key>/`: the stage's files and a `manifest.json`. The
+key is a hash of the stage, its version, its configuration and the digests of its inputs, never of paths,
+times or machines. A reader sees all of an output or nothing of it (see `commit_output`).
+
+Reads and writes the directory that `GLOVEFLOW_ARTIFACTS` names (default: `artifacts` in the working
+directory).
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from pipeline_config.errors import StoreError
+from tasks.locks import file_lock, store_errors
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_TOOLS = ("gloveflow", "torch", "torchtext", "pyarrow", "numpy", "scikit-learn", "safetensors")
+_REPETITIVE = ("label", "split", "reason", "source", "prediction")  # columns worth a Parquet dictionary
+_verified: dict[tuple[str, int, int, int], str] = {}  # (path, inode, size, mtime_ns) -> SHA-256, this process only
+
+
+def artifacts_root() -> Path:
+    """Return the absolute path of the artifacts directory."""
+    return Path(os.environ.get("GLOVEFLOW_ARTIFACTS") or "artifacts").absolute()
+
+
+class ArtifactRef(BaseModel):
+    """Reference to a committed stage output, verified against its files whenever one is made.
+
+    `digest` covers the names and contents of the files, so a key made from it is content-addressed.
+    `facts` are counts and measurements for reports; they are in no key and no digest.
+
+    Raises:
+        ValueError: (pydantic's) a file is missing or is not what the manifest says.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    key: str
+    digest: str
+    facts: dict[str, Any] = {}
+
+    @property
+    def directory(self) -> Path:
+        """Directory of the output."""
+        return output_directory(self.stage, self.key)
+
+    def path(self, name: str) -> Path:
+        """Return the path of one of the output's files."""
+        return self.directory / name
+
+    def read_json(self, name: str) -> Any:
+        """Return the content of a JSON file."""
+        return json.loads(self.path(name).read_text("utf-8"))
+
+    def read_table(self, name: str, columns: list[str] | None = None, *, memory_map: bool = False) -> pa.Table:
+        """Return a Parquet file, or some of its columns, as a table."""
+        return pq.read_table(self.path(name), columns=columns, memory_map=memory_map, partitioning=None)
+
+    @model_validator(mode="after")
+    def _verify(self) -> Self:
+        manifest = _read_manifest(self.directory)
+        if manifest is None or manifest.digest != self.digest:
+            raise ValueError(f"{self.directory}: no output with digest {self.digest[:12]} is here")
+        problem = find_damage(self.directory, manifest)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+class SourceRef(BaseModel):
+    """Reference to input that the store does not own: where it is, and the digest that stands for its content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    location: str
+    kind: str
+    digest: str
+
+
+class _File(BaseModel):
+    """What a manifest says of a file."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What is read back of an output's `manifest.json`."""
+
+    stage: str
+    key: str
+    digest: str
+    files: dict[str, _File]
+    facts: dict[str, Any] = {}
+    seconds: float = 0.0
+
+
+class StageOutput:
+    """What a stage writes through: a temporary directory that becomes the output when the stage returns.
+
+    Set `facts` for counts and measurements worth reporting.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.facts: dict[str, Any] = {}
+
+    def path(self, name: str) -> Path:
+        """Return where to write a file of the output."""
+        return self.directory / name
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file; the same value gives the same bytes."""
+        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        self.path(name).write_text(text + "\n", "utf-8")
+
+    def write_table(self, name: str, table: pa.Table, schema: pa.Schema) -> None:
+        """Write a Parquet file.
+
+        Raises:
+            ValueError: the table is not of the promised schema.
+        """
+        with self.table_writer(name, schema) as writer:
+            writer.write_table(_checked(name, table, schema))
+
+    @contextlib.contextmanager
+    def table_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+        """Open a Parquet file for writing table by table."""
+        has_vectors = any(pa.types.is_fixed_size_list(field.type) for field in schema)
+        with pq.ParquetWriter(
+            self.path(name),
+            schema,
+            compression="none" if has_vectors else "zstd",  # float32 vectors do not shrink
+            use_dictionary=[name for name in _REPETITIVE if name in schema.names],
+        ) as writer:
+            yield writer
+
+
+def stage_key(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
+    """Return the key of an output: 32 hexadecimal digits over stage, version and the content of the inputs."""
+    material = {"stage": stage, "version": version, "inputs": {name: _keyed(v) for name, v in inputs.items()}}
+    return hashlib.sha256(_canonical(material)).hexdigest()[:32]
+
+
+def output_directory(stage: str, key: str) -> Path:
+    """Return the directory of an output, whether it exists or not."""
+    return artifacts_root() / "store" / stage / key
+
+
+def find_output(stage: str, key: str) -> ArtifactRef | None:
+    """Return the committed output of a key, or None when it is absent or damaged."""
+    directory = output_directory(stage, key)
+    manifest = _read_manifest(directory)
+    if manifest is None:
+        if directory.exists():
+            logger.warning("%s has no readable manifest and will be rebuilt", directory)
+        return None
+    problem = find_damage(directory, manifest)
+    if problem:
+        logger.warning("%s: it will be rebuilt", problem)
+        return None
+    facts = {**manifest.facts, "seconds": manifest.seconds}
+    return ArtifactRef(stage=stage, key=key, digest=manifest.digest, facts=facts)
+
+
+def find_damage(directory: Path, manifest: Manifest) -> str | None:
+    """Compare an output's files with its manifest and say what is wrong, if anything."""
+    for name, entry in manifest.files.items():
+        path = directory / name
+        try:
+            size = path.stat().st_size
+            if size != entry.size:
+                return f"{path} is damaged: {size} bytes, expected {entry.size}"
+            if file_digest(path) != entry.sha256:
+                return f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}"
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+    return None
+
+
+def commit_output(
+    stage: str, key: str, write: Callable[[StageOutput], None], *, inputs: Mapping[str, Any] | None = None
+) -> tuple[ArtifactRef, bool]:
+    """Return the output of a key, computing it with `write` when it is not there.
+
+    One writer per key holds a file lock that dies with its process; others wait and find the work done. The
+    files go to a temporary directory on the same file system, are synced, described by a manifest, and the
+    directory is renamed into place, so that a kill at any moment leaves all of the output or nothing.
+
+    Returns:
+        The verified reference, and whether this call computed it.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    directory = output_directory(stage, key)
+    with store_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(directory.parent / f".{key}.lock", waiting_for=f"another run to finish {stage}"):
+        found = find_output(stage, key)
+        if found is not None:
+            return found, False
+        _sweep_temporaries(directory)
+        temporary = directory.parent / f".tmp-{key}-{uuid.uuid4().hex[:8]}"
+        started = time.perf_counter()
+        with store_errors(temporary):
+            temporary.mkdir()
+        try:
+            output = StageOutput(temporary)
+            with store_errors(temporary, only_full=True):
+                write(output)
+            with store_errors(temporary):
+                _write_manifest(stage, key, output, inputs or {}, seconds=time.perf_counter() - started)
+                _publish(temporary, directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        found = find_output(stage, key)
+        if found is None:
+            raise StoreError(f"{directory}: the output was damaged while it was being written")
+        return found, True
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal; unchanged files are read once per process."""
+    status = path.stat()
+    identity = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity not in _verified:
+        with path.open("rb") as file:
+            _verified[identity] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _verified[identity]
+
+
+def tree_digest(paths: Mapping[str, Path]) -> str:
+    """Return one SHA-256 over named files: their names and contents."""
+    return _content_digest({name: file_digest(path) for name, path in paths.items()})
+
+
+def _keyed(value: Any) -> Any:
+    if isinstance(value, ArtifactRef | SourceRef):
+        return {"digest": value.digest}
+    if hasattr(value, "keyed"):
+        return value.keyed()
+    return value
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _checked(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
+    try:
+        return table.cast(schema)
+    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's are of all three
+        raise ValueError(f"{name}: the table is not of the promised schema: {error}") from error
+
+
+def _read_manifest(directory: Path) -> Manifest | None:
+    try:
+        manifest = Manifest.model_validate(json.loads((directory / MANIFEST).read_text("utf-8")))
+    except (OSError, ValueError):
+        return None
+    intact = manifest.digest == _content_digest({name: entry.sha256 for name, entry in manifest.files.items()})
+    in_place = (manifest.stage, manifest.key) == (directory.parent.name, directory.name)
+    return manifest if intact and in_place else None
+
+
+def _content_digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(_canonical(files)).hexdigest()
+
+
+def _write_manifest(stage: str, key: str, output: StageOutput, inputs: Mapping[str, Any], *, seconds: float) -> None:
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(output.directory.iterdir()):
+        _sync(path)
+        files[path.name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
+        if path.suffix == ".parquet":
+            files[path.name]["rows"] = pq.read_metadata(path).num_rows
+    manifest = {
+        "stage": stage,
+        "key": key,
+        "digest": _content_digest({name: entry["sha256"] for name, entry in files.items()}),
+        "files": files,
+        "facts": output.facts,
+        "inputs": {name: _keyed(value) for name, value in inputs.items()},
+        "seconds": round(seconds, 3),
+        "tools": {name: metadata.version(name) for name in _TOOLS},
+    }
+    output.path(MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    _sync(output.path(MANIFEST))
+
+
+def _publish(temporary: Path, directory: Path) -> None:
+    _sync(temporary)
+    if directory.exists():  # damaged, or it would have been found
+        directory.rename(temporary.with_name(f"{temporary.name}-damaged"))
+    temporary.rename(directory)
+    _sync(directory.parent)
+    _sweep_temporaries(directory)
+
+
+def _sweep_temporaries(directory: Path) -> None:
+    for stale in directory.parent.glob(f".tmp-{directory.name}-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,29 @@
+"""Fixtures that tests of several rooms use."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from flows.environment import prepare_environment
+
+# What the command line sets, before any other conftest imports prefect; no test may reach the user's own servers.
+_unused = tempfile.TemporaryDirectory(prefix="gloveflow-tests-")
+for _name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(_name, None)
+prepare_environment(Path(_unused.name))
+Path(os.environ["PREFECT_HOME"]).mkdir()
+
+
+def pytest_unconfigure() -> None:
+    """Remove what nobody should have written."""
+    _unused.cleanup()
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point the project to an artifacts directory of the test's own, which does not exist yet."""
+    path = tmp_path / "artifacts"
+    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(path))
+    return path

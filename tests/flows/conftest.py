@@ -1,0 +1,152 @@
+"""One Prefect server, one small corpus and one finished run for all tests of the flows."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+from flows.servers import find_port, start_prefect
+from pipeline_config.resolve import resolve_config
+from pipeline_config.settings import PipelineConfig
+
+WORDS = {
+    "sports": "goal match team player coach league score ball win season",
+    "weather": "rain wind cloud storm sunny snow degrees forecast humid fog",
+    "food": "bread cheese soup roast apple salt pepper kitchen taste sauce",
+}
+COMMON = ["the", "a", "of", "and", "to", "in", "it", "was", "is", "on", "for", "with", "as", "at", "by"]
+
+
+def write_corpus(path: Path, documents: int = 240) -> Path:
+    """Write a CSV of three classes, told apart by their words."""
+    draw = random.Random(7)
+    lines = ["text,label"]
+    for number in range(documents):
+        label = list(WORDS)[number % 3]
+        words = draw.choices(WORDS[label].split(), k=draw.randint(2, 5)) + draw.choices(COMMON, k=draw.randint(2, 9))
+        draw.shuffle(words)
+        lines.append(f"{' '.join(words)} {number},{label}")
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def write_vectors(path: Path, dim: int = 8) -> Path:
+    """Write vectors for every word of the corpus, in GloVe's text format."""
+    draw = random.Random(11)
+    words = COMMON + " ".join(WORDS.values()).split()
+    rows = [f"{word} {' '.join(f'{draw.gauss(0, 1):.5f}' for _ in range(dim))}" for word in words]
+    path.write_text("\n".join(rows) + "\n", "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_corpus(folder / "corpus.csv")
+    write_vectors(folder / "vectors.txt")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def overrides(inputs: Path) -> list[str]:
+    """`--set` values that turn the smoke preset into a run of a few seconds on the small corpus."""
+    return [
+        "name=tiny",
+        f"corpus.source={inputs / 'corpus.csv'}",
+        "corpus.label_column=label",
+        "corpus.encoding=utf-8",
+        "corpus.max_documents=null",
+        f"embeddings.source={inputs / 'vectors.txt'}",
+        "embeddings.dim=8",
+        "embeddings.max_vectors=null",
+        "vocabulary.min_freq=1",
+        "bucketing.batch_size=8",
+        "bucketing.num_buckets=4",
+        "model.hidden_size=16",
+        "training.learning_rate=0.05",
+        "training.epochs=3",
+    ]
+
+
+@pytest.fixture(scope="session")
+def config(overrides: list[str]) -> PipelineConfig:
+    return resolve_config(preset="smoke", overrides=overrides).config
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run one Prefect server, scheduler included, and return its API's address."""
+    root = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(root / "home"))
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        server = start_prefect(root, find_port(0), pages=True)
+    try:
+        server.wait_until_up()
+        yield f"{server.url}/api"
+        EventsWorker.drain_all(timeout=5)
+        APILogWorker.drain_all(timeout=5)
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def prefect_api(prefect_server: str) -> Iterator[str]:
+    """Let flows of this process use the server."""
+    with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield prefect_server
+
+
+@pytest.fixture(scope="session")
+def finished(prefect_server: str, config: PipelineConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Run the flow once and return its artifacts directory and its result; tests must not change either."""
+    root = tmp_path_factory.mktemp("finished") / "artifacts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOVEFLOW_ARTIFACTS", str(root))
+        patch.setenv("PREFECT_API_URL", prefect_server)
+        from flows.pipeline import train_pipeline
+
+        with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            return root, train_pipeline(config)
+
+
+@pytest.fixture
+def on_finished(finished: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Any:
+    """Point this process at the finished run's artifacts; returns the run's result."""
+    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(finished[0]))
+    return finished[1]
+
+
+class CommandLine:
+    """Run `gloveflow` in processes of its own, on one artifacts directory and the shared server."""
+
+    def __init__(self, artifacts: Path, api: str) -> None:
+        self.artifacts = artifacts
+        self.environment = {**os.environ, "GLOVEFLOW_ARTIFACTS": str(artifacts), "PREFECT_API_URL": api}
+
+    def start(self, *arguments: str, before: str = "") -> subprocess.Popen[str]:
+        """Start a command; `before` is Python source that runs first in its process."""
+        source = f"{before}\nimport sys\nfrom flows.cli import main\nmain(sys.argv[1:])"
+        return subprocess.Popen(
+            [sys.executable, "-c", source, *arguments],
+            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, before: str = "") -> tuple[int, str]:
+        """Run a command to its end and return exit code and output."""
+        process = self.start(*arguments, before=before)
+        output, _ = process.communicate(timeout=240)
+        return process.returncode, output
+
+
+@pytest.fixture
+def command_line(tmp_path: Path, prefect_server: str) -> CommandLine:
+    return CommandLine(tmp_path / "artifacts", prefect_server)

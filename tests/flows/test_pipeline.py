@@ -1,0 +1,202 @@
+"""The whole flow on a small corpus: outputs, caching, MLflow and Prefect agree with each other."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+
+from flows.pipeline import train_pipeline
+from pipeline_config.errors import InputError
+from pipeline_config.settings import PipelineConfig
+from tasks import tracking
+
+STAGES = [
+    "download_glove", "ingest_corpus", "tokenize_corpus", "build_vocabulary", "align_embeddings", "bucket_corpus",
+    "train_baseline", "train_classifier", "evaluate_classifier",
+]  # fmt: skip
+
+
+def mlflow_run(result: Any) -> Any:
+    return tracking.open_client().get_run(result.mlflow_url.rpartition("/")[2])
+
+
+def flow_run_id(run: Any) -> UUID:
+    return UUID(run.data.tags["prefect.flow_run_id"])
+
+
+def task_states(identity: UUID) -> dict[str, str]:
+    """Return the states that the server has of a flow run's tasks, once it has them all."""
+    EventsWorker.drain_all(timeout=10)
+    query = FlowRunFilter(id=FlowRunFilterId(any_=[identity]))
+    deadline = time.monotonic() + 20
+    with get_client(sync_client=True) as client:
+        while True:
+            runs = client.read_task_runs(flow_run_filter=query)
+            done = len(runs) >= len(STAGES) + 4 and all(run.state and run.state.is_final() for run in runs)
+            if done or time.monotonic() > deadline:
+                return {run.name: str(run.state_name) for run in runs}
+            time.sleep(0.2)
+
+
+def test_every_stage_leaves_a_verified_output(on_finished: Any) -> None:
+    assert [stage.name for stage in on_finished.stages] == STAGES
+    assert not any(stage.cached for stage in on_finished.stages)
+    for directory in on_finished.store.values():
+        manifest = json.loads(Path(directory, "manifest.json").read_text())
+        assert sorted(manifest["files"]) == sorted(
+            p.name for p in Path(directory).iterdir() if p.name != "manifest.json"
+        )
+
+
+def test_the_classes_are_learned(on_finished: Any) -> None:
+    facts = on_finished.stages[-1].facts
+    assert facts["lstm_accuracy"] > 0.9
+    assert facts["baseline_accuracy"] > 0.9
+
+
+def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
+    on_finished: Any, config: PipelineConfig
+) -> None:
+    run = mlflow_run(on_finished)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.epochs"] == "3"
+    assert run.data.params["corpus.max_documents"] == "null"
+    for metric in (
+        "test_accuracy", "test_macro_f1", "test_baseline_macro_f1", "build_vocabulary/vocabulary_size",
+        "align_embeddings/token_coverage", "bucket_corpus/padding_efficiency", "ingest_corpus/rows_rejected",
+    ):  # fmt: skip
+        assert metric in run.data.metrics
+    names = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
+    assert sorted(names) == ["documents-test", "documents-train", "documents-validation", "vectors"]
+    assert len(run.outputs.model_outputs) == 1
+    client = tracking.open_client()
+    files = {f.path for f in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "figures", "report.html", "reports"} <= files
+    figures = {f.path for f in client.list_artifacts(run.info.run_id, "figures")}
+    assert figures == {f"figures/{name}.png" for name in ("training", "confusion", "lengths", "coverage")}
+
+
+def test_epoch_and_step_metrics_are_logged_once_each(on_finished: Any) -> None:
+    client, run = tracking.open_client(), mlflow_run(on_finished)
+    epochs = client.get_metric_history(run.info.run_id, "train_loss")
+    assert len(epochs) == len({metric.step for metric in epochs}) == 3
+    steps = client.get_metric_history(run.info.run_id, "step_loss")
+    assert [metric.step for metric in steps] == sorted({metric.step for metric in steps})
+    assert steps
+
+
+def test_flow_run_and_mlflow_run_link_to_each_other(on_finished: Any) -> None:
+    run = mlflow_run(on_finished)
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_run(flow_run_id(run))
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+        )
+    assert flow_run.name == run.info.run_name
+    assert flow_run.name.startswith("tiny 20")
+    assert run.data.tags["prefect.flow_run_url"].endswith(str(flow_run.id))
+    data = {artifact.key: artifact.data for artifact in artifacts}
+    assert sorted(data) == ["mlflow-run", "registered-model", "results", "training-progress"]
+    assert on_finished.mlflow_url in str(data["mlflow-run"])
+    assert data["training-progress"] == 100.0
+    assert [row["split"] for row in json.loads(str(data["results"]))] == ["test", "test", "validation", "validation"]
+
+
+def test_our_log_lines_reach_prefect(on_finished: Any) -> None:
+    APILogWorker.drain_all(timeout=10)
+    identity = flow_run_id(mlflow_run(on_finished))
+    with get_client(sync_client=True) as client:
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[identity])), limit=200)
+    assert {"tasks.stage", "tasks.fitting"} <= {log.name for log in logs}
+
+
+def test_an_unchanged_run_is_all_cached_and_makes_no_new_version(on_finished: Any, config: PipelineConfig) -> None:
+    again = train_pipeline(config)
+    assert all(stage.cached for stage in again.stages)
+    assert again.registration.version == on_finished.registration.version
+    assert not again.registration.created
+    run = mlflow_run(again)
+    assert run.info.run_id != mlflow_run(on_finished).info.run_id
+    assert run.data.metrics["test_macro_f1"] == mlflow_run(on_finished).data.metrics["test_macro_f1"]
+    assert len(tracking.open_client().get_metric_history(run.info.run_id, "train_loss")) == 3
+    assert len(run.outputs.model_outputs) == 1
+    states = task_states(flow_run_id(run))
+    assert {name for name, state in states.items() if state == "Cached"} == {name.replace("_", " ") for name in STAGES}
+    assert states["register model"] == states["log results"] == "Completed"
+
+
+def test_a_changed_section_reruns_only_what_depends_on_it(on_finished: Any, config: PipelineConfig) -> None:
+    changed = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
+    result = train_pipeline(changed)
+    assert [stage.name for stage in result.stages if not stage.cached] == ["train_classifier", "evaluate_classifier"]
+
+
+def test_without_vectors_the_embedding_layer_starts_fresh(on_finished: Any, config: PipelineConfig) -> None:
+    without = config.model_copy(update={"embeddings": config.embeddings.model_copy(update={"source": "none"})})
+    result = train_pipeline(without)
+    names = [stage.name for stage in result.stages]
+    assert "download_glove" not in names
+    assert "align_embeddings" not in names
+    assert mlflow_run(result).info.status == "FINISHED"
+
+
+def broken_vectors(config: PipelineConfig, tmp_path: Path, on_failure: str) -> PipelineConfig:
+    update = {"source": str(tmp_path / "absent.txt"), "on_failure": on_failure}
+    return config.model_copy(update={"embeddings": config.embeddings.model_copy(update=update)})
+
+
+def test_missing_vectors_fail_the_run_by_default(on_finished: Any, config: PipelineConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.txt: no such file"):
+        train_pipeline(broken_vectors(config, tmp_path, "error"))
+    client = tracking.open_client()
+    experiment = client.get_experiment_by_name("gloveflow/tiny")
+    last = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
+    assert last.info.status == "FAILED"
+    with get_client(sync_client=True) as prefect:
+        assert prefect.read_flow_run(flow_run_id(last)).state_name == "Failed"
+
+
+def test_missing_vectors_can_be_allowed_and_are_told(
+    on_finished: Any, config: PipelineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="flows"):
+        result = train_pipeline(broken_vectors(config, tmp_path, "train_from_scratch"))
+    assert "NO PRE-TRAINED VECTORS" in caplog.text
+    assert "trained from scratch" in mlflow_run(result).data.tags["gloveflow.embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("text,label\n", "expected at least two classes with documents, got none"),
+        ("text,label\n" + "some text,one\n" * 3, "a class needs 10 distinct texts"),
+        ("words,label\na,b\n", r"no column 'text'; it has 'words', 'label'"),
+    ],
+)
+def test_an_unusable_corpus_is_told_and_loses_nothing(
+    on_finished: Any, config: PipelineConfig, tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "corpus.csv"
+    path.write_text(content)
+    update = {"source": str(path)}
+    before = {directory: Path(directory, "manifest.json").read_bytes() for directory in on_finished.store.values()}
+    with pytest.raises(InputError, match=message):
+        train_pipeline(config.model_copy(update={"corpus": config.corpus.model_copy(update=update)}))
+    assert before == {
+        directory: Path(directory, "manifest.json").read_bytes() for directory in on_finished.store.values()
+    }

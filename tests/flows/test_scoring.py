@@ -1,0 +1,85 @@
+"""Scoring files of texts with the champion."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from flows.scoring import read_texts, score_file, score_texts, write_frame
+from pipeline_config.errors import InputError, ServiceError, StoreError
+from tasks.tracking import find_alias
+
+TEXTS = ["the goal of the match", "", "bread and cheese"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".txt"])
+def test_every_kind_of_file_is_scored_row_by_row(on_finished: Any, tmp_path: Path, suffix: str) -> None:
+    source, output = tmp_path / f"texts{suffix}", tmp_path / "scored.parquet"
+    frame = pd.DataFrame({"text": TEXTS})
+    {
+        ".csv": lambda: frame.to_csv(source, index=False),
+        ".tsv": lambda: frame.to_csv(source, index=False, sep="\t"),
+        ".jsonl": lambda: frame.to_json(source, orient="records", lines=True),
+        ".parquet": lambda: frame.to_parquet(source),
+        ".txt": lambda: source.write_text("\n".join(TEXTS) + "\n"),
+    }[suffix]()
+    result = score_texts.fn(str(source), str(output), "gloveflow-tiny", "champion", "text")
+    scored = pd.read_parquet(output)
+    if suffix in (".csv", ".tsv"):  # a blank line is no row of a one-column table
+        assert scored["text"].tolist() == [TEXTS[0], TEXTS[2]] or scored["text"].tolist() == TEXTS
+    assert [label for label in scored["label"] if isinstance(label, str)] == ["sports", "food"]
+    assert result.labels == {"food": 1, "sports": 1}
+    assert result.rows == len(scored)
+    assert {"score", "p_food", "p_sports", "p_weather"} <= set(scored.columns)
+
+
+def test_the_flow_returns_the_version_it_used(on_finished: Any, tmp_path: Path) -> None:
+    source = tmp_path / "texts.txt"
+    source.write_text("rain\n")
+    champion = find_alias("gloveflow-tiny", "champion")
+    assert champion is not None
+    result = score_file(str(source), str(tmp_path / "scored.csv"), "gloveflow-tiny")
+    assert (result.version, result.rows, result.skipped) == (str(champion.version), 1, 0)
+    assert pd.read_csv(tmp_path / "scored.csv")["label"].tolist() == ["weather"]
+
+
+def test_columns_of_the_input_are_kept_when_names_clash(on_finished: Any, tmp_path: Path) -> None:
+    source, output = tmp_path / "texts.csv", tmp_path / "scored.csv"
+    pd.DataFrame({"text": ["rain"], "label": ["mine"]}).to_csv(source, index=False)
+    score_texts.fn(str(source), str(output), "gloveflow-tiny", "champion", "text")
+    scored = pd.read_csv(output)
+    assert (scored["input_label"][0], scored["label"][0]) == ("mine", "weather")
+
+
+def test_an_unknown_alias_is_told(on_finished: Any, tmp_path: Path) -> None:
+    source = tmp_path / "texts.txt"
+    source.write_text("rain\n")
+    with pytest.raises(ServiceError, match="models:/gloveflow-tiny@nobody: no such registered model"):
+        score_texts.fn(str(source), str(tmp_path / "scored.csv"), "gloveflow-tiny", "nobody", "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("texts.doc", "a", "got .doc, expected one of .csv"),
+        ("texts.csv", "words\na\n", "no column 'text'; it has 'words'"),
+        ("texts.parquet", "no parquet", "is no readable .parquet file"),
+        ("texts.csv", "", "is no readable .csv file"),
+    ],
+)
+def test_unusable_files_are_told(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_texts(tmp_path / name, "text")
+
+
+def test_a_name_that_is_neither_parquet_nor_csv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"ends in \.parquet or \.csv"):
+        write_frame(pd.DataFrame(), tmp_path / "scored.xls")
+
+
+def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_frame(pd.DataFrame({"a": [1]}), tmp_path / "absent" / "scored.csv")
+    assert list(tmp_path.iterdir()) == []

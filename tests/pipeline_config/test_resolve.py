@@ -1,0 +1,205 @@
+import re
+
+import pytest
+
+from pipeline_config.errors import ConfigError
+from pipeline_config.resolve import DEFAULT_PRESET, flatten, list_presets, resolve_config
+from pipeline_config.settings import PipelineConfig
+
+
+@pytest.fixture
+def write_file(tmp_path):
+    """Return a function that writes a user's YAML file and returns its path."""
+
+    def write(content: str | bytes):
+        path = tmp_path / "my.yaml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_each_layer_overrides_the_one_below_and_each_value_knows_its_layer(write_file):
+    file = write_file("training: {epochs: 5, patience: 2}\nbucketing: {batch_size: 16}\n")
+    config, origins = resolve_config(preset="bbc-news", file=file, overrides=["training.epochs=9"])
+    values = [
+        ("training.epochs", config.training.epochs),
+        ("training.patience", config.training.patience),
+        ("bucketing.batch_size", config.bucketing.batch_size),
+        ("bucketing.max_length", config.bucketing.max_length),
+        ("model.hidden_size", config.model.hidden_size),
+    ]
+    assert [(key, value, origins[key]) for key, value in values] == [
+        ("training.epochs", 9, "--set training.epochs=9"),  # preset 12, file 5
+        ("training.patience", 2, f"file {file}"),
+        ("bucketing.batch_size", 16, f"file {file}"),  # preset 32
+        ("bucketing.max_length", 400, "preset bbc-news"),
+        ("model.hidden_size", 128, "default"),
+    ]
+
+
+def test_a_layer_leaves_the_other_keys_of_its_section_alone():
+    config, _ = resolve_config(preset="bbc-news", overrides=["bucketing.num_buckets=3"])
+    assert (config.bucketing.num_buckets, config.bucketing.batch_size) == (3, 32)
+
+
+def test_the_last_of_two_overrides_wins():
+    config, origins = resolve_config(overrides=["seed=1", "seed=2"])
+    assert (config.seed, origins["seed"]) == (2, "--set seed=2")
+
+
+def test_every_value_of_the_result_has_an_origin():
+    config, origins = resolve_config(overrides=["corpus.label_map={bad: negative}"])
+    assert set(origins) == {key for key, _ in flatten(config.model_dump())}
+
+
+def test_without_arguments_the_default_preset_is_taken():
+    assert resolve_config() == resolve_config(preset=DEFAULT_PRESET)
+    assert resolve_config().config.corpus.label_column == "sentiment"
+
+
+def test_the_presets_are_these():
+    assert list_presets() == ["bbc-news", "custom", "sentiment", "smoke"]
+
+
+@pytest.mark.parametrize("preset", list_presets())
+def test_preset_is_valid_and_runs_under_its_own_name(preset):
+    config, origins = resolve_config(preset=preset)
+    assert config.name == preset
+    assert set(origins.values()) <= {"default", f"preset {preset}"}
+
+
+def test_unknown_preset_is_refused_with_the_ones_there_are():
+    with pytest.raises(ConfigError, match=r"^--preset: got 'bbc', expected one of bbc-news, sentiment, smoke$"):
+        resolve_config(preset="bbc")
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "expected"),
+    [
+        ("training.learning_rate=1e-3", "training", "learning_rate", 0.001),  # YAML 1.1 reads text here
+        ("training.clip_norm=1e-3", "training", "clip_norm", 0.001),
+        ("training.clip_norm=null", "training", "clip_norm", None),
+        ("vocabulary.max_size=", "vocabulary", "max_size", None),
+        ("model.bidirectional=false", "model", "bidirectional", False),
+        ("training.epochs='3'", "training", "epochs", 3),
+        (" training . epochs =4", "training", "epochs", 4),
+        ("training={epochs: 6}", "training", "epochs", 6),
+        ("corpus.source=a=b.csv", "corpus", "source", "a=b.csv"),
+        ("corpus.source=[", "corpus", "source", "["),  # no YAML, so it is text
+        ("corpus.source=2024-13-45", "corpus", "source", "2024-13-45"),  # looks like a date, but is none
+        ('corpus.label_map={"0": negative, "1": positive}', "corpus", "label_map", {"0": "negative", "1": "positive"}),
+    ],
+)
+def test_override_value_is_read_as_yaml(override, section, key, expected):
+    config, _ = resolve_config(overrides=[override])
+    value = getattr(getattr(config, section), key)
+    assert (value, type(value)) == (expected, type(expected))
+
+
+def test_label_map_of_a_later_layer_replaces_the_earlier_one(write_file):
+    file = write_file("corpus: {label_map: {bad: negative, good: positive}}\n")
+    config, origins = resolve_config(file=file, overrides=["corpus.label_map={ok: neutral}"])
+    assert config.corpus.label_map == {"ok": "neutral"}
+    assert origins["corpus.label_map"] == "--set corpus.label_map={ok: neutral}"
+
+
+def test_single_labels_cannot_be_set_because_each_would_drop_the_others():
+    with pytest.raises(ConfigError, match=r"^--set corpus\.label_map\.0=bad: expected the whole map, for example "):
+        resolve_config(overrides=["corpus.label_map.0=bad"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epochs=0", "training.epochs: Input should be greater than or equal to 1, got 0"),
+        ("seed=4294967296", "seed: Input should be less than 4294967296, got 4294967296"),
+        ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number, got nan"),
+        ("model.pooling=first", "model.pooling: Input should be 'last', 'mean', 'max' or 'mean_max', got 'first'"),
+        ("training.epochs.most=3", "training.epochs: Input should be a valid integer, got {'most': 3}"),
+        ("training=3", "training: Input should be a valid dictionary or instance of TrainingConfig, got 3"),
+        ("corpus.label_map={a: 1}", "corpus.label_map.a: Input should be a valid string, got 1"),
+        (
+            "vocabulary.min_frequency=3",
+            "vocabulary.min_frequency: unknown key; expected one of min_freq, max_size",
+        ),
+        (
+            "trainer.epochs=3",
+            "trainer: unknown key; expected one of name, seed, corpus, tokenization, vocabulary, embeddings, "
+            "alignment, bucketing, baseline, model, training, registration",
+        ),
+    ],
+)
+def test_wrong_override_is_told_with_key_reason_value_and_origin(override, message):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)} {re.escape(f'(set by --set {override})')}$"):
+        resolve_config(overrides=[override])
+
+
+def test_wrong_value_in_a_file_is_told_with_the_file(write_file):
+    file = write_file("corpus: {label_map: {0: negative}}\n")
+    expected = f"corpus.label_map.0.[key]: Input should be a valid string, got 0 (set by file {file})"
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+        resolve_config(file=file)
+
+
+def test_every_mistake_is_told_on_its_own_line():
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(overrides=["training.epochs=0", "nope=1", "model.num_layers=9"])
+    assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
+        "model.num_layers", "training.epochs", "nope",
+    ]  # fmt: skip
+
+
+def test_mistake_between_two_values_names_both_and_no_single_origin():
+    expected = "corpus: validation_fraction + test_fraction leave nothing to train on: 0.5 + 0.5 >= 1"
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+        resolve_config(overrides=["corpus.validation_fraction=0.5", "corpus.test_fraction=0.5"])
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "=3", "training.=3", ".epochs=3", ""])
+def test_override_without_a_key_or_a_value_is_refused(override):
+    expected = f"--set {override}: expected section.key=value, for example training.epochs=3"
+    with pytest.raises(ConfigError, match=f"^{re.escape(expected)}$"):
+        resolve_config(overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("training: [", r"^my\.yaml: not valid YAML: .*line 1, column 12"),
+        ("training:\n\tepochs: 3\n", r"^my\.yaml: not valid YAML: .*line 2, column 1"),
+        ("name: !!python/name:os.system\n", r"^my\.yaml: not valid YAML: could not determine a constructor"),
+        ("name: 2024-13-45\n", r"^my\.yaml: not valid YAML: month must be in 1\.\.12"),
+        ("- training\n", r"^my\.yaml: got list, expected sections such as 'training: {epochs: 3}'$"),
+        ("epochs\n", r"^my\.yaml: got str, expected sections"),
+        (b"name: caf\xe9\n", r"^--config .*my\.yaml: cannot be read: not UTF-8 text$"),
+    ],
+)
+def test_file_that_is_no_configuration_is_refused(write_file, content, message):
+    with pytest.raises(ConfigError, match=re.compile(message, re.DOTALL)):
+        resolve_config(file=write_file(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("absent.yaml", "No such file or directory"), ("", "Is a directory")], ids=["absent", "folder"]
+)
+def test_file_that_cannot_be_read_is_told_with_its_path_and_the_reason(tmp_path, name, reason):
+    path = tmp_path / name
+    with pytest.raises(ConfigError, match=f"^--config {re.escape(str(path))}: cannot be read: {reason}$"):
+        resolve_config(file=path)
+
+
+@pytest.mark.parametrize("content", ["", "# nothing yet\n", "{}\n"])
+def test_empty_file_changes_nothing(write_file, content):
+    assert resolve_config(file=write_file(content)) == resolve_config()
+
+
+def test_resolving_does_not_touch_the_defaults():
+    before = PipelineConfig().model_dump()
+    resolve_config(preset="smoke", overrides=["corpus.label_map={a: b}", "training.epochs=9"])
+    assert PipelineConfig().model_dump() == before
+
+
+def test_flatten_names_leaves_by_dotted_keys_and_keeps_the_label_map_whole():
+    nested = {"seed": 1, "corpus": {"label_map": {"a": "b"}, "format": "csv"}, "empty": {}}
+    assert list(flatten(nested)) == [("seed", 1), ("corpus.label_map", {"a": "b"}), ("corpus.format", "csv")]

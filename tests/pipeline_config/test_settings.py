@@ -1,0 +1,159 @@
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from pipeline_config.settings import (
+    BucketingConfig,
+    CorpusConfig,
+    EmbeddingsConfig,
+    ModelConfig,
+    PipelineConfig,
+    RegistrationConfig,
+    Section,
+    TrainingConfig,
+    VocabularyConfig,
+)
+
+SECTIONS = [field.annotation for field in PipelineConfig.model_fields.values() if isinstance(field.annotation, type)]
+SECTIONS = [section for section in SECTIONS if issubclass(section, BaseModel)]
+
+
+def test_there_is_one_section_per_configured_stage():
+    assert len(SECTIONS) == 10
+
+
+@pytest.mark.parametrize("section", [PipelineConfig, *SECTIONS])
+def test_unknown_key_is_refused(section):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        section(no_such_key=1)
+
+
+@pytest.mark.parametrize("section", [PipelineConfig, *SECTIONS])
+def test_field_cannot_be_assigned(section):
+    config = section()
+    field = next(iter(section.model_fields))
+    with pytest.raises(ValidationError, match="Instance is frozen"):
+        setattr(config, field, getattr(config, field))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_field_says_what_it_is(section):
+    assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "expected"),
+    [
+        (PipelineConfig, "seed", -1, "greater than or equal to 0"),
+        (PipelineConfig, "seed", 2**32, "less than 4294967296"),
+        (PipelineConfig, "name", "BBC News", "should match pattern"),
+        (CorpusConfig, "source", "", "at least 1 character"),
+        (CorpusConfig, "validation_fraction", 0, "greater than 0"),
+        (CorpusConfig, "min_class_documents", 2, "greater than or equal to 3"),
+        (CorpusConfig, "small_classes", "drop", "'error' or 'reject'"),
+        (VocabularyConfig, "max_size", 2, "greater than or equal to 3"),
+        (EmbeddingsConfig, "dim", 4097, "less than or equal to 4096"),
+        (EmbeddingsConfig, "max_dropped_fraction", 1.5, "less than or equal to 1"),
+        (EmbeddingsConfig, "timeout_seconds", 0, "greater than 0"),
+        (BucketingConfig, "batch_size", 0, "greater than or equal to 1"),
+        (ModelConfig, "dropout", 1.0, "less than 1"),
+        (ModelConfig, "pooling", "first", "'last', 'mean', 'max' or 'mean_max'"),
+        (TrainingConfig, "epochs", 2.5, "valid integer"),
+        (TrainingConfig, "learning_rate", 0, "greater than 0"),
+        (TrainingConfig, "learning_rate", float("nan"), "finite number"),
+        (TrainingConfig, "weight_decay", float("inf"), "finite number"),
+        (TrainingConfig, "clip_norm", 0, "greater than 0"),
+        (RegistrationConfig, "alias", "Champion", "should match pattern"),
+        (RegistrationConfig, "min_improvement", -1.1, "greater than or equal to -1"),
+    ],
+)
+def test_value_out_of_range_is_refused(section, field, value, expected):
+    with pytest.raises(ValidationError, match=expected) as caught:
+        section(**{field: value})
+    assert caught.value.errors()[0]["loc"] == (field,)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        (PipelineConfig, "seed", 2**32 - 1),
+        (CorpusConfig, "min_class_documents", 3),
+        (VocabularyConfig, "max_size", 3),
+        (VocabularyConfig, "max_size", None),
+        (EmbeddingsConfig, "dim", 4096),
+        (ModelConfig, "dropout", 0.0),
+        (TrainingConfig, "learning_rate", 1.0),
+        (TrainingConfig, "clip_norm", None),
+        (RegistrationConfig, "min_improvement", -1.0),
+    ],
+)
+def test_value_at_the_edge_of_its_range_is_taken(section, field, value):
+    assert getattr(section(**{field: value}), field) == value
+
+
+def test_splits_must_leave_documents_to_train_on():
+    with pytest.raises(ValidationError, match=r"leave nothing to train on: 0\.4 \+ 0\.6 >= 1"):
+        CorpusConfig(validation_fraction=0.4, test_fraction=0.6)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        (CorpusConfig, "source", "elsewhere.csv"),
+        (EmbeddingsConfig, "source", "elsewhere.txt"),
+        (EmbeddingsConfig, "on_failure", "train_from_scratch"),
+        (EmbeddingsConfig, "offline", True),
+        (EmbeddingsConfig, "timeout_seconds", 1.0),
+    ],
+)
+def test_unkeyed_field_does_not_change_the_key(section, field, value):
+    changed = section(**{field: value})
+    assert changed != section()
+    assert changed.keyed() == section().keyed()
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value"),
+    [
+        (CorpusConfig, "label_map", {"0": "negative"}),
+        (EmbeddingsConfig, "dim", 100),
+        (EmbeddingsConfig, "max_vectors", 7),
+        (BucketingConfig, "truncation", "tail"),
+        (TrainingConfig, "clip_norm", None),
+    ],
+)
+def test_any_other_field_changes_the_key(section, field, value):
+    assert section(**{field: value}).keyed() == {**section().keyed(), field: value}
+
+
+def test_unkeyed_names_only_fields_that_exist():
+    unknown = {section: section.unkeyed - set(section.model_fields) for section in SECTIONS}
+    assert unknown == dict.fromkeys(SECTIONS, frozenset())
+
+
+def test_keyed_gives_plain_json_values():
+    class Small(Section):
+        unkeyed = frozenset({"where"})
+        sizes: tuple[int, ...] = (1, 2)
+        where: str = "here"
+
+    assert Small().keyed() == {"sizes": [1, 2]}
+
+
+def test_two_configurations_share_no_label_map():
+    PipelineConfig().corpus.label_map["0"] = "negative"
+    assert PipelineConfig().corpus.label_map == {}
+    assert CorpusConfig().label_map == {}
+
+
+def test_registered_model_is_named_after_the_configuration():
+    assert PipelineConfig(name="bbc-news").registered_model == "gloveflow-bbc-news"
+
+
+def test_registered_model_name_can_be_chosen():
+    config = PipelineConfig(name="bbc-news", registration=RegistrationConfig(model="news"))
+    assert config.registered_model == "news"
+
+
+def test_configuration_survives_a_trip_through_json():
+    config = PipelineConfig(seed=3, training=TrainingConfig(learning_rate=1e-3, patience=None))
+    assert PipelineConfig.model_validate_json(config.model_dump_json()) == config

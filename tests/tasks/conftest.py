@@ -1,0 +1,174 @@
+"""A small pipeline run once, and a migrated MLflow database made once; tests work on copies of both."""
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from pipeline_config.settings import PipelineConfig
+from tasks.store import ArtifactRef
+
+TOPICS = {
+    "food": ["bread", "soup", "cheese", "kitchen", "taste", "recipe", "café"],
+    "sport": ["goal", "match", "team", "coach", "score", "league", "stadium"],
+    "météo": ["rain", "cloud", "storm", "sunny", "wind", "forecast", "snow"],
+}
+FILLER = ["the", "a", "we", "it", "was", "very", "and", "then", "today", "again", "so", "with"]
+EMBEDDING_DIM = 8
+DOCUMENTS_PER_TOPIC = 40
+
+
+class ToyRun(NamedTuple):
+    """The configuration and the stage outputs of the small pipeline."""
+
+    config: PipelineConfig
+    documents: ArtifactRef
+    vocabulary: ArtifactRef
+    embeddings: ArtifactRef
+    buckets: ArtifactRef
+    baseline: ArtifactRef
+    classifier: ArtifactRef
+    evaluation: ArtifactRef
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ToyRun]:
+    """The artifacts directory of the small pipeline; tests take `toy`, which copies it."""
+    root = tmp_path_factory.mktemp("toy")
+    corpus, glove = root / "corpus.csv", root / "glove.txt"
+    corpus.write_text(_corpus(), "utf-8")
+    glove.write_text(_glove(), "utf-8")
+    config = PipelineConfig.model_validate(
+        {
+            "name": "toy",
+            "corpus": {"source": str(corpus), "validation_fraction": 0.2, "test_fraction": 0.2},
+            "embeddings": {"source": str(glove), "dim": EMBEDDING_DIM},
+            "bucketing": {"batch_size": 8, "num_buckets": 3, "max_length": 12},
+            "model": {"hidden_size": 6, "dropout": 0.2},
+            "training": {"epochs": 3, "learning_rate": 0.05, "device": "cpu", "threads": 1, "log_every_steps": 2},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOVEFLOW_ARTIFACTS", str(root))
+        return root, _run_stages(config)
+
+
+@pytest.fixture
+def toy(artifacts: Path, toy_root: tuple[Path, ToyRun]) -> ToyRun:
+    """The small pipeline's outputs in this test's own artifacts directory."""
+    root, run = toy_root
+    shutil.copytree(root / "store", artifacts / "store")
+    return run
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database; making one costs seconds, copying it milliseconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def tracked(artifacts: Path, migrated_database: Path) -> Path:
+    """The artifacts directory with an empty MLflow database in it."""
+    (artifacts / "mlflow").mkdir(parents=True)
+    shutil.copyfile(migrated_database, artifacts / "mlflow" / "mlflow.db")
+    return artifacts
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, which is faster for tiny tensors."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def registered_root(
+    tmp_path_factory: pytest.TempPathFactory, toy_root: tuple[Path, ToyRun], migrated_database: Path
+) -> Path:
+    """An artifacts directory in which the small pipeline's classifier is registered, as version 1 and champion."""
+    from tasks.registration import register_model
+    from tasks.tracking import track_run
+
+    root, (store, run) = tmp_path_factory.mktemp("registered"), toy_root
+    shutil.copytree(store / "store", root / "store")
+    (root / "mlflow").mkdir()
+    shutil.copyfile(migrated_database, root / "mlflow" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOVEFLOW_ARTIFACTS", str(root))
+        with track_run(run.config, name="toy run", tags={}) as tracked_run:
+            register_model.fn(tracked_run, run.classifier, run.vocabulary, run.evaluation, run.documents, run.config)
+    return root
+
+
+@pytest.fixture(scope="session")
+def registered_model(registered_root: Path) -> Path:
+    """The directory of the registered model; read it, do not change it."""
+    # copies of the database name the same folder, so that later tests may have put models there as well
+    path = min((registered_root / "mlflow" / "files").rglob("MLmodel"), key=lambda found: found.stat().st_mtime)
+    return path.parent
+
+
+def _corpus() -> str:
+    """Return CSV in which the class shows in the words, with one label in ten wrong."""
+    generator = random.Random(7)
+    labels = sorted(TOPICS)
+    rows = ["text,label"]
+    for number in range(DOCUMENTS_PER_TOPIC * len(labels)):
+        label = labels[number % len(labels)]
+        words = generator.choices(TOPICS[label], k=generator.randint(1, 4))
+        words += generator.choices(FILLER, k=generator.randint(1, 9))
+        generator.shuffle(words)
+        given = labels[(number + 1) % len(labels)] if number % 10 == 9 else label
+        rows.append(f"{' '.join(words)} {number},{given}")
+    return "\n".join(rows) + "\n"
+
+
+def _glove() -> str:
+    """Return GloVe text: a direction per topic plus noise, some words left out."""
+    generator = np.random.Generator(np.random.PCG64(3))
+    lines = []
+    for axis, words in enumerate([*TOPICS.values(), FILLER]):
+        for word in words[:-1]:
+            vector = 0.3 * generator.standard_normal(EMBEDDING_DIM)
+            vector[axis] += 1.0
+            lines.append(" ".join([word, *(f"{value:.5g}" for value in vector)]))
+    return "\n".join(lines) + "\n"
+
+
+def _run_stages(config: PipelineConfig) -> ToyRun:
+    from tasks.baseline import train_baseline
+    from tasks.bucketing import bucket_corpus
+    from tasks.corpus import ingest_corpus, locate_corpus
+    from tasks.embeddings import align_embeddings
+    from tasks.evaluation import evaluate_classifier
+    from tasks.tokenization import tokenize_corpus
+    from tasks.training import train_classifier
+    from tasks.vectors import download_glove, locate_vectors
+    from tasks.vocabulary import build_vocabulary
+
+    vectors = download_glove.fn(locate_vectors(config.embeddings), config.embeddings)
+    documents = ingest_corpus.fn(locate_corpus(config.corpus), config.corpus, config.seed)
+    tokens = tokenize_corpus.fn(documents, config.tokenization)
+    vocabulary = build_vocabulary.fn(tokens, config.vocabulary)
+    buckets = bucket_corpus.fn(tokens, vocabulary, config.bucketing, config.seed)
+    embeddings = align_embeddings.fn(vocabulary, vectors, tokens, config.alignment, config.seed)
+    baseline = train_baseline.fn(documents, config.baseline)
+    classifier = train_classifier.fn(
+        buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,
+        config.model, config.training, config.seed,
+    )  # fmt: skip
+    evaluation = evaluate_classifier.fn(classifier, buckets, baseline, documents, embeddings)
+    return ToyRun(config, documents, vocabulary, embeddings, buckets, baseline, classifier, evaluation)

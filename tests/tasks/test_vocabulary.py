@@ -1,0 +1,108 @@
+"""The stage `build_vocabulary`: which tokens of the train split get which id."""
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline_config.errors import InputError
+from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, VOCABULARY, VOCABULARY_FILE
+from pipeline_config.settings import VocabularyConfig
+from tasks.store import ArtifactRef, commit_output, stage_key
+from tasks.vocabulary import build_vocabulary, select_vocabulary
+
+# token, train, validation, test occurrences, train documents
+COUNTS = [
+    ("rare", 1, 9, 9, 1),
+    ("held out", 0, 5, 7, 0),
+    ("the", 9, 0, 0, 5),
+    ("b", 4, 1, 1, 2),
+    ("a", 4, 0, 0, 3),
+    ("<unk>", 7, 1, 0, 1),
+    ("<pad>", 6, 0, 1, 1),
+    ("cat", 2, 0, 0, 2),
+]
+
+
+def dictionary_of(counts: list[tuple[object, ...]]) -> pa.Table:
+    columns = [range(len(counts)), *zip(*counts, strict=True)] if counts else [[]] * len(DICTIONARY)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, DICTIONARY, strict=True)], schema=DICTIONARY)
+
+
+def tokens_of(counts: list[tuple[object, ...]]) -> ArtifactRef:
+    key = stage_key("tokenize_corpus", 1, {"counts": counts})
+    table = dictionary_of(counts)
+    return commit_output("tokenize_corpus", key, lambda out: out.write_table(DICTIONARY_FILE, table, DICTIONARY))[0]
+
+
+def selected(counts: list[tuple[object, ...]], *, min_freq: int = 1, max_size: int | None = None) -> list[str]:
+    table = select_vocabulary(dictionary_of(counts), min_freq=min_freq, max_size=max_size)
+    assert table.schema == VOCABULARY
+    assert table["token_id"].to_pylist() == list(range(len(table)))
+    return table["token"].to_pylist()
+
+
+def test_tokens_come_by_falling_train_count_after_the_special_ones() -> None:
+    assert selected(COUNTS) == ["<pad>", "<unk>", "the", "a", "b", "cat", "rare"]
+
+
+def test_counts_are_those_of_the_train_split_and_none_for_special_tokens() -> None:
+    table = select_vocabulary(dictionary_of(COUNTS), min_freq=1, max_size=None)
+    assert table["count"].to_pylist() == [0, 0, 9, 4, 4, 2, 1]
+    assert table["document_count"].to_pylist() == [0, 0, 5, 3, 2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("min_freq", "tokens"), [(1, "the a b cat rare"), (2, "the a b cat"), (4, "the a b"), (5, "the"), (10, "")]
+)
+def test_a_token_needs_its_occurrences_in_the_train_split(min_freq: int, tokens: str) -> None:
+    assert selected(COUNTS, min_freq=min_freq) == ["<pad>", "<unk>", *tokens.split()]
+
+
+@pytest.mark.parametrize(
+    ("max_size", "tokens"), [(3, "the"), (4, "the a"), (7, "the a b cat rare"), (100, "the a b cat rare")]
+)
+def test_the_largest_size_counts_the_special_tokens(max_size: int, tokens: str) -> None:
+    assert selected(COUNTS, max_size=max_size) == ["<pad>", "<unk>", *tokens.split()]
+
+
+def test_ties_are_in_code_point_order() -> None:
+    tokens = ["Z", "a", "a'", "b", "\u00e9", "\u4e00", "\uff01", "\U0001f600"]
+    shuffled = random.Random(0).sample(tokens, len(tokens))
+    assert selected([(token, 1, 0, 0, 1) for token in shuffled])[2:] == tokens == sorted(tokens)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_order_of_the_dictionary_does_not_matter(seed: int) -> None:
+    shuffled = random.Random(seed).sample(COUNTS, len(COUNTS))
+    assert selected(shuffled) == selected(COUNTS)
+
+
+def test_the_stage_writes_the_vocabulary_and_its_share_of_the_train_tokens(artifacts: Path) -> None:
+    reference = build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=4, max_size=None))
+    table = reference.read_table(VOCABULARY_FILE)
+    assert table.schema == VOCABULARY
+    assert table["token"].to_pylist() == ["<pad>", "<unk>", "the", "a", "b"]
+    assert reference.facts["vocabulary_size"] == 5
+    assert reference.facts["train_token_coverage"] == pytest.approx(17 / 33)  # 9 + 4 + 4 of all 33
+
+
+def test_the_stage_obeys_the_largest_size(artifacts: Path) -> None:
+    reference = build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=1, max_size=3))
+    assert reference.read_table(VOCABULARY_FILE)["token"].to_pylist() == ["<pad>", "<unk>", "the"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "train_tokens"),
+    [(COUNTS, 33), ([("only here", 0, 2, 5, 0)], 0), ([("<unk>", 20, 0, 0, 1)], 20), ([], 0)],
+)
+def test_a_vocabulary_of_special_tokens_only_is_refused(
+    artifacts: Path, counts: list[tuple[object, ...]], train_tokens: int
+) -> None:
+    with pytest.raises(InputError) as caught:
+        build_vocabulary.fn(tokens_of(counts), VocabularyConfig(min_freq=10))
+    assert str(caught.value) == (
+        f"vocabulary: no token occurs 10 times in the train split (vocabulary.min_freq); it has {train_tokens} tokens"
+    )
+    assert not list((artifacts / "store" / "build_vocabulary").glob("[!.]*"))
