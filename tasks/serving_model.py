@@ -6,6 +6,7 @@ loaded side by side do not share code. The bundle holds `model.json`, `vocabular
 `network.py` and `tokenizers.py`; nothing in it is a pickle.
 """
 
+import importlib.machinery
 import importlib.util
 import json
 import uuid
@@ -84,12 +85,21 @@ class ServedClassifier(PythonModel):
         return rows
 
 
+class _CachelessLoader(importlib.machinery.SourceFileLoader):
+    """Load source without leaving byte code beside it, in a folder that holds the model's files and no others."""
+
+    def set_data(self, path: str, data: object, *, _mode: int = 0o666) -> None:
+        """Write nothing."""
+
+
 def _load_source(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"{path.stem}_{uuid.uuid4().hex}", path)
-    if spec is None or spec.loader is None:
+    name = f"{path.stem}_{uuid.uuid4().hex}"
+    loader = _CachelessLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None:
         raise ImportError(f"{path}: is no Python source")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
 
 

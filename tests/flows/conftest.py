@@ -72,7 +72,8 @@ def overrides(inputs: Path) -> list[str]:
         "bucketing.num_buckets=4",
         "model.hidden_size=16",
         "training.learning_rate=0.05",
-        "training.epochs=3",
+        "training.epochs=6",
+        "model.dropout=0.2",
     ]
 
 

@@ -32,7 +32,7 @@ def test_a_served_cron_deployment_gets_scheduled_runs(
         deployment, runs = wait_for_runs("train-classifier/tiny", seconds=90)
         assert len(runs) >= 2, "the scheduler made no runs"
         assert {run.state_name for run in runs} == {"Scheduled"}
-        assert {run.parameters["config"]["training"]["epochs"] for run in runs} == {3}
+        assert {run.parameters["config"]["training"]["epochs"] for run in runs} == {6}
         local = [run.expected_start_time.astimezone().hour for run in runs if run.expected_start_time]
         assert local
         assert deployment.schedules[0].schedule.cron == "0 3 * * *"

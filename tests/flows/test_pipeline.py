@@ -74,7 +74,7 @@ def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
 ) -> None:
     run = mlflow_run(on_finished)
     assert run.info.status == "FINISHED"
-    assert run.data.params["training.epochs"] == "3"
+    assert run.data.params["training.epochs"] == "6"
     assert run.data.params["corpus.max_documents"] == "null"
     for metric in (
         "test_accuracy", "test_macro_f1", "test_baseline_macro_f1", "build_vocabulary/vocabulary_size",
@@ -94,7 +94,7 @@ def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
 def test_epoch_and_step_metrics_are_logged_once_each(on_finished: Any) -> None:
     client, run = tracking.open_client(), mlflow_run(on_finished)
     epochs = client.get_metric_history(run.info.run_id, "train_loss")
-    assert len(epochs) == len({metric.step for metric in epochs}) == 3
+    assert len(epochs) == len({metric.step for metric in epochs}) == 6
     steps = client.get_metric_history(run.info.run_id, "step_loss")
     assert [metric.step for metric in steps] == sorted({metric.step for metric in steps})
     assert steps
@@ -133,7 +133,7 @@ def test_an_unchanged_run_is_all_cached_and_makes_no_new_version(on_finished: An
     run = mlflow_run(again)
     assert run.info.run_id != mlflow_run(on_finished).info.run_id
     assert run.data.metrics["test_macro_f1"] == mlflow_run(on_finished).data.metrics["test_macro_f1"]
-    assert len(tracking.open_client().get_metric_history(run.info.run_id, "train_loss")) == 3
+    assert len(tracking.open_client().get_metric_history(run.info.run_id, "train_loss")) == 6
     assert len(run.outputs.model_outputs) == 1
     states = task_states(flow_run_id(run))
     assert {name for name, state in states.items() if state == "Cached"} == {name.replace("_", " ") for name in STAGES}

@@ -70,7 +70,7 @@ def test_preset_is_valid_and_runs_under_its_own_name(preset):
 
 
 def test_unknown_preset_is_refused_with_the_ones_there_are():
-    with pytest.raises(ConfigError, match=r"^--preset: got 'bbc', expected one of bbc-news, sentiment, smoke$"):
+    with pytest.raises(ConfigError, match=r"^--preset: got 'bbc', expected one of bbc-news, custom, sentiment, smoke$"):
         resolve_config(preset="bbc")
 
 

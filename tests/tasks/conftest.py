@@ -110,15 +110,15 @@ def registered_root(
         patch.setenv("GLOVEFLOW_ARTIFACTS", str(root))
         with track_run(run.config, name="toy run", tags={}) as tracked_run:
             register_model.fn(tracked_run, run.classifier, run.vocabulary, run.evaluation, run.documents, run.config)
+    (logged,) = (root / "mlflow" / "files").rglob("MLmodel")
+    shutil.copytree(logged.parent, root / "as-logged")  # later tests load the model, and MLflow leaves files with it
     return root
 
 
 @pytest.fixture(scope="session")
 def registered_model(registered_root: Path) -> Path:
-    """The directory of the registered model; read it, do not change it."""
-    # copies of the database name the same folder, so that later tests may have put models there as well
-    path = min((registered_root / "mlflow" / "files").rglob("MLmodel"), key=lambda found: found.stat().st_mtime)
-    return path.parent
+    """A copy of the registered model's directory, as it was logged; read it, do not change it."""
+    return registered_root / "as-logged"
 
 
 def _corpus() -> str:
