@@ -28,7 +28,7 @@ from tasks.store import ArtifactRef, StageOutput
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
 
-@stage(version=1)
+@stage(version=2)
 def evaluate_classifier(
     output: StageOutput,
     classifier: ArtifactRef,

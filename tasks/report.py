@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline_config.schemas import FIGURES
+from pipeline_config.schemas import FIGURES, SPLITS
 
 BLUE, ORANGE, GREY, GREEN = "#2f6fb3", "#d9822b", "#8a94a0", "#3a8f5c"
 _EXCERPT = 240  # characters of a text that the report shows
@@ -102,7 +102,7 @@ def draw_lengths(evidence: Evidence) -> Figure:
     schemes = evidence.padding["schemes"]
     drawn = bars.barh(list(schemes), [report["efficiency"] for report in schemes.values()], color=BLUE)
     bars.bar_label(drawn, fmt="%.3f", padding=3)
-    bars.set(title="Real tokens per padded token", xlim=(0, 1.15))
+    bars.set(title="Real tokens per padded token", xlim=(0, 1.3), xticks=(0, 0.5, 1))
     return figure
 
 
@@ -113,11 +113,11 @@ def draw_coverage(evidence: Evidence) -> Figure:
     if evidence.coverage is None:
         figure.suptitle("No pre-trained vectors: the embedding layer starts fresh")
         return figure
-    tokens = evidence.coverage["tokens"]
+    tokens = {split: evidence.coverage["tokens"][split] for split in SPLITS if split in evidence.coverage["tokens"]}
     drawn = share.bar(list(tokens), list(tokens.values()), color=BLUE)
     share.bar_label(drawn, fmt="{:.1%}")
     share.set(title="Tokens with a vector", ylim=(0, 1.1))
-    words = list(evidence.coverage["misses"].items())[:15][::-1]
+    words = sorted(evidence.coverage["misses"].items(), key=lambda item: (-item[1], item[0]))[:15][::-1]
     names = [_drawable(word) for word, _ in words]
     misses.barh(range(len(words)), [count for _, count in words], color=GREY)
     misses.set(title="Most frequent without", xlabel="train occurrences", yticks=range(len(words)))
