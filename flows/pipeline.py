@@ -36,6 +36,7 @@ from tasks.vectors import download_glove, find_vectors
 from tasks.vocabulary import build_vocabulary
 
 logger = logging.getLogger(__name__)
+STOP_SECONDS = 3.0
 
 
 class StageSummary(BaseModel):
@@ -136,7 +137,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
 
 
 def abandon_tasks() -> None:
-    """Stop the tasks that run in other threads, without waiting for those that cannot be stopped."""
+    """Stop the tasks that run in other threads; one that does not stop within `STOP_SECONDS` is left behind."""
     stop_work()
     context = FlowRunContext.get()
     runner: Any = context.task_runner if context else None
@@ -144,6 +145,9 @@ def abandon_tasks() -> None:
     if executor is not None:
         runner._executor = None  # or leaving the flow would wait for every running thread
         executor.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in executor._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def raise_first_error(futures: Sequence[PrefectFuture[Any] | None]) -> None:

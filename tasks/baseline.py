@@ -29,19 +29,20 @@ def train_baseline(output: StageOutput, documents: ArtifactRef, config: Baseline
     Raises:
         InputError: the train split has no n-gram that is frequent enough.
     """
+    import torch  # noqa: F401 (before scikit-learn: SciPy fails on a torch that another thread has half imported)
     from sklearn.exceptions import ConvergenceWarning  # here: scikit-learn is slow to import
 
     table = documents.read_table(DOCUMENTS_FILE)
     split = table["split"].to_numpy()
     train, held_out = table.filter(pa.array(split == "train")), table.filter(pa.array(split != "train"))
     model = build_baseline(config)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        try:
-            model.fit(train["text"].to_pylist(), train["label"].to_pylist())
-        except ValueError as error:
-            raise InputError(f"baseline: {error} (baseline.min_df is {config.min_df})") from error
-    if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
+    warnings.filterwarnings("ignore", category=ConvergenceWarning)  # told below; other threads' warnings stay as is
+    logger.info("%-20s fitting %s train documents", "train_baseline", f"{len(train):,}")
+    try:
+        model.fit(train["text"].to_pylist(), train["label"].to_pylist())
+    except ValueError as error:
+        raise InputError(f"baseline: {error} (baseline.min_df is {config.min_df})") from error
+    if model[1].n_iter_.max() >= config.max_iterations:
         logger.warning("the baseline did not converge in %d iterations", config.max_iterations)
     labels = sorted(set(table["label"].to_pylist()))
     probabilities = np.zeros((len(held_out), len(labels)))  # zero for a class that the train split lacks

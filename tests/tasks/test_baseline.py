@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -99,3 +101,23 @@ def test_predictions_take_the_class_of_the_highest_probability():
         {"doc_id": 4, "split": "test", "label": "y", "prediction": "y", "p_x": 0.25, "p_y": 0.75},
         {"doc_id": 7, "split": "test", "label": "x", "prediction": "x", "p_x": 0.5, "p_y": 0.5},
     ]
+
+
+def test_torch_is_imported_before_scikit_learn(artifacts):
+    # SciPy looks at a torch that it finds imported, and another thread may be half way through importing it
+    source = """
+import sys
+order = []
+class Recorder:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "scipy.stats"):
+            order.append(name)
+sys.meta_path.insert(0, Recorder())
+from tasks.baseline import train_baseline
+try:
+    train_baseline.fn(None, None)
+except AttributeError:
+    print(*order)
+"""
+    output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["torch", "scipy.stats"]
