@@ -37,7 +37,7 @@ def train_baseline(output: StageOutput, documents: ArtifactRef, config: Baseline
     train, held_out = table.filter(pa.array(split == "train")), table.filter(pa.array(split != "train"))
     model = build_baseline(config)
     warnings.filterwarnings("ignore", category=ConvergenceWarning)  # told below; other threads' warnings stay as is
-    logger.info("%-20s fitting %s train documents", "train_baseline", f"{len(train):,}")
+    logger.info("baseline: fitting %s documents", f"{len(train):,}")
     try:
         model.fit(train["text"].to_pylist(), train["label"].to_pylist())
     except ValueError as error:
