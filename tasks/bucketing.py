@@ -1,10 +1,12 @@
 """Stage `bucket_corpus`: token ids per document, grouped by length.
 
-Reads `tokens` and `vocabulary`. Writes `doc_id`, `label_id`, `length`, `bucket`, `input_ids` per split, the
-class names, and a report that compares the padding of all schemes on the train split. The planning and
-padding of batches, which training uses, is here too; none of it knows torch.
+Reads `tokens` and `vocabulary`, shard by shard. Writes `doc_id`, `label_id`, `length`, `bucket`, `input_ids` per
+split as Arrow IPC, which training maps into memory; the class names; and a report that compares the padding of
+all schemes on the train split. Planning of batches is in `tasks.batching`; neither knows torch.
 """
 
+import dataclasses
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,26 +15,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline_config.errors import InputError
 from pipeline_config.schemas import (
     BUCKETS,
     DICTIONARY_FILE,
     PADDING_FILE,
     PADDING_IDX,
-    SPECIAL_TOKENS,
     SPLITS,
+    TOKENIZER_FILE,
     UNK_IDX,
-    VOCABULARY_FILE,
     Split,
     buckets_file,
 )
 from pipeline_config.settings import BucketingConfig
+from tasks import batching
 from tasks.stage import stage
 from tasks.store import ArtifactRef, StageOutput
 from tasks.tokenization import iterate_shards
-
-SCHEMES = ("quantile", "fixed_width", "none")
+from tasks.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class EncodedSplit:
     """Documents of a split as flat token ids: document i is `input_ids[offsets[i]:offsets[i + 1]]`.
 
     Shapes: `input_ids` int32[sum of lengths], `offsets` int64[N + 1], `label_ids`, `buckets` int32[N],
-    `doc_ids` int64[N].
+    `doc_ids` int64[N]. `scheme` and `token_budget` say how batches are planned.
+
+    It is a map-style dataset: `split[positions]` is a padded batch, for a plain `DataLoader(split, batch_size=None,
+    sampler=BatchSampler(...))`.
     """
 
     input_ids: np.ndarray
@@ -48,6 +52,8 @@ class EncodedSplit:
     label_ids: np.ndarray
     buckets: np.ndarray
     doc_ids: np.ndarray
+    scheme: str = "quantile"
+    token_budget: int | None = None
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -56,6 +62,18 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.label_ids)
+
+    def __getitem__(self, documents: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return padded ids int64[B, T], lengths int64[B] and label ids int64[B] of some documents."""
+        documents = np.atleast_1d(documents)
+        return *self.pad_batch(documents), self.label_ids[documents].astype(np.int64)
+
+    def plan_batches(self, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+        """Plan an epoch by the scheme of this split, see `tasks.batching.plan_batches`."""
+        return batching.plan_batches(
+            self.buckets, batch_size=batch_size, seed=seed, epoch=epoch, lengths=self.lengths, scheme=self.scheme,
+            token_budget=self.token_budget,
+        )  # fmt: skip
 
     def pad_batch(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return int64[B, T] ids padded at the end to the longest, and int64[B] lengths, of some documents."""
@@ -66,38 +84,38 @@ class EncodedSplit:
         return np.where(real, self.input_ids[positions], PADDING_IDX).astype(np.int64), lengths
 
 
-@stage(version=1)
+@stage(version=2)
 def bucket_corpus(
     output: StageOutput, tokens: ArtifactRef, vocabulary: ArtifactRef, config: BucketingConfig, seed: int
 ) -> None:
-    """Write the token ids of each split with their length buckets, and the padding report."""
-    codes, offsets, frame = _read_codes(tokens)
-    ids = token_ids_of_codes(tokens.read_table(DICTIONARY_FILE), vocabulary.read_table(VOCABULARY_FILE))[codes]
-    input_ids, offsets, cut = truncate(ids, offsets, max_length=config.max_length, side=config.truncation)
-    input_ids, offsets, empty = fill_empty(input_ids, offsets)
-    lengths = np.diff(offsets)
-    split = frame["split"].to_numpy()
-    labels = sorted(set(frame["label"].to_pylist()))
-    label_ids = pc.index_in(frame["label"], pa.array(labels)).to_numpy()
-    train = lengths[split == "train"]
-    boundaries = draw_boundaries(train, scheme=config.scheme, num_buckets=config.num_buckets)
-    table = pa.table(
-        [
-            frame["doc_id"],
-            pa.array(label_ids, pa.int32()),
-            pa.array(lengths, pa.int32()),
-            pa.array(assign_buckets(lengths, boundaries), pa.int32()),
-            pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(input_ids, pa.int32())),
-        ],
-        schema=BUCKETS,
-    )
-    for name in SPLITS:
-        output.write_table(buckets_file(name), table.filter(pa.array(split == name)), BUCKETS)
-    report = compare_schemes(train, num_buckets=config.num_buckets, batch_size=config.batch_size, seed=seed)
-    output.write_json(PADDING_FILE, {"labels": labels, "boundaries": boundaries.tolist(), "schemes": report})
+    """Write the token ids of each split with their length buckets, and the padding report.
+
+    Raises:
+        InputError: the vocabulary was built for another tokenizer.
+    """
+    known = Vocabulary.read(vocabulary)
+    _check_tokenizer(tokens, known)
+    train, labels = _survey(tokens, config.max_length)
+    boundaries = batching.draw_boundaries(train, scheme=config.scheme, num_buckets=config.num_buckets)
+    ids = known.encode(tokens.read_table(DICTIONARY_FILE, columns=["token"])["token"].combine_chunks())
+    counts: Counter[str] = Counter()
+    with SplitWriter(output) as writer:
+        for shard in iterate_shards(tokens):
+            writer.add(encode_shard(shard, ids, labels, boundaries, config, counts), shard["split"])
+    schemes = batching.compare_schemes(
+        train, num_buckets=config.num_buckets, batch_size=config.batch_size, seed=seed,
+        token_budget=config.token_budget,
+    )  # fmt: skip
+    output.write_json(PADDING_FILE, {
+        "labels": labels, "boundaries": boundaries.tolist(), "schemes": schemes, "scheme": config.scheme,
+        "token_budget": config.token_budget, "truncation": dict(counts), "vocabulary": known.digest,
+        "tokenizer": known.tokenizer,
+    })  # fmt: skip
+    chosen = schemes[config.scheme]
     output.facts.update(
-        padding_efficiency=report[config.scheme]["efficiency"], buckets=len(boundaries),
-        documents_truncated=cut, documents_empty=empty, batches=report[config.scheme]["batches"],
+        padding_efficiency=chosen["efficiency"], buckets=len(boundaries), documents_truncated=counts["documents_cut"],
+        tokens_truncated=counts["tokens_cut"], documents_empty=counts["documents_empty"], batches=chosen["batches"],
+        **{f"padding_efficiency_{name}": report["efficiency"] for name, report in schemes.items()},
     )  # fmt: skip
 
 
@@ -107,12 +125,13 @@ def read_labels(buckets: ArtifactRef) -> list[str]:
 
 
 def read_split(path: Path) -> EncodedSplit:
-    """Read the buckets of a split from its file."""
-    table = pq.read_table(path, partitioning=None, memory_map=True)
+    """Map the buckets of a split into memory."""
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
     lists = table["input_ids"].combine_chunks()
     return EncodedSplit(
         input_ids=lists.flatten().to_numpy(),
-        offsets=lists.offsets.to_numpy() - lists.offsets[0].as_py() if len(lists) else np.zeros(1, np.int64),
+        offsets=lists.offsets.to_numpy() if len(lists) else np.zeros(1, np.int64),
         label_ids=table["label_id"].to_numpy(),
         buckets=table["bucket"].to_numpy(),
         doc_ids=table["doc_id"].to_numpy(),
@@ -121,93 +140,130 @@ def read_split(path: Path) -> EncodedSplit:
 
 def load_split(buckets: ArtifactRef, split: Split) -> EncodedSplit:
     """Return a split of a bucketed corpus."""
-    return read_split(buckets.path(buckets_file(split)))
+    report = buckets.read_json(PADDING_FILE)
+    encoded = read_split(buckets.path(buckets_file(split)))
+    return dataclasses.replace(encoded, scheme=report["scheme"], token_budget=report["token_budget"])
 
 
-def token_ids_of_codes(dictionary: pa.Table, vocabulary: pa.Table) -> np.ndarray:
-    """Return int32[codes]: the token id of each dictionary code, `<unk>` for tokens outside the vocabulary.
+class SplitWriter:
+    """Write encoded documents split by split: columns are kept, token ids go to a file at once.
 
-    A word of a text that looks like a special token is none: it is outside the vocabulary.
+    So memory holds 24 bytes per document; on a clean end each split becomes one record batch.
     """
-    special = len(SPECIAL_TOKENS)
-    ids = pc.index_in(dictionary["token"], vocabulary["token"].combine_chunks().slice(special))
-    token_ids: np.ndarray = pc.add(ids, special).fill_null(UNK_IDX).to_numpy().astype(np.int32)
-    return token_ids
+
+    def __init__(self, output: StageOutput) -> None:
+        self.output = output
+        self._columns: dict[str, list[pa.Table]] = {name: [] for name in SPLITS}
+        self._files = {name: output.path(f"{name}.ids").open("wb") for name in SPLITS}
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+        for name in SPLITS:
+            if kind is None:
+                self._finish(name)
+            self.output.path(f"{name}.ids").unlink()
+
+    def add(self, documents: pa.Table, split: pa.ChunkedArray) -> None:
+        """Add documents (schema `BUCKETS`)."""
+        for name in SPLITS:
+            part = documents.filter(pc.equal(split, name))
+            self._columns[name].append(part.drop_columns("input_ids"))
+            for chunk in part["input_ids"].chunks:
+                chunk.flatten().to_numpy().tofile(self._files[name])
+
+    def _finish(self, name: Split) -> None:
+        columns = pa.concat_tables(self._columns[name]).combine_chunks()
+        path = self.output.path(f"{name}.ids")
+        flat = np.memmap(path, np.int32, "r") if path.stat().st_size else np.zeros(0, np.int32)
+        offsets = np.concatenate([[0], np.cumsum(columns["length"].to_numpy(), dtype=np.int64)])
+        lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
+        table = pa.table([*columns.columns, lists], schema=BUCKETS)
+        with (
+            pa.OSFile(str(self.output.path(buckets_file(name))), "wb") as sink,
+            pa.ipc.new_file(sink, BUCKETS) as writer,
+        ):
+            writer.write_table(table)
+
+
+def encode_shard(
+    shard: pa.Table,
+    ids: np.ndarray,
+    labels: list[str],
+    boundaries: np.ndarray,
+    config: BucketingConfig,
+    counts: Counter[str],
+) -> pa.Table:
+    """Return the documents of a token shard (schema `TOKENS`) in the schema `BUCKETS`.
+
+    Args:
+        shard: documents with the codes of their tokens.
+        ids: int32, the token id of each code.
+        labels: the class names.
+        boundaries: of the buckets.
+        config: how documents are cut.
+        counts: `documents_cut`, `tokens_cut` and `documents_empty` are added to.
+    """
+    lists = shard["codes"].combine_chunks()
+    codes, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy() - lists.offsets[0].as_py()
+    kept, offsets, cut = truncate(codes, offsets, max_length=config.max_length, side=config.truncation)
+    input_ids, offsets, empty = fill_empty(ids[kept], offsets)
+    lengths = np.diff(offsets)
+    counts.update(documents_cut=cut, tokens_cut=len(codes) - len(kept), documents_empty=empty)
+    return pa.table(
+        [
+            shard["doc_id"],
+            pc.index_in(shard["label"], pa.array(labels, pa.string())).cast(pa.int32()),
+            pa.array(lengths, pa.int32()),
+            pa.array(batching.assign_buckets(lengths, boundaries), pa.int32()),
+            pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(input_ids, pa.int32())),
+        ],
+        schema=BUCKETS,
+    )
 
 
 def truncate(ids: np.ndarray, offsets: np.ndarray, *, max_length: int, side: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Cut documents to `max_length` tokens, keeping the `head` or the `tail`.
+    """Cut documents to `max_length` tokens, keeping the `head`, the `tail`, or with `head_tail` half of each.
 
     Returns:
         Flat ids, int64[N + 1] offsets, and how many documents were cut.
     """
     lengths = np.diff(offsets)
     kept = np.minimum(lengths, max_length)
-    starts = offsets[:-1] + (lengths - kept if side == "tail" else 0)
+    left_out = lengths - kept
     new_offsets = np.concatenate([[0], np.cumsum(kept)])
-    positions = np.repeat(starts - new_offsets[:-1], kept) + np.arange(new_offsets[-1])
-    return ids[positions], new_offsets, int((lengths > max_length).sum())
+    if not left_out.any():
+        return ids[offsets[0] : offsets[-1]], new_offsets, 0
+    head = {"head": max_length, "tail": 0, "head_tail": (max_length + 1) // 2}[side]
+    within = np.arange(new_offsets[-1]) - np.repeat(new_offsets[:-1], kept)
+    positions = np.repeat(offsets[:-1], kept) + within + np.where(within >= head, np.repeat(left_out, kept), 0)
+    return ids[positions], new_offsets, int((left_out > 0).sum())
 
 
 def fill_empty(ids: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Give a document without tokens one `<unk>`, so that every document has a last real output."""
     lengths = np.diff(offsets)
     empty = lengths == 0
+    if not empty.any():
+        return ids, offsets, 0
     ids = np.insert(ids, offsets[:-1][empty], UNK_IDX)
     return ids, np.concatenate([[0], np.cumsum(np.where(empty, 1, lengths))]), int(empty.sum())
 
 
-def draw_boundaries(lengths: np.ndarray, *, scheme: str, num_buckets: int) -> np.ndarray:
-    """Return the largest length of each bucket, rising, int64; the last one is the longest document."""
-    longest = int(lengths.max())
-    if scheme == "none":
-        return np.array([longest])
-    if scheme == "fixed_width":
-        return np.unique(np.ceil(np.linspace(0, longest, num_buckets + 1)[1:]).astype(np.int64))
-    return np.unique(np.quantile(lengths, np.linspace(0, 1, num_buckets + 1)[1:], method="higher").astype(np.int64))
+def _survey(tokens: ArtifactRef, max_length: int) -> tuple[np.ndarray, list[str]]:
+    """Return the lengths of the train documents, cut and filled, and all class names in order."""
+    lengths: list[np.ndarray] = []
+    labels: set[str] = set()
+    for shard in iterate_shards(tokens, ["label", "split", "length"]):
+        labels.update(pc.unique(shard["label"]).to_pylist())
+        lengths.append(shard["length"].filter(pc.equal(shard["split"], "train")).to_numpy())
+    return np.clip(np.concatenate(lengths), 1, max_length).astype(np.int64), sorted(labels)
 
 
-def assign_buckets(lengths: np.ndarray, boundaries: np.ndarray) -> np.ndarray:
-    """Return int64[N]: the first bucket that a length fits in; longer ones go to the last."""
-    return np.minimum(np.searchsorted(boundaries, lengths), len(boundaries) - 1)
-
-
-def plan_batches(buckets: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Plan an epoch: every document in exactly one batch, batch-mates from one bucket or adjacent ones.
-
-    A pure function of its arguments: documents are shuffled within their buckets, cut into batches, and the
-    batches are shuffled, by raw PCG64 draws (O'Neill 2014), whose stream is fixed.
-
-    Returns:
-        int64 arrays of positions in `buckets`.
-    """
-    bits = np.random.PCG64([seed, epoch])
-    order = np.lexsort((bits.random_raw(len(buckets)), buckets))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    return [batches[i] for i in np.argsort(bits.random_raw(len(batches)), kind="stable")]
-
-
-def padding_efficiency(lengths: np.ndarray, batches: list[np.ndarray]) -> float:
-    """Return real tokens divided by tokens with padding."""
-    padded = sum(int(lengths[batch].max()) * len(batch) for batch in batches)
-    return float(lengths.sum() / padded) if padded else 1.0
-
-
-def compare_schemes(lengths: np.ndarray, *, num_buckets: int, batch_size: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Return efficiency, batches and bucket boundaries of each scheme for the first epoch."""
-    report = {}
-    for scheme in SCHEMES:
-        boundaries = draw_boundaries(lengths, scheme=scheme, num_buckets=num_buckets)
-        batches = plan_batches(assign_buckets(lengths, boundaries), batch_size=batch_size, seed=seed, epoch=0)
-        report[scheme] = {
-            "efficiency": padding_efficiency(lengths, batches),
-            "batches": len(batches),
-            "boundaries": boundaries.tolist(),
-        }
-    return report
-
-
-def _read_codes(tokens: ArtifactRef) -> tuple[np.ndarray, np.ndarray, pa.Table]:
-    table = pa.concat_tables(iterate_shards(tokens))
-    lists = table["codes"].combine_chunks()
-    return lists.flatten().to_numpy(), lists.offsets.to_numpy(), table.select(["doc_id", "label", "split"])
+def _check_tokenizer(tokens: ArtifactRef, vocabulary: Vocabulary) -> None:
+    got = tokens.read_json(TOKENIZER_FILE)["version"]
+    if got != vocabulary.tokenizer:
+        raise InputError(f"{tokens.directory}: tokens are of {got}, the vocabulary is of {vocabulary.tokenizer}")

@@ -1,265 +1,333 @@
 """Stage `ingest_corpus`: turn a labelled corpus into validated documents with a split.
 
-Reads CSV, TSV, JSON lines, Parquet or a folder per class: a local path, an HTTPS URL, or data files of an
-installed distribution (which is not imported). Writes `documents`, `rejected` (row, reason) and a profile.
-Every row is accounted for: rows = documents + rejected + rows left out by `corpus.max_documents`.
+Reads the files that `tasks.corpus_sources` finds, block by block (`tasks.corpus_formats`). Writes `documents`,
+`rejected` (row, file, reason) and a profile. Every row is accounted for: rows = documents + rejected + rows
+left out by `corpus.max_documents`.
+
+Memory does not grow with the texts: they go block by block to a spool file and, once the splits are drawn, from
+there to the output. What stays is about 100 bytes per document and 200 per rejected row, and a few blocks of
+`corpus_formats.BLOCK_BYTES` (or of the longest row).
 """
 
 import hashlib
-import logging
-import math
 from collections import Counter
-from collections.abc import Mapping
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 
 from pipeline_config.errors import InputError
-from pipeline_config.schemas import (
-    DOCUMENTS,
-    DOCUMENTS_FILE,
-    PROFILE_FILE,
-    REJECTED,
-    REJECTED_FILE,
-    SPLITS,
-)
+from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE, SPLITS
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus_formats import Row, detect_format, list_class_files, read_rows
-from tasks.download import download_file
+from tasks.corpus_formats import read_blocks
+from tasks.corpus_profile import Oddities, profile_documents
+from tasks.corpus_sources import CorpusRef, locate_corpus
+from tasks.progress import track_progress
+from tasks.splitting import NOT_GIVEN, DocumentIndex, draw_splits, find_crossing
 from tasks.stage import stage
-from tasks.store import SourceRef, StageOutput, file_digest, tree_digest
-from tasks.tokenizers import normalize_text
+from tasks.store import StageOutput
+from tasks.tokenizers import largest_bytes, normalize_texts
 
-logger = logging.getLogger(__name__)
-_SPLIT_NAMES: dict[str, str] = {
-    **dict(zip(SPLITS, SPLITS, strict=True)),
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-}
-
-
-def locate_corpus(config: CorpusConfig) -> SourceRef:
-    """Tell where the corpus is and its digest; a URL is downloaded first.
-
-    Raises:
-        InputError: there is no such file, folder or distribution.
-        ServiceError: the URL cannot be fetched.
-    """
-    path = _corpus_path(config.source)
-    if not path.exists():
-        raise InputError(f"corpus.source: {path}: no such file or folder")
-    kind = detect_format(path, config.format)
-    try:
-        digest = tree_digest(list_class_files(path)) if kind == "folder" else file_digest(path)
-    except OSError as error:
-        raise InputError(f"corpus.source: {error.filename or path}: cannot be read: {error.strerror}") from error
-    return SourceRef(location=str(path), kind=kind, digest=digest)
-
+EXCERPT = 80  # characters of a rejected row that are kept
+_SPLIT_NAMES: dict[str, int] = {"train": 0, "validation": 1, "val": 1, "valid": 1, "dev": 1, "test": 2}
+_SPOOL = pa.schema(
+    [pa.field("doc_id", pa.int64()), pa.field("text", pa.large_string()), pa.field("label", pa.string())]
+)
+_WHITE_SPACE = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
+_LOWER = bytes(range(256)).lower()
 
 find_corpus = task(name="find_corpus", task_run_name="find corpus", persist_result=False)(locate_corpus)
 
 
-@stage(version=1)
-def ingest_corpus(output: StageOutput, source: SourceRef, config: CorpusConfig, seed: int) -> None:
+@stage(version=2)
+def ingest_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, seed: int) -> None:
     """Write the documents with their splits, the rejected rows and a profile of the corpus.
 
     Raises:
         InputError: no usable documents, one class only, a class too small, a split without documents, or a column
             that is not there.
     """
-    rows = list(read_rows(Path(source.location), source.kind, config))
-    documents, rejected = validate_rows(rows, config)
-    documents, rejected, left_out = select_documents(documents, rejected, config, where=source.location)
-    documents["split"] = assign_splits(documents, config, seed)
-    _check_splits(documents, where=source.location)
-    rejected = rejected.sort_values("row", kind="stable")
-    output.write_table(DOCUMENTS_FILE, _arrow(documents, DOCUMENTS), DOCUMENTS)
-    output.write_table(REJECTED_FILE, _arrow(rejected, REJECTED), REJECTED)
-    profile = profile_corpus(documents, rejected)
-    output.write_json(PROFILE_FILE, {**profile, "rows": len(rows), "left_out": left_out, "normalization": "NFC"})
+    spool = output.path("spool.arrow")
+    reader = CorpusReader(source, config)
+    reader.read(spool)
+    index, labels, where = reader.index(), np.array(list(reader.labels), object), source.location
+    kept, rejected, left_out = select_documents(index, labels, config, earlier=reader.reasons(), where=where)
+    near = reader.near_duplicates(spool, kept) if config.near_duplicates else None
+    chosen = index.keep(kept)
+    split = draw_splits(
+        chosen, splitter=config.splitter, validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction, seed=seed, near_duplicates=near,
+    )  # fmt: skip
+    crossing = find_crossing(chosen.texts, split)
+    profile = profile_documents(chosen, split, labels, reader.lengths()[kept], crossing=crossing, near=near)
+    rejected |= {
+        int(kept[i]): f"copy_in_{SPLITS[crossing[i]]}" for i in np.flatnonzero(crossing >= 0)
+    }  # fmt: skip
+    assigned = np.full(len(index), -1, np.int8)
+    assigned[kept] = np.where(crossing >= 0, -1, split)
+    _check_splits(assigned, where=where)
+    late = _write_documents(output, spool, assigned, rejected, reader)
+    spool.unlink()
+    table = pa.concat_tables([*reader.rejected, *late]).sort_by("row")
+    output.write_table(REJECTED_FILE, table, REJECTED)
+    reasons = Counter(table["reason"].to_pylist())
+    output.write_json(PROFILE_FILE, {
+        **profile, "rejected": dict(sorted(reasons.items())), "rows": reader.rows, "left_out": left_out,
+        "files": reader.files, "oddities": reader.oddities.counts, "normalization": "NFC", "splitter": config.splitter,
+    })  # fmt: skip
     output.facts.update(
-        documents=len(documents),
-        rows_rejected=len(rejected),
-        classes=documents["label"].nunique(),
-        rows=len(rows),
-        rows_left_out=left_out,
-        duplicates=profile["duplicates"],
-        conflicting_labels=profile["conflicting_labels"],
-    )
+        documents=int((assigned >= 0).sum()), rows_rejected=len(table),
+        classes=len(np.unique(index.labels[assigned >= 0])), rows=reader.rows, rows_left_out=left_out,
+        **{name: profile[name] for name in ("duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")},
+    )  # fmt: skip
 
 
-def label_text(value: Any) -> str | None:
-    """Return a label as text by rule: `1`, `1.0` and `"1"` are "1", true is "true", null and NaN are None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() or None
+class CorpusReader:
+    """Read a corpus once: usable rows go to a spool file, what is known of each stays in memory."""
+
+    def __init__(self, source: CorpusRef, config: CorpusConfig) -> None:
+        self.source, self.config = source, config
+        self.rows = 0
+        self.files: list[dict[str, Any]] = []
+        self.labels: dict[str, int] = {}
+        self.rejected: list[pa.Table] = [REJECTED.empty_table()]
+        self.oddities = Oddities()
+        self._groups: dict[str, int] = {}
+        self._keys: list[bytes] = []
+        self._columns: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("doc_ids", "labels", "given", "groups", "times", "lengths")
+        }
+
+    def read(self, spool: Path) -> None:
+        """Read all files and write their usable rows to a spool file."""
+        with (
+            pa.OSFile(str(spool), "wb") as sink,
+            pa.ipc.new_file(sink, _SPOOL) as writer,
+            track_progress("ingest", total=None, unit="rows") as advance,
+        ):
+            for file in self.source.files:
+                first = self.rows
+                for block in read_blocks(Path(file.path), file.kind, self.config):
+                    usable = self._take(block, file.split, file.path)
+                    if len(usable):  # so that there is a batch of the spool for each part of the columns
+                        writer.write_table(usable)
+                    advance(len(block))
+                self.files.append({"name": Path(file.path).name, "first_row": first, "rows": self.rows - first})
+
+    def index(self) -> DocumentIndex:
+        """Return what is known of the usable rows."""
+        columns = {name: np.concatenate(parts) if parts else np.zeros(0, np.int64)
+                   for name, parts in self._columns.items() if name != "lengths"}  # fmt: skip
+        texts = pa.array(self._keys, pa.binary(16)).dictionary_encode()
+        first = np.frombuffer(texts.dictionary.buffers()[1], np.uint64)[: 2 * len(texts.dictionary) : 2]
+        codes = texts.indices.to_numpy()
+        return DocumentIndex(texts=codes, hashes=first[codes] if len(codes) else first, **columns)
+
+    def lengths(self) -> np.ndarray:
+        """Return int64[N], the characters of each usable row's text."""
+        return np.concatenate(self._columns["lengths"]) if self._keys else np.zeros(0, np.int64)
+
+    def near_duplicates(self, spool: Path, kept: np.ndarray) -> np.ndarray:
+        """Return int64[pairs, 2], positions in `kept` of documents with nearly the same text."""
+        from tasks.near_duplicates import find_near_duplicates
+
+        wanted = np.zeros(len(self._keys), bool)
+        wanted[kept] = True
+        ends = np.cumsum([0, *map(len, self._columns["doc_ids"])])
+        blocks = (
+            block["text"].filter(pa.array(wanted[start:end]))
+            for block, start, end in zip(read_spool(spool), ends[:-1], ends[1:], strict=True)
+        )
+        return find_near_duplicates(blocks, threshold=self.config.near_duplicates or 1.0)
+
+    def reasons(self) -> Counter[str]:
+        """Return how many rows were rejected so far, by reason."""
+        return Counter(reason for table in self.rejected for reason in table["reason"].to_pylist())
+
+    def _take(self, block: pa.Table, split: str | None, file: str) -> pa.Table:
+        """Set the unusable rows of a block aside and remember the others; return these for the spool."""
+        numbers = pa.array(np.arange(self.rows, self.rows + len(block)))
+        self.rows += len(block)
+        given = _given_splits(block["split"], split, self.config)
+        reason = find_reasons(block, self.config, given)
+        usable = pc.is_null(reason)
+        if not pc.all(usable).as_py():
+            bad = pc.invert(usable)
+            self.rejected.append(
+                rejected_table(numbers.filter(bad), file, reason.filter(bad), block["text"].filter(bad))
+            )
+            block, numbers, given = block.filter(usable), numbers.filter(usable), given[usable.to_numpy(False)]
+        if not len(block):
+            return _SPOOL.empty_table()
+        before = block["text"].combine_chunks()
+        text = normalize_texts(before)
+        self.oddities.count(before, text)
+        label = _renamed(block["label"], self.config.label_map)
+        self._keys.extend(text_keys(text))
+        self._columns["doc_ids"].append(numbers.to_numpy())
+        self._columns["lengths"].append(pc.utf8_length(text).to_numpy())
+        self._columns["labels"].append(_codes(label, self.labels))
+        self._columns["given"].append(given)
+        self._columns["groups"].append(_codes(block["group"], self._groups))
+        self._columns["times"].append(block["time"].to_numpy())
+        return pa.table([numbers, text, label], schema=_SPOOL)
 
 
-def validate_rows(rows: list[Row], config: CorpusConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Separate usable rows from rejected ones.
-
-    Returns:
-        Documents with `doc_id` (the row number, from 0), `text`, `label`, `given_split`; and the rejected rows
-        with `row`, `reason`, `excerpt`.
-    """
-    documents, rejected = [], []
-    for number, row in enumerate(rows):
-        text, label, reason = _checked(row, config)
-        if reason:
-            excerpt = text if isinstance(text, str) else repr(text)
-            rejected.append((number, reason, excerpt[:80].encode("utf-8", "replace").decode()))
-        else:
-            split = _SPLIT_NAMES.get(str(row.split).strip().lower()) if config.split_column else None
-            documents.append((number, text, label, split))
-    return (
-        pd.DataFrame(documents, columns=["doc_id", "text", "label", "given_split"]),
-        pd.DataFrame(rejected, columns=["row", "reason", "excerpt"]),
-    )
+def find_reasons(block: pa.Table, config: CorpusConfig, given: np.ndarray) -> pa.Array:
+    """Return why each row of a block (schema `BLOCK`) cannot be used; null for a usable one."""
+    text = block["text"].combine_chunks()
+    trimmed = pc.utf8_trim_whitespace(text)
+    found = [
+        (pc.is_null(text), "null_text"),
+        (pc.equal(pc.binary_length(trimmed), 0), "empty_text"),
+        (pc.less(pc.utf8_length(trimmed), config.min_characters), "short_text"),
+        (pc.is_null(block["label"].combine_chunks()), "no_label"),
+    ]
+    if config.split_column:
+        found.append((pa.array(given == NOT_GIVEN), "unknown_split"))
+    if config.splitter == "time":
+        found.append((pc.is_null(block["time"].combine_chunks()), "no_time"))
+    reason = block["problem"].combine_chunks()
+    for mask, name in found:
+        reason = pc.coalesce(reason, pc.if_else(mask.fill_null(False), name, pa.scalar(None, pa.string())))
+    return reason
 
 
 def select_documents(
-    documents: pd.DataFrame, rejected: pd.DataFrame, config: CorpusConfig, *, where: str
-) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    index: DocumentIndex, labels: np.ndarray, config: CorpusConfig, *, earlier: Counter[str], where: str
+) -> tuple[np.ndarray, dict[int, str], int]:
     """Apply `max_documents` and the rule for small classes, and check that there is something to learn.
 
+    Args:
+        index: the usable rows.
+        labels: names of the classes.
+        config: the rules.
+        earlier: rows rejected so far, by reason.
+        where: name of the corpus, for messages.
+
     Returns:
-        Documents, rejected rows, and how many usable rows were left out by `max_documents`.
+        Positions of the documents to use, reason by position of those to reject, and how many usable rows were
+        left out by `max_documents`.
 
     Raises:
         InputError: no documents, fewer than two classes, or a class too small.
     """
-    usable = len(documents)
-    if config.max_documents and usable > config.max_documents:
-        documents = documents.iloc[[i * usable // config.max_documents for i in range(config.max_documents)]]
-    left_out = usable - len(documents)
-    distinct = documents.assign(key=_text_keys(documents["text"])).groupby("label")["key"].nunique()
-    small = distinct[distinct < config.min_class_documents]
+    usable, most = len(index), config.max_documents
+    kept = np.arange(usable)
+    if most and usable > most:
+        kept = np.arange(most) * usable // most
+    left_out = usable - len(kept)
+    pairs = np.unique(index.labels[kept].astype(np.int64) << 32 | index.texts[kept])
+    distinct = np.bincount(pairs >> 32, minlength=len(labels))
+    small = np.flatnonzero((distinct > 0) & (distinct < config.min_class_documents))
     if len(small) and config.small_classes == "error":
-        found = ", ".join(f"{label!r} has {count}" for label, count in small.items())
+        found = ", ".join(f"{labels[i]!r} has {distinct[i]}" for i in sorted(small, key=lambda i: labels[i]))
         raise InputError(
             f"{where}: a class needs {config.min_class_documents} distinct texts (corpus.min_class_documents), {found};"
             " corpus.small_classes=reject leaves such classes out"
         )
-    small_documents = documents[documents["label"].isin(small.index)]
-    columns = {"row": small_documents["doc_id"], "excerpt": small_documents["text"].str[:80]}
-    rejected = pd.concat([rejected, pd.DataFrame({**columns, "reason": "small_class"})])
-    documents = documents.drop(small_documents.index)
-    classes = sorted(documents["label"].unique())
+    is_small = np.isin(index.labels[kept], small)
+    rejected = dict.fromkeys(kept[is_small].tolist(), "small_class")
+    kept = kept[~is_small]
+    classes = sorted(labels[np.unique(index.labels[kept])]) if len(kept) else []
     if len(classes) < 2:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in rejected["reason"].value_counts().items())
+        all_reasons = earlier + Counter(rejected.values())
+        told = ", ".join(f"{count} {reason}" for reason, count in all_reasons.most_common())
         raise InputError(
             f"{where}: expected at least two classes with documents, got {', '.join(classes) or 'none'} "
-            f"after rejecting {len(rejected)} rows ({reasons or 'none'})"
+            f"after rejecting {all_reasons.total()} rows ({told or 'none'})"
         )
-    return documents.reset_index(drop=True), rejected, left_out
+    return kept, rejected, left_out
 
 
-def assign_splits(documents: pd.DataFrame, config: CorpusConfig, seed: int) -> pd.Series:
-    """Return each document's split: as given in the split column, else stratified by class.
+def text_keys(texts: pa.Array) -> list[bytes]:
+    """Return 16 bytes per text (large_string), equal for texts that differ in case and white space alone.
 
-    Documents with the same text (case and white space aside) get the same split. Within a class, texts are
-    ordered by a keyed hash of the text, so the result depends on the seed and the texts alone. A split that
-    the column does not give is taken out of the train documents.
+    It is the BLAKE2b digest of the case-folded text without its white space.
     """
-    frame = documents.assign(key=_text_keys(documents["text"]))
-    split = frame["given_split"].fillna("train").astype(object)
-    wanted = {
-        name: fraction
-        for name, fraction in (("test", config.test_fraction), ("validation", config.validation_fraction))
-        if not (split == name).any()
-    }
-    free = frame[split == "train"].drop_duplicates("key")
-    assigned: dict[str, str] = {}
-    for _, keys in free.groupby("label", sort=True)["key"]:
-        ordered = sorted(keys, key=lambda key: _keyed_hash(seed, key))
-        start = 0
-        for others, (name, fraction) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
-            most = max(0, len(ordered) - start - others)  # leaves a text to each split that is still to come
-            count = min(max(1, round(len(ordered) * fraction)), most)
-            assigned.update(dict.fromkeys(ordered[start : start + count], name))
-            start += count
-    return split.where(split != "train", [assigned.get(key, "train") for key in frame["key"]])
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist()
+    data = texts.buffers()[2].to_pybytes() if len(texts) and texts.buffers()[2] else b""
+    keys = []
+    for start, end, largest in zip(offsets[:-1], offsets[1:], largest_bytes(texts).tolist(), strict=True):
+        text = data[start:end]
+        if largest < 0x80:
+            folded = text.translate(_LOWER, _WHITE_SPACE)
+        else:
+            folded = "".join(text.decode().casefold().split()).encode()
+        keys.append(hashlib.blake2b(folded, digest_size=16).digest())
+    return keys
 
 
-def profile_corpus(documents: pd.DataFrame, rejected: pd.DataFrame) -> dict[str, Any]:
-    """Describe a corpus: class counts per split, text lengths in characters, duplicates, conflicts, leaks."""
-    keys = _text_keys(documents["text"])
-    train_keys = set(keys[documents["split"] == "train"])
-    held_out = documents["split"] != "train"
-    counts = Counter(zip(documents["split"], documents["label"], strict=True))
-    lengths = documents["text"].str.len()
-    return {
-        "documents": {
-            split: {label: n for (name, label), n in sorted(counts.items()) if name == split} for split in SPLITS
-        },
-        "rejected": {reason: int(n) for reason, n in rejected["reason"].value_counts().items()},
-        "characters": {f"p{q}": int(lengths.quantile(q / 100)) for q in (0, 25, 50, 75, 95, 100)},
-        "duplicates": int(keys.duplicated().sum()),
-        "conflicting_labels": int((documents["label"].groupby(keys).nunique() > 1).sum()),
-        "leaked": int(keys[held_out].isin(train_keys).sum()),
-    }
+def read_spool(path: Path) -> Iterator[pa.Table]:
+    """Yield the blocks of a spool file."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        for i in range(reader.num_record_batches):
+            yield pa.Table.from_batches([reader.get_batch(i)])
 
 
-def _checked(row: Row, config: CorpusConfig) -> tuple[Any, str, str | None]:
-    if row.problem:
-        return row.text, "", row.problem
-    if row.text is None or (isinstance(row.text, float) and math.isnan(row.text)):
-        return "", "", "null_text"
-    text, label = row.text, label_text(row.label)
-    if not isinstance(text, str):
-        return text, "", "text_is_no_string"
-    if any("\ud800" <= c <= "\udfff" for c in text) or (label and any("\ud800" <= c <= "\udfff" for c in label)):
-        return text, "", "undecodable"
-    text = normalize_text(text)
-    if len(text.strip()) < config.min_characters:
-        return text, "", "empty_text" if not text.strip() else "short_text"
-    if label is None:
-        return text, "", "no_label"
-    if config.split_column and str(row.split).strip().lower() not in _SPLIT_NAMES:
-        return text, "", "unknown_split"
-    return text, config.label_map.get(label, label), None
+def rejected_table(rows: pa.Array, file: str | pa.Array, reason: pa.Array, text: Any) -> pa.Table:
+    """Return rejected rows as a table of the schema `REJECTED`."""
+    name = pa.array([Path(file).name] * len(rows)) if isinstance(file, str) else file
+    excerpt = pc.utf8_slice_codeunits(text.fill_null(""), 0, EXCERPT).cast(pa.string())
+    return pa.table([rows, name, reason, excerpt], schema=REJECTED)
 
 
-def _check_splits(documents: pd.DataFrame, *, where: str) -> None:
-    counts = {split: int((documents["split"] == split).sum()) for split in SPLITS}
+def _write_documents(
+    output: StageOutput, spool: Path, assigned: np.ndarray, rejected: dict[int, str], reader: CorpusReader
+) -> list[pa.Table]:
+    """Write the documents that have a split; return the late rejected ones."""
+    late, start = [], 0
+    names = pa.array(SPLITS)
+    starts, files = zip(*((file["first_row"], file["name"]) for file in reader.files), strict=True)
+    with output.table_writer(DOCUMENTS_FILE, DOCUMENTS) as writer:
+        for block in read_spool(spool):
+            split = assigned[start : start + len(block)]
+            bad = [i for i in range(len(block)) if start + i in rejected] if rejected else []
+            if bad:
+                table = block.take(bad)
+                places = np.searchsorted(starts, table["doc_id"].to_numpy(), side="right") - 1
+                reasons = pa.array([rejected[start + i] for i in bad])
+                late.append(
+                    rejected_table(table["doc_id"], pa.array([files[p] for p in places]), reasons, table["text"])
+                )
+            mask = split >= 0
+            if not mask.all():
+                block, split = block.filter(pa.array(mask)), split[mask]
+            if len(block):
+                writer.write_table(block.append_column("split", names.take(pa.array(split))).cast(DOCUMENTS))
+            start += len(mask)
+    return late
+
+
+def _given_splits(column: pa.ChunkedArray, split: str | None, config: CorpusConfig) -> np.ndarray:
+    if config.split_column:
+        codes = column.combine_chunks().dictionary_encode()
+        known = [_SPLIT_NAMES.get(name.strip().lower(), NOT_GIVEN) for name in codes.dictionary.to_pylist()]
+        given: np.ndarray = np.array([*known, NOT_GIVEN], np.int8)[codes.indices.fill_null(-1).to_numpy()]
+        return given
+    return np.full(len(column), NOT_GIVEN if split is None else SPLITS.index(split), np.int8)
+
+
+def _renamed(labels: pa.ChunkedArray, label_map: dict[str, str]) -> pa.Array:
+    codes = labels.combine_chunks().dictionary_encode()
+    names = [label_map.get(label, label) for label in codes.dictionary.to_pylist()]
+    return pa.array(names, pa.string()).take(codes.indices)
+
+
+def _codes(values: Any, known: dict[str, int]) -> np.ndarray:
+    """Return int32 codes of texts, new ones added to `known`; -1 for null."""
+    encoded = (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).dictionary_encode()
+    shared = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
+    codes: np.ndarray = np.array([*shared, -1], np.int32)[encoded.indices.fill_null(-1).to_numpy()]
+    return codes
+
+
+def _check_splits(assigned: np.ndarray, *, where: str) -> None:
+    counts = {split: int((assigned == code).sum()) for code, split in enumerate(SPLITS)}
     if not all(counts.values()):
         got = ", ".join(f"{split} {count}" for split, count in counts.items())
         raise InputError(f"{where}: expected documents in every split, got {got}")
-
-
-def _corpus_path(source: str) -> Path:
-    if source.startswith("https://"):
-        return download_file([source])
-    if "://" in source:
-        raise InputError(f"corpus.source: {source}: expected a path, an https URL or package:<distribution>:<path>")
-    if not source.startswith("package:"):
-        return Path(source).expanduser().absolute()
-    name, _, inside = source.removeprefix("package:").partition(":")
-    if not name or not inside:
-        raise InputError(f"corpus.source: got {source!r}, expected package:<distribution>:<path>")
-    try:
-        return Path(str(metadata.distribution(name).locate_file(inside)))
-    except metadata.PackageNotFoundError:
-        raise InputError(f"corpus.source: the distribution {name!r} is not installed") from None
-
-
-def _text_keys(texts: pd.Series) -> pd.Series:
-    return texts.map(lambda text: " ".join(text.casefold().split()))
-
-
-def _keyed_hash(seed: int, text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16, key=seed.to_bytes(8, "little")).digest()
-
-
-def _arrow(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
-    columns: Mapping[str, list[Any]] = {name: frame[name].tolist() for name in schema.names}
-    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)

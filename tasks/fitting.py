@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline_config.errors import TrainingError
 from pipeline_config.settings import TrainingConfig
-from tasks.bucketing import EncodedSplit, plan_batches
+from tasks.bucketing import EncodedSplit
 from tasks.network import TextClassifier
 from tasks.progress import track_progress
 from tasks.scores import predict_probabilities, score_predictions, to_tensors
@@ -62,7 +62,7 @@ def fit(
         TrainingError: the loss or a gradient is not finite; the step is not taken.
     """
     history = History()
-    plans = [plan_batches(train.buckets, batch_size=batch_size, seed=seed, epoch=e) for e in range(config.epochs)]
+    plans = [train.plan_batches(batch_size=batch_size, seed=seed, epoch=e) for e in range(config.epochs)]
     total = sum(len(plan) for plan in plans)
     optimizer = build_optimizer(network, config)
     scheduler = build_scheduler(optimizer, config, total)

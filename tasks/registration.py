@@ -20,13 +20,13 @@ from pipeline_config.schemas import (
     MODEL_FILE,
     PADDING_IDX,
     UNK_IDX,
-    VOCABULARY_FILE,
     WEIGHTS_FILE,
 )
 from pipeline_config.settings import PipelineConfig
 from tasks import tracking
 from tasks.store import ArtifactRef, tree_digest
 from tasks.tokenizers import is_columnar
+from tasks.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 _CODE = Path(__file__).parent
@@ -89,9 +89,10 @@ def build_bundle(folder: Path, classifier: ArtifactRef, vocabulary: ArtifactRef,
         "tokenizer": config.tokenization.tokenizer, "max_length": config.bucketing.max_length,
         "truncation": config.bucketing.truncation, "padding_idx": PADDING_IDX, "unk_idx": UNK_IDX,
     }  # fmt: skip
-    description = {**classifier.read_json(MODEL_FILE), "text": text, "vocabulary_digest": vocabulary.digest}
-    words = vocabulary.read_table(VOCABULARY_FILE)["token"].to_pylist()
-    for name, value in (("model.json", description), ("vocabulary.json", words)):
+    known = Vocabulary.read(vocabulary)
+    text |= {"specials": known.specials, "tokenizer_version": known.tokenizer}
+    description = {**classifier.read_json(MODEL_FILE), "text": text, "vocabulary_digest": known.digest}
+    for name, value in (("model.json", description), ("vocabulary.json", known.itos)):
         (folder / name).write_text(json.dumps(value, ensure_ascii=False, sort_keys=True, indent=0), "utf-8")
     shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / "weights.safetensors")
     for name in ("network.py", "tokenizers.py"):
@@ -100,7 +101,12 @@ def build_bundle(folder: Path, classifier: ArtifactRef, vocabulary: ArtifactRef,
 
 def pip_requirements(tokenizer: str) -> list[str]:
     """Return what an environment needs to load the model, pinned to the versions of this one."""
-    names = _REQUIRED if is_columnar(tokenizer) else (*_REQUIRED, "torchtext")
+    module, _, function = tokenizer.partition(":")
+    names = list(_REQUIRED)
+    if function:  # a function of the user's: the distribution that has its module, if one has
+        names += metadata.packages_distributions().get(module.partition(".")[0], [])[:1]
+    elif not is_columnar(tokenizer):
+        names.append("torchtext")
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]
 
 

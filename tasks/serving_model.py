@@ -34,9 +34,10 @@ class ServedClassifier(PythonModel):
         vocabulary = json.loads((bundle / "vocabulary.json").read_text("utf-8"))
         self.labels: list[str] = description["labels"]
         self.text: dict[str, Any] = description["text"]
-        special = (self.text["padding_idx"], self.text["unk_idx"])  # in a text these are words like any other
-        self.token_ids = {token: token_id for token_id, token in enumerate(vocabulary) if token_id not in special}
+        words = enumerate(vocabulary[self.text["specials"] :], self.text["specials"])  # in a text, specials are words
+        self.token_ids = {token: token_id for token_id, token in words}
         self.tokenizers = _load_source(bundle / "tokenizers.py")
+        self.tokenizers.load_tokenizer(self.text["tokenizer"])  # fails here and now if a package is missing
         self.network = _load_source(bundle / "network.py").TextClassifier(**description["architecture"])
         self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
         self.network.eval()
@@ -73,7 +74,8 @@ class ServedClassifier(PythonModel):
     def _encode(self, tokens: list[str]) -> list[int]:
         unk, longest = self.text["unk_idx"], self.text["max_length"]
         ids = [self.token_ids.get(token, unk) for token in tokens] or [unk]
-        return ids[-longest:] if self.text["truncation"] == "tail" else ids[:longest]
+        head = {"head": longest, "tail": 0, "head_tail": (longest + 1) // 2}[self.text["truncation"]]
+        return ids if len(ids) <= longest else ids[:head] + ids[len(ids) - (longest - head) :]
 
     def _probabilities(self, documents: list[list[int]]) -> list[list[float]]:
         lengths = torch.tensor([len(ids) for ids in documents])

@@ -1,27 +1,53 @@
 """Stage `tokenize_corpus`: tokenize every document once and store the tokens dictionary-encoded.
 
-Reads `documents`. Writes shards of `doc_id`, `label`, `split`, `codes` (int32 codes of a document's tokens)
-and one dictionary: code, token, occurrences per split, train documents. Later stages look tokens up once per
-distinct token, not once per occurrence.
+Reads `documents`. Writes shards of `doc_id`, `label`, `split`, `length`, `codes` (int32 codes of a document's
+tokens), one dictionary (code, token, occurrences per split, train documents) and the tokenizer's name and version.
+Later stages look tokens up once per distinct token, not once per occurrence. One shard is in memory at a time, and
+the dictionary: about 150 bytes per distinct token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline_config.errors import ConfigError
-from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS_FILE, SHARD_PATTERN, SPLITS, TOKENS
+from pipeline_config.schemas import (
+    DICTIONARY,
+    DICTIONARY_FILE,
+    DOCUMENTS_FILE,
+    SHARD_PATTERN,
+    SPLITS,
+    TOKENIZER_FILE,
+    TOKENS,
+)
 from pipeline_config.settings import TokenizationConfig
 from tasks.progress import track_progress
 from tasks.stage import stage
 from tasks.store import ArtifactRef, StageOutput
-from tasks.tokenizers import TEXT, load_tokenizer
+from tasks.tokenizers import TEXT, Tokenize, load_tokenizer
 
 CHUNK_DOCUMENTS = 1000  # documents per call of a tokenizer: small enough for the cache, large enough for Arrow
 THREADS = 2
+_COUNTED = (*SPLITS, "train_documents")
+
+
+class Chunk(NamedTuple):
+    """Tokens of some documents: int32 codes into their own distinct tokens, lengths, and int64[4, distinct] counts.
+
+    The rows of `counts` are the occurrences in train, validation and test, and the train documents.
+    """
+
+    tokens: pa.Array
+    codes: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
 
 
 class TokenDictionary:
@@ -29,88 +55,113 @@ class TokenDictionary:
 
     def __init__(self) -> None:
         self.codes: dict[str, int] = {}
-        self._counts = {name: np.zeros(0, np.int64) for name in (*SPLITS, "train_documents")}
+        self._counts = np.zeros((len(_COUNTED), 1024), np.int64)
 
-    def encode(self, tokens: pa.Array, split: np.ndarray) -> np.ndarray:
-        """Return int32 codes for the flat tokens of documents and count them.
-
-        Args:
-            tokens: large_list<large_string>, one list per document.
-            split: the split of each document, as text.
-        """
-        encoded = pc.list_flatten(tokens).dictionary_encode()
-        local = [self.codes.setdefault(token, len(self.codes)) for token in encoded.dictionary.to_pylist()]
-        codes: np.ndarray = np.asarray(local, np.int32)[encoded.indices.to_numpy()]
-        parents = pc.list_parent_indices(tokens).to_numpy()
-        for name in SPLITS:
-            self._add(name, codes[split[parents] == name])
-        train = split[parents] == "train"
-        pairs = np.unique(parents[train].astype(np.int64) * max(len(self.codes), 1) + codes[train])
-        self._add("train_documents", pairs % max(len(self.codes), 1))
-        return codes
+    def add(self, chunks: Sequence[Chunk]) -> np.ndarray:
+        """Count the tokens of chunks and return the codes of all their tokens in a row, int32."""
+        merged = pa.concat_arrays([chunk.tokens for chunk in chunks]).dictionary_encode()
+        known = self.codes
+        shared = np.array([known.setdefault(token, len(known)) for token in merged.dictionary.to_pylist()], np.int32)
+        if len(known) > self._counts.shape[1]:
+            room = max(len(known), 2 * self._counts.shape[1]) - self._counts.shape[1]
+            self._counts = np.pad(self._counts, ((0, 0), (0, room)))
+        ends = np.cumsum([len(chunk.tokens) for chunk in chunks])
+        codes = []
+        for chunk, local in zip(chunks, np.split(shared[merged.indices.to_numpy()], ends[:-1]), strict=True):
+            self._counts[:, local] += chunk.counts
+            codes.append(local[chunk.codes])
+        return np.concatenate(codes)
 
     def table(self) -> pa.Table:
         """Return the dictionary as a table of the schema `DICTIONARY`."""
         columns = [np.arange(len(self.codes), dtype=np.int32), list(self.codes)]
-        columns += [self._grown(name) for name in self._counts]
+        columns += list(self._counts[:, : len(self.codes)])
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, DICTIONARY, strict=True)], schema=DICTIONARY)
 
-    def _grown(self, name: str) -> np.ndarray:
-        counts = self._counts[name]
-        return np.concatenate([counts, np.zeros(len(self.codes) - len(counts), np.int64)])
 
-    def _add(self, name: str, codes: np.ndarray) -> None:
-        self._counts[name] = self._grown(name) + np.bincount(codes, minlength=len(self.codes))
+@stage(version=2)
+def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: TokenizationConfig, tokenizer: str) -> None:
+    """Write token shards, the token dictionary and what the tokenizer is.
 
-
-@stage(version=1)
-def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: TokenizationConfig) -> None:
-    """Write token shards and the token dictionary.
+    Args:
+        output: where to write.
+        documents: the corpus.
+        config: name of the tokenizer, size of a shard.
+        tokenizer: what `tasks.tokenizers.identify_tokenizer` says of it; part of the key.
 
     Raises:
         ConfigError: there is no such tokenizer.
     """
-    table = documents.read_table(DOCUMENTS_FILE)
+    try:
+        tokenize = load_tokenizer(config.tokenizer)
+    except ValueError as error:
+        raise ConfigError(f"tokenization.tokenizer: {error}") from error
     dictionary = TokenDictionary()
+    path = documents.path(DOCUMENTS_FILE)
     total = 0
-    with track_progress("tokenize", total=len(table), unit="documents") as advance:
-        for number, start in enumerate(range(0, len(table), config.shard_documents)):
-            shard = table.slice(start, config.shard_documents)
-            encoded = encode_shard(shard, config.tokenizer, dictionary)
+    with (
+        track_progress("tokenize", total=pq.read_metadata(path).num_rows, unit="documents") as advance,
+        ThreadPoolExecutor(THREADS) as pool,  # Arrow's kernels release the interpreter lock
+    ):
+        for number, shard in enumerate(read_in_shards(path, config.shard_documents)):
+            encoded = encode_shard(shard, tokenize, dictionary, pool)
             output.write_table(SHARD_PATTERN.format(shard=number), encoded, TOKENS)
-            total += pc.sum(pc.list_value_length(encoded["codes"])).as_py() or 0
+            total += len(encoded["codes"].combine_chunks().flatten())
             advance(len(shard))
     output.write_table(DICTIONARY_FILE, dictionary.table(), DICTIONARY)
+    output.write_json(TOKENIZER_FILE, {"name": config.tokenizer, "version": tokenizer, "normalization": "NFC"})
     output.facts.update(tokens=total, distinct_tokens=len(dictionary.codes), tokenizer=config.tokenizer)
 
 
-def encode_shard(shard: pa.Table, tokenizer: str, dictionary: TokenDictionary) -> pa.Table:
+def read_in_shards(path: Path, documents: int) -> Iterator[pa.Table]:
+    """Yield a Parquet file in tables of so many rows, the last one of fewer."""
+    waiting: list[pa.Table] = []
+    have = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=min(documents, CHUNK_DOCUMENTS)):
+            waiting.append(pa.Table.from_batches([batch]))
+            have += len(batch)
+            if have >= documents:
+                table = pa.concat_tables(waiting)
+                yield table.slice(0, documents)
+                waiting, have = [table.slice(documents)], have - documents
+    if have:
+        yield pa.concat_tables(waiting)
+
+
+def encode_shard(
+    shard: pa.Table, tokenize: Tokenize, dictionary: TokenDictionary, pool: ThreadPoolExecutor
+) -> pa.Table:
     """Return the documents of a shard with token codes instead of text, as a table of the schema `TOKENS`."""
-    tokens = pa.concat_arrays(list(_tokenize_chunks(shard["text"].cast(TEXT), tokenizer)))
-    codes = dictionary.encode(tokens, shard["split"].to_numpy())
-    lists = pa.LargeListArray.from_arrays(_offsets(tokens), pa.array(codes))
-    return pa.table([shard["doc_id"], shard["label"], shard["split"], lists], schema=TOKENS)
+    shard = shard.combine_chunks()
+    chunks = [shard.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(shard), CHUNK_DOCUMENTS)]
+    done = list(pool.map(partial(encode_chunk, tokenize=tokenize), chunks))
+    offsets = np.cumsum(np.concatenate([[0], *(chunk.lengths for chunk in done)]))
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(dictionary.add(done), pa.int32()))
+    lengths = pa.array(np.diff(offsets), pa.int32())
+    return pa.table([shard["doc_id"], shard["label"], shard["split"], lengths, lists], schema=TOKENS)
 
 
-def iterate_shards(tokens: ArtifactRef) -> Iterator[pa.Table]:
+def encode_chunk(documents: pa.Table, tokenize: Tokenize) -> Chunk:
+    """Tokenize some documents and count their distinct tokens."""
+    tokens = tokenize(documents["text"].cast(TEXT).combine_chunks())
+    encoded = pc.list_flatten(tokens).dictionary_encode()
+    codes = encoded.indices.to_numpy()
+    lengths = pc.list_value_length(tokens).to_numpy().astype(np.int64)
+    size = len(encoded.dictionary)
+    split = pc.index_in(documents["split"], pa.array(SPLITS)).to_numpy().astype(np.int64)
+    counts = np.bincount(np.repeat(split * size, lengths) + codes, minlength=len(SPLITS) * size)
+    in_train = np.repeat(split == 0, lengths)
+    pairs = np.sort(np.repeat(np.arange(len(lengths)) << 32, lengths)[in_train] | codes[in_train])
+    first = np.ones(len(pairs), bool)
+    first[1:] = pairs[1:] != pairs[:-1]
+    train_documents = np.bincount(pairs[first] & 0xFFFFFFFF, minlength=size)
+    return Chunk(encoded.dictionary, codes, lengths, np.vstack([counts.reshape(len(SPLITS), size), train_documents]))
+
+
+def iterate_shards(tokens: ArtifactRef, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """Yield the token shards of a corpus in order."""
     number = 0
     while tokens.path(SHARD_PATTERN.format(shard=number)).exists():
-        yield tokens.read_table(SHARD_PATTERN.format(shard=number))
+        yield tokens.read_table(SHARD_PATTERN.format(shard=number), columns)
         number += 1
-
-
-def _tokenize_chunks(texts: pa.ChunkedArray, name: str) -> Iterator[pa.Array]:
-    try:
-        tokenize = load_tokenizer(name)
-    except ValueError as error:
-        raise ConfigError(f"tokenization.tokenizer: {error}") from error
-    array = texts.combine_chunks()
-    chunks = [array.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(array), CHUNK_DOCUMENTS)]
-    with ThreadPoolExecutor(THREADS) as pool:  # Arrow's kernels release the interpreter lock
-        yield from pool.map(tokenize, chunks)
-
-
-def _offsets(lists: pa.Array) -> pa.Array:
-    lengths = pc.list_value_length(lists).cast(pa.int64())
-    return pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)])

@@ -4,9 +4,16 @@ Reads and writes Arrow arrays. This module imports nothing of the project, so th
 carry it as it is. `basic_english` gives the tokens of torchtext 0.6's tokenizer of that name, token for token.
 """
 
+import hashlib
+import importlib
+import inspect
 import unicodedata
 from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,21 +30,89 @@ _BASIC_ENGLISH = (
 _ODD_CASE = r"[\x{130}\x{3a3}\x{1c80}-\x{1c8f}\x{a7c0}-\x{a7ff}\x{10d40}-\x{10d8f}\x{16ea0}-\x{16edf}]"
 
 
+# What treebank does after lower-casing and before splitting at white space, in this order: a pattern and its
+# replacement. U+FDD0 and U+FDD1, which are no characters, stand for a comma and a full stop that are kept.
+_TREEBANK = (
+    ("<br />", " "), ("\u2019", "'"), ("\u2018", "'"), ("\u201c", '"'), ("\u201d", '"'), ("\u2026", "..."),
+)  # fmt: skip
+_TREEBANK_REGEX = (
+    *[(r"([0-9]),([0-9])", "\\1\ufdd0\\2")] * 2,  # 1,000; twice, as matches do not overlap: 1,2,3
+    (r"\b(mr|mrs|ms|dr|st|jr|sr|vs|prof|gen|sen|rep|lt|col|inc|corp|ltd|etc)\.", "\\1\ufdd1"),
+    (r"(\.\.+|--+|[\[\]!?;\"(){}<>@#$%&*+=~/|_^`\\\x{2013}\x{2014}])", " \\1 "),
+    (r"([,:])", " \\1 "),
+    (r"([^\s.][^\s.]|[0-9])\.([\s']|$)", "\\1 . \\2"),  # not u.s. and not j.
+    (r"([a-z]{3})\.([a-z]{2})", "\\1 . \\2"),  # end.begin
+    (r"n't\b", " n't"),
+    (r"'(s|m|d|ll|re|ve)\b", " '\\1"),
+    (r"(^|\s)'([^\s])", "\\1' \\2"),
+    (r"([^\s])'(\s|$)", "\\1 '\\2"),
+    (r"' (s|m|d|ll|re|ve)\b", "'\\1"),
+    (r"\bcannot\b", "can not"),
+)
+
+
 def normalize_text(text: str) -> str:
     """Return a text in Unicode normalization form C, in which GloVe's tokens are written."""
     return unicodedata.normalize("NFC", text)
 
 
+def normalize_texts(texts: pa.Array) -> pa.Array:
+    """Return texts (large_string, no nulls) in normalization form C; only those that may be in another are touched.
+
+    Code points below U+0300, the first combining one, stay as they are, and UTF-8 begins those from U+0300 on
+    with a byte of 0xCC or more.
+    """
+    odd = largest_bytes(texts) >= 0xCC
+    if not odd.any():
+        return texts
+    mask = pa.array(odd)
+    return pc.replace_with_mask(
+        texts, mask, pa.array([normalize_text(t) for t in texts.filter(mask).to_pylist()], TEXT)
+    )
+
+
+def largest_bytes(texts: pa.Array) -> np.ndarray:
+    """Return uint8[N]: the largest byte of each text's UTF-8, 0 for an empty one."""
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    largest = np.zeros(len(texts), np.uint8)
+    filled = np.diff(offsets) > 0
+    if filled.any():
+        data = np.frombuffer(texts.buffers()[2], np.uint8)[: offsets[-1]]
+        largest[filled] = np.maximum.reduceat(data, offsets[:-1][filled])
+    return largest
+
+
 def basic_english(texts: pa.Array) -> pa.Array:
     """Lower-case, split off punctuation, split at white space; equal to torchtext's `basic_english`."""
+    lowered = lower(texts)
+    for pattern, replacement in _BASIC_ENGLISH:
+        lowered = pc.replace_substring(lowered, pattern, replacement)
+    return whitespace(lowered)
+
+
+def treebank(texts: pa.Array) -> pa.Array:
+    """Lower-case and split as the Penn Treebank does (Marcus et al. 1993), and so GloVe's own training text.
+
+    Contractions come apart (`do n't`, `it 's`, `can not`), punctuation stands alone, numbers (`1,000`, `3.14`),
+    abbreviations (`u.s.`, `mr.`) and hyphenated words stay whole. Differences: quotes are not turned into
+    opening and closing ones, and a full stop between two words is split off, as reviews often lack the space.
+    """
+    text = lower(texts)
+    for pattern, replacement in _TREEBANK:
+        text = pc.replace_substring(text, pattern, replacement)
+    for pattern, replacement in _TREEBANK_REGEX:
+        text = pc.replace_substring_regex(text, pattern, replacement)
+    return whitespace(pc.replace_substring(pc.replace_substring(text, "\ufdd0", ","), "\ufdd1", "."))
+
+
+def lower(texts: pa.Array) -> pa.Array:
+    """Return texts in lower case, letter for letter as `str.lower()` does it."""
     lowered = pc.utf8_lower(texts)
     odd = pc.match_substring_regex(texts, _ODD_CASE)
     if pc.any(odd).as_py():
         exact = pa.array([text.lower() for text in texts.filter(odd).to_pylist()], TEXT)
         lowered = pc.replace_with_mask(lowered, odd, exact)
-    for pattern, replacement in _BASIC_ENGLISH:
-        lowered = pc.replace_substring(lowered, pattern, replacement)
-    return whitespace(lowered)
+    return lowered
 
 
 def whitespace(texts: pa.Array) -> pa.Array:
@@ -54,42 +129,80 @@ def whitespace(texts: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, values.filter(pc.not_equal(values, "")))
 
 
-COLUMNAR: dict[str, Callable[[pa.Array], pa.Array]] = {
+Tokenize = Callable[[pa.Array], pa.Array]
+COLUMNAR: dict[str, Tokenize] = {
     "basic_english": basic_english,
+    "treebank": treebank,
     "whitespace": whitespace,
 }
+VERSION = 1  # of the columnar tokenizers; raise it when one of them gives other tokens
 
 
-def load_tokenizer(name: str) -> Callable[[pa.Array], pa.Array]:
+def load_tokenizer(name: str) -> Tokenize:
     """Return the tokenizer of a name: large_string array of texts -> large_list array of tokens.
 
-    Names other than the columnar ones are torchtext's (`toktok`, `moses`, `spacy`, ...), which may need
-    a package of their own.
+    Names other than the columnar ones are `<module>:<function>` of a function from text to a list of tokens, or
+    torchtext's (`toktok`, `moses`, `spacy`, ...), which may need a package of their own.
 
     Raises:
-        ValueError: torchtext does not know the name, or the package behind it is not installed.
+        ValueError: there is no such tokenizer, or the package behind it is not installed.
     """
     if name in COLUMNAR:
         return COLUMNAR[name]
-    from torchtext.data import get_tokenizer
-
     try:
-        split = get_tokenizer(name)
+        split = _import_function(name) if ":" in name else _torchtext_tokenizer(name)
     except (ValueError, ImportError, AttributeError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"tokenizer {name!r}: {reason}; expected {', '.join(COLUMNAR)}, or a tokenizer of torchtext whose "
-            "package is installed"
+            f"tokenizer {name!r}: {reason}; expected {', '.join(COLUMNAR)}, <module>:<function>, or a tokenizer of "
+            "torchtext whose package is installed"
         ) from error
-    return lambda texts: pa.array([split(text) for text in texts.to_pylist()], TOKEN_LISTS)
+    return lambda texts: pa.array([_checked(split(text), name) for text in texts.to_pylist()], TOKEN_LISTS)
+
+
+def identify_tokenizer(name: str) -> str:
+    """Return the name with the version of what is behind it, such as `treebank 1` or `toktok torchtext 0.6.0`."""
+    if name in COLUMNAR:
+        return f"{name} {VERSION}"
+    if ":" not in name:
+        return f"{name} torchtext {metadata.version('torchtext')}"
+    try:
+        source = inspect.getsourcefile(_import_function(name))
+        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "no source"
+    except (ValueError, ImportError, AttributeError, OSError, TypeError):
+        digest = "unknown"
+    return f"{name} {digest[:16]}"
 
 
 def tokenize_texts(texts: Iterable[str], name: str) -> list[list[str]]:
     """Normalize and tokenize single texts, exactly as the corpus was."""
-    array = pa.array([normalize_text(text) for text in texts], TEXT)
-    return load_tokenizer(name)(array).to_pylist() if len(array) else []
+    array = pa.array(list(texts), TEXT)
+    return load_tokenizer(name)(normalize_texts(array)).to_pylist() if len(array) else []
 
 
 def is_columnar(name: str) -> bool:
     """Tell whether a tokenizer needs nothing but Arrow."""
     return name in COLUMNAR
+
+
+def _import_function(name: str) -> Callable[[str], list[str]]:
+    module, _, function = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in function.split("."):
+        found = getattr(found, part)
+    if not callable(found):
+        raise ValueError(f"{function} is no function")
+    return cast("Callable[[str], list[str]]", found)
+
+
+def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
+    from torchtext.data import get_tokenizer
+
+    return cast("Callable[[str], list[str]]", get_tokenizer(name))
+
+
+def _checked(tokens: Any, name: str) -> list[str]:
+    tokens = list(tokens)
+    if not all(isinstance(token, str) for token in tokens):
+        raise ValueError(f"tokenizer {name!r}: expected a list of texts, got {tokens!r:.80}")
+    return cast("list[str]", tokens)

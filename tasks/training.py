@@ -10,22 +10,22 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline_config.schemas import (
-    EMBEDDINGS_FILE,
     EPOCHS,
     EPOCHS_FILE,
     MODEL_FILE,
+    PADDING_FILE,
     PADDING_IDX,
     STEPS,
     STEPS_FILE,
-    VOCABULARY_FILE,
     WEIGHTS_FILE,
 )
 from pipeline_config.settings import ModelConfig, TrainingConfig
 from tasks.bucketing import load_split, read_labels
-from tasks.embeddings import as_matrix
+from tasks.embeddings import read_matrix
 from tasks.stage import stage
 from tasks.store import ArtifactRef, StageOutput
 from tasks.tracking import MetricStream
+from tasks.vocabulary import Vocabulary, check_vocabulary
 
 
 @stage(version=1, unkeyed=("run_id",))
@@ -48,6 +48,7 @@ def train_classifier(
 
     Raises:
         TrainingError: the loss or a gradient is not finite.
+        InputError: buckets, matrix and vocabulary do not belong together.
     """
     import torch  # here, because a run whose stages are all cached needs no torch
     from safetensors.torch import save
@@ -56,9 +57,10 @@ def train_classifier(
     from tasks.network import TextClassifier
 
     labels = read_labels(buckets)
-    vocabulary_size = len(vocabulary.read_table(VOCABULARY_FILE, columns=["token_id"]))
-    architecture = describe_architecture(model, vocabulary_size, embedding_dim, len(labels))
-    matrix = as_matrix(embeddings.read_table(EMBEDDINGS_FILE)["vector"]) if embeddings else None
+    known = Vocabulary.read(vocabulary)
+    check_vocabulary(known, buckets.read_json(PADDING_FILE)["vocabulary"], where=str(buckets.directory))
+    architecture = describe_architecture(model, len(known), embedding_dim, len(labels))
+    matrix = read_matrix(embeddings, known) if embeddings else None
     with seeded(seed, training.threads), MetricStream(run_id) as stream:
         network = TextClassifier(
             **architecture,

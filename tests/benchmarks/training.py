@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tasks.bucketing import EncodedSplit, assign_buckets, draw_boundaries, padding_efficiency, plan_batches
+from tasks.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
+from tasks.bucketing import EncodedSplit
 from tasks.network import TextClassifier
 from tasks.scores import to_tensors
 

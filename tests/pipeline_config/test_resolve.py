@@ -121,7 +121,7 @@ def test_single_labels_cannot_be_set_because_each_would_drop_the_others():
         ("corpus.label_map={a: 1}", "corpus.label_map.a: Input should be a valid string, got 1"),
         (
             "vocabulary.min_frequency=3",
-            "vocabulary.min_frequency: unknown key; expected one of min_freq, max_size",
+            "vocabulary.min_frequency: unknown key; expected one of specials, min_freq, max_size, extend_from_vectors",
         ),
         (
             "trainer.epochs=3",

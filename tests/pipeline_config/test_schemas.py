@@ -5,8 +5,8 @@ from pipeline_config import schemas
 
 TABLES = {
     "documents": (schemas.DOCUMENTS, ["doc_id", "text", "label", "split"]),
-    "rejected": (schemas.REJECTED, ["row", "reason", "excerpt"]),
-    "tokens": (schemas.TOKENS, ["doc_id", "label", "split", "codes"]),
+    "rejected": (schemas.REJECTED, ["row", "file", "reason", "excerpt"]),
+    "tokens": (schemas.TOKENS, ["doc_id", "label", "split", "length", "codes"]),
     "dictionary": (
         schemas.DICTIONARY,
         ["code", "token", "train_count", "validation_count", "test_count", "train_document_count"],
@@ -30,7 +30,6 @@ TABLES = {
 
 def test_padding_has_id_0_and_unknown_has_id_1():
     assert (schemas.PADDING_IDX, schemas.UNK_IDX) == (0, 1)
-    assert schemas.SPECIAL_TOKENS == ("<pad>", "<unk>")
 
 
 def test_splits_are_named_in_the_order_of_use():
@@ -81,5 +80,5 @@ def test_shards_sort_by_name_as_by_number():
 
 def test_buckets_have_one_file_per_split():
     assert [schemas.buckets_file(split) for split in schemas.SPLITS] == [
-        "train.parquet", "validation.parquet", "test.parquet",
+        "train.arrow", "validation.arrow", "test.arrow",
     ]  # fmt: skip

@@ -47,6 +47,8 @@ def test_every_field_says_what_it_is(section):
         (PipelineConfig, "seed", 2**32, "less than 4294967296"),
         (PipelineConfig, "name", "BBC News", "should match pattern"),
         (CorpusConfig, "source", "", "at least 1 character"),
+        (CorpusConfig, "source", [], "at least 1 character"),
+        (CorpusConfig, "test_source", ["a.csv", ""], "at least 1 character"),
         (CorpusConfig, "validation_fraction", 0, "greater than 0"),
         (CorpusConfig, "min_class_documents", 2, "greater than or equal to 3"),
         (CorpusConfig, "small_classes", "drop", "'error' or 'reject'"),
@@ -99,6 +101,8 @@ def test_splits_must_leave_documents_to_train_on():
     ("section", "field", "value"),
     [
         (CorpusConfig, "source", "elsewhere.csv"),
+        (CorpusConfig, "source", ("one.csv", "other.csv")),
+        (CorpusConfig, "test_source", "elsewhere.csv"),
         (EmbeddingsConfig, "source", "elsewhere.txt"),
         (EmbeddingsConfig, "on_failure", "train_from_scratch"),
         (EmbeddingsConfig, "offline", True),
@@ -157,3 +161,18 @@ def test_registered_model_name_can_be_chosen():
 def test_configuration_survives_a_trip_through_json():
     config = PipelineConfig(seed=3, training=TrainingConfig(learning_rate=1e-3, patience=None))
     assert PipelineConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (CorpusConfig, {"splitter": "time"}, "splitter time needs time_column"),
+        (CorpusConfig, {"splitter": "group"}, "splitter group needs group_column"),
+        (VocabularyConfig, {"specials": ["<pad>"]}, "at least 2 items"),
+        (VocabularyConfig, {"specials": ["<pad>", "<pad>"]}, "specials must differ, got <pad>, <pad>"),
+        (VocabularyConfig, {"specials": ["a", "b", "c"], "max_size": 3}, "max_size 3 leaves no room beside 3 specials"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(section, values, message):
+    with pytest.raises(ValidationError, match=message):
+        section(**values)

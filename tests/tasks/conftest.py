@@ -155,13 +155,14 @@ def _run_stages(config: PipelineConfig) -> ToyRun:
     from tasks.embeddings import align_embeddings
     from tasks.evaluation import evaluate_classifier
     from tasks.tokenization import tokenize_corpus
+    from tasks.tokenizers import identify_tokenizer
     from tasks.training import train_classifier
     from tasks.vectors import download_glove, locate_vectors
     from tasks.vocabulary import build_vocabulary
 
     vectors = download_glove.fn(locate_vectors(config.embeddings), config.embeddings)
     documents = ingest_corpus.fn(locate_corpus(config.corpus), config.corpus, config.seed)
-    tokens = tokenize_corpus.fn(documents, config.tokenization)
+    tokens = tokenize_corpus.fn(documents, config.tokenization, identify_tokenizer(config.tokenization.tokenizer))
     vocabulary = build_vocabulary.fn(tokens, config.vocabulary)
     buckets = bucket_corpus.fn(tokens, vocabulary, config.bucketing, config.seed)
     embeddings = align_embeddings.fn(vocabulary, vectors, tokens, config.alignment, config.seed)

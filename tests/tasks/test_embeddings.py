@@ -9,21 +9,35 @@ import pyarrow as pa
 import pytest
 
 import tasks.embeddings
-from pipeline_config.errors import GateError
+from pipeline_config.errors import GateError, InputError
 from pipeline_config.schemas import (
     COVERAGE_FILE,
     DICTIONARY,
     DICTIONARY_FILE,
     EMBEDDINGS_FILE,
+    SHARD_PATTERN,
+    SPECIALS_FILE,
+    TOKENIZER_FILE,
+    TOKENS,
     VECTORS_FILE,
     VOCABULARY,
     VOCABULARY_FILE,
     embeddings_schema,
 )
 from pipeline_config.settings import AlignmentConfig
-from tasks.embeddings import align_embeddings, as_matrix, fill_matrix, look_up_rows, measure_coverage
+from tasks.embeddings import (
+    VectorRows,
+    align_embeddings,
+    as_matrix,
+    fill_matrix,
+    look_up_rows,
+    measure_coverage,
+    read_matrix,
+    read_rows,
+)
 from tasks.glove_text import vectors_table
-from tasks.store import ArtifactRef, commit_output, stage_key
+from tasks.store import ArtifactRef, StageOutput, commit_output, stage_key
+from tasks.vocabulary import Vocabulary
 
 KNOWN = ["the", "cat", "Paris", "i"]
 VECTORS = np.array([[1, 2, 7], [3, 4, 7], [5, 6, 7], [-1, 0, 7]], np.float32)  # the last dimension is constant
@@ -54,42 +68,111 @@ def dictionary_table() -> pa.Table:
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, DICTIONARY, strict=True)], schema=DICTIONARY)
 
 
-def align(*, seed: int = 0, words: list[str] | None = None, **options: object) -> ArtifactRef:
-    words = words or WORDS
+def tokens_of() -> ArtifactRef:
+    """Return a tokenized corpus with the counts above: class x has the train tokens, class y the others."""
+
+    def write(out: StageOutput) -> None:
+        out.write_table(DICTIONARY_FILE, dictionary_table(), DICTIONARY)
+        out.write_json(TOKENIZER_FILE, {"name": "basic_english", "version": "basic_english 1"})
+        rows = []
+        for place, (label, split) in enumerate([("x", "train"), ("y", "validation"), ("y", "test")]):
+            codes = [code for code, row in enumerate(COUNTS) for _ in range(row[1 + place])]
+            rows.append({"doc_id": place, "label": label, "split": split, "length": len(codes), "codes": codes})
+        rows.append({"doc_id": 9, "label": "z", "split": "train", "length": 0, "codes": []})
+        for shard, part in enumerate((rows[:2], rows[2:])):
+            out.write_table(SHARD_PATTERN.format(shard=shard), pa.Table.from_pylist(part, schema=TOKENS), TOKENS)
+
+    return commit_output("tokenize_corpus", stage_key("tokenize_corpus", 1, {}), write)[0]
+
+
+def vocabulary_of(words: list[str], specials: int = 2) -> ArtifactRef:
     numbers = [range(len(words)), words, [0] * len(words), [0] * len(words)]
-    vocabulary = pa.table([pa.array(c, f.type) for c, f in zip(numbers, VOCABULARY, strict=True)], schema=VOCABULARY)
+    table = pa.table([pa.array(c, f.type) for c, f in zip(numbers, VOCABULARY, strict=True)], schema=VOCABULARY)
+
+    def write(out: StageOutput) -> None:
+        out.write_table(VOCABULARY_FILE, table, VOCABULARY)
+        out.write_json(SPECIALS_FILE, {"specials": words[:specials], "tokenizer": "basic_english 1"})
+
+    return commit_output("build_vocabulary", stage_key("build_vocabulary", 1, {"words": words, "n": specials}), write)[
+        0
+    ]
+
+
+def align(*, seed: int = 0, words: list[str] | None = None, specials: int = 2, **options: object) -> ArtifactRef:
     return align_embeddings.fn(
-        stored("build_vocabulary", VOCABULARY_FILE, vocabulary),
+        vocabulary_of(words or WORDS, specials),
         stored("download_glove", VECTORS_FILE, vectors_table(strings(KNOWN), VECTORS)),
-        stored("tokenize_corpus", DICTIONARY_FILE, dictionary_table()),
+        tokens_of(),
         AlignmentConfig(**options),
         seed,
     )
+
+
+def rows_of(words: list[str], known: list[str], fallbacks: tuple[str, ...]) -> tuple[list[list[int]], list[str]]:
+    """Return the rows of the set that make each word's, and its source."""
+    pairs, source = look_up_rows(strings(words), strings(known), fallbacks=fallbacks)
+    return [pairs[pairs[:, 0] == i, 1].tolist() for i in range(len(words))], source.tolist()
 
 
 # looking up
 
 
 @pytest.mark.parametrize(
-    ("lowercase", "rows", "sources"),
+    ("fallbacks", "rows", "sources"),
     [
-        (True, [-1, -1, 0, 1, -1, 2, -1, -1], ["exact", "lowercase", "missing", "exact", "missing", "missing"]),
-        (False, [-1, -1, 0, -1, -1, 2, -1, -1], ["exact", "missing", "missing", "exact", "missing", "missing"]),
+        (("lowercase",), [[], [], [0], [1], [], [2], [], []],
+         ["exact", "lowercase", "missing", "exact", "missing", "missing"]),
+        ((), [[], [], [0], [], [], [2], [], []], ["exact", "missing", "missing", "exact", "missing", "missing"]),
+    ],
+)  # fmt: skip
+def test_a_word_is_looked_up_as_it_is_and_then_in_lower_case(
+    fallbacks: tuple[str, ...], rows: list[list[int]], sources: list[str]
+) -> None:
+    assert rows_of(WORDS, KNOWN, fallbacks) == (rows, ["special", "special", *sources])
+
+
+SET = ["cafe", "0000", "<number>", "well", "made", "o", "naive", "x0", "1999"]
+CHAIN = ("lowercase", "diacritics", "digits", "number", "hyphen")
+
+
+@pytest.mark.parametrize(
+    ("word", "found", "source"),
+    [
+        ("cafe", ["cafe"], "exact"),
+        ("CAFE", ["cafe"], "lowercase"),
+        ("caf\u00e9", ["cafe"], "diacritics"),
+        ("NA\u00cfVE", ["naive"], "diacritics"),  # each step goes on from the one before
+        ("1999", ["1999"], "exact"),
+        ("2001", ["0000"], "digits"),
+        ("X7", ["x0"], "digits"),
+        ("3.14", ["<number>"], "number"),
+        ("-5%", ["<number>"], "number"),
+        ("12:30", ["<number>"], "number"),
+        ("1.2.x", [], "missing"),
+        ("well-made", ["well", "made"], "hyphen"),
+        ("Well-MADE-caf\u00e9", ["well", "made", "cafe"], "hyphen"),
+        ("well-done", [], "missing"),
+        ("-well", [], "missing"),
+        ("-", [], "missing"),
+        ("", [], "missing"),
     ],
 )
-def test_a_word_is_looked_up_as_it_is_and_then_in_lower_case(
-    lowercase: bool, rows: list[int], sources: list[str]
-) -> None:
-    got_rows, got_sources = look_up_rows(strings(WORDS), strings(KNOWN), lowercase=lowercase)
-    assert got_rows.tolist() == rows
-    assert got_sources.tolist() == ["special", "special", *sources]
+def test_the_chain_of_fallbacks_by_hand(word: str, found: list[str], source: str) -> None:
+    rows, sources = rows_of(["<pad>", "<unk>", word], SET, CHAIN)
+    assert ([SET[row] for row in rows[2]], sources[2]) == (found, source)
+
+
+def test_fallbacks_are_tried_in_the_order_given() -> None:
+    assert rows_of(["<pad>", "<unk>", "CAF\u00c9-O"], SET, ("hyphen", "lowercase"))[1][2] == "missing"
+    assert rows_of(["<pad>", "<unk>", "5"], ["<number>", "0"], ("number", "digits"))[0][2] == [0]
+    assert rows_of(["<pad>", "<unk>", "5"], ["<number>", "0"], ("digits", "number"))[0][2] == [1]
 
 
 @pytest.mark.parametrize("known", [["<pad>", "<unk>"], ["x", "<unk>", "<pad>"]])
 def test_special_tokens_have_no_vector_even_if_the_set_has_one(known: list[str]) -> None:
-    rows, source = look_up_rows(strings(["<pad>", "<unk>", "x"]), strings(known), lowercase=True)
-    assert rows[:2].tolist() == [-1, -1]
-    assert source[:2].tolist() == ["special", "special"]
+    rows, source = rows_of(["<pad>", "<unk>", "x"], known, ("lowercase",))
+    assert rows[:2] == [[], []]
+    assert source[:2] == ["special", "special"]
 
 
 def test_found_rows_equal_torchtexts_lookup_with_lower_case_backup(
@@ -105,8 +188,8 @@ def test_found_rows_equal_torchtexts_lookup_with_lower_case_backup(
     reference = Vectors(str(tmp_path / "vectors.txt"), cache=str(tmp_path))
     words = ["<pad>", "<unk>", "the", "THE", "The", "CAT", "paris", "Paris", "PARIS", "I", "i", "dog",
              "\u039f\u0394\u038c\u03a3", "\u0130", "STRA\u1e9eE", "STRASSE"]  # fmt: skip
-    rows, source = look_up_rows(strings(words), strings(reference.itos), lowercase=True)
-    matrix = fill_matrix(strings(words), rows, reference.vectors.numpy(), missing="zero", seed=0)
+    pairs, source = look_up_rows(strings(words), strings(reference.itos), fallbacks=("lowercase",))
+    matrix = fill_matrix(strings(words), pairs, all_rows(reference.vectors.numpy()), missing="zero", seed=0)
     expected = reference.get_vecs_by_tokens(words, lower_case_backup=True).numpy()  # zero where there is none
     np.testing.assert_array_equal(matrix, expected)
     assert source.tolist().count("missing") == 4  # paris, PARIS, dog, STRASSE
@@ -116,11 +199,16 @@ def test_found_rows_equal_torchtexts_lookup_with_lower_case_backup(
 
 
 def matrix_of(words: list[str], *, missing: str = "random", seed: int = 0) -> np.ndarray:
-    rows, _ = look_up_rows(strings(words), strings(KNOWN), lowercase=True)
-    return fill_matrix(strings(words), rows, VECTORS, missing=missing, seed=seed)
+    pairs, _ = look_up_rows(strings(words), strings(KNOWN), fallbacks=("lowercase", "hyphen"))
+    return fill_matrix(strings(words), pairs, all_rows(VECTORS), missing=missing, seed=seed)
 
 
-@pytest.mark.parametrize("missing", ["random", "zero"])
+def all_rows(vectors: np.ndarray) -> VectorRows:
+    exact = vectors.astype(np.float64)
+    return VectorRows(np.arange(len(vectors)), vectors, exact.mean(axis=0), exact.std(axis=0))
+
+
+@pytest.mark.parametrize("missing", ["random", "mean", "zero"])
 def test_found_words_have_their_vector_and_the_padding_is_zero(missing: str) -> None:
     matrix = matrix_of(WORDS, missing=missing)
     assert (matrix.shape, matrix.dtype) == ((8, 3), np.float32)
@@ -130,6 +218,28 @@ def test_found_words_have_their_vector_and_the_padding_is_zero(missing: str) -> 
 
 def test_words_without_a_vector_can_be_zero() -> None:
     assert not matrix_of(WORDS, missing="zero")[[1, 4, 6, 7]].any()
+
+
+def test_words_without_a_vector_can_have_the_mean_of_the_set() -> None:
+    np.testing.assert_array_equal(matrix_of(WORDS, missing="mean")[[1, 4, 6, 7]], [[2, 3, 7]] * 4)
+
+
+def test_the_row_of_a_hyphenated_word_is_the_mean_of_its_parts() -> None:
+    matrix = matrix_of(["<pad>", "<unk>", "the-cat-I", "cat"])
+    np.testing.assert_array_equal(matrix[2:], [[1, 2, 7], [3, 4, 7]])  # (1 + 3 - 1) / 3, (2 + 4 + 0) / 3
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+@pytest.mark.parametrize("rows", [[], [0], [3], [0, 2, 3], [0, 1, 2, 3]])
+def test_rows_are_read_block_by_block_with_the_statistics_of_the_set(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch, block: int, rows: list[int]
+) -> None:
+    monkeypatch.setattr(tasks.embeddings, "VECTOR_ROWS", block)
+    reference = stored("download_glove", VECTORS_FILE, vectors_table(strings(KNOWN), VECTORS))
+    found = read_rows(reference.path(VECTORS_FILE), np.array(rows, np.int64))
+    np.testing.assert_array_equal(found.vectors, VECTORS[rows])
+    np.testing.assert_allclose(found.mean, [2, 3, 7])
+    np.testing.assert_allclose(found.deviation, [5**0.5, 5**0.5, 0])
 
 
 def test_a_random_row_depends_on_the_seed_and_the_token_alone() -> None:
@@ -166,22 +276,31 @@ def test_a_column_of_vectors_becomes_a_matrix_whatever_its_chunks(cuts: list[int
 # coverage
 
 
-def test_coverage_is_counted_by_type_and_by_token_per_split() -> None:
-    _, source = look_up_rows(strings(WORDS), strings(KNOWN), lowercase=True)
-    report = measure_coverage(strings(WORDS), source, dictionary_table())
+def report_of() -> dict[str, object]:
+    _, source = look_up_rows(strings(WORDS), strings(KNOWN), fallbacks=("lowercase",))
+    return measure_coverage(strings(WORDS), source, tokens_of())
+
+
+def test_coverage_is_counted_by_type_and_by_token_per_split_class_and_source(artifacts: Path) -> None:
+    report = report_of()
     assert report["types"] == pytest.approx(3 / 6)  # the, CAT, Paris of six words
     # the + CAT + Paris: 15 of 22 in train, 3 of 4 in validation, 4 of 10 in test
     assert report["tokens"] == pytest.approx({"train": 15 / 22, "validation": 3 / 4, "test": 4 / 10})
+    assert report["tokens_by_class"] == {
+        "train": {"x": pytest.approx(15 / 22)}, "validation": {"y": pytest.approx(3 / 4)}, "test": {"y": pytest.approx(0.4)},
+    }  # fmt: skip
+    assert report["tokens_by_source"]["train"] == pytest.approx(
+        {"exact": 11 / 22, "lowercase": 4 / 22, "missing": 6 / 22, "outside": 1 / 22}
+    )
     # outside the vocabulary is only "rare"
     assert report["oov_rate"] == pytest.approx({"train": 1 / 22, "validation": 0, "test": 6 / 10})
     assert report["rows"] == {"exact": 2, "lowercase": 1, "missing": 3, "special": 2}
     assert list(report["misses"].items()) == [("dog", 2), ("paris", 2), ("zebra", 2), ("rare", 1)]
 
 
-def test_misses_are_the_most_frequent_ones_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misses_are_the_most_frequent_ones_up_to_a_limit(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.embeddings, "MOST_MISSES", 2)
-    _, source = look_up_rows(strings(WORDS), strings(KNOWN), lowercase=True)
-    assert measure_coverage(strings(WORDS), source, dictionary_table())["misses"] == {"dog": 2, "paris": 2}
+    assert report_of()["misses"] == {"dog": 2, "paris": 2}
 
 
 # the stage
@@ -205,7 +324,7 @@ def test_the_source_of_a_zero_row_is_zero(artifacts: Path) -> None:
 
 
 def test_the_stage_without_lower_case_misses_more(artifacts: Path) -> None:
-    reference = align(lowercase_fallback=False)
+    reference = align(fallbacks=())
     assert reference.read_table(EMBEDDINGS_FILE)["source"].to_pylist()[3] == "random"
     assert reference.facts["token_coverage"] == pytest.approx(11 / 22)
 
@@ -214,6 +333,8 @@ def test_the_facts_are_those_of_the_report(artifacts: Path) -> None:
     reference = align()
     assert reference.facts | {"seconds": 0} == {
         "token_coverage": pytest.approx(15 / 22),
+        "token_coverage_validation": pytest.approx(3 / 4),
+        "token_coverage_test": pytest.approx(4 / 10),
         "type_coverage": pytest.approx(0.5),
         "dim": 3,
         "rows_exact": 2,
@@ -223,6 +344,20 @@ def test_the_facts_are_those_of_the_report(artifacts: Path) -> None:
         "seconds": 0,
     }
     assert reference.read_json(COVERAGE_FILE)["tokens"]["train"] == pytest.approx(15 / 22)
+
+
+def test_the_matrix_is_read_for_its_own_vocabulary_alone(artifacts: Path) -> None:
+    embeddings = align()
+    matrix = read_matrix(embeddings, Vocabulary(WORDS, tokenizer="basic_english 1"))
+    np.testing.assert_array_equal(matrix, as_matrix(embeddings.read_table(EMBEDDINGS_FILE)["vector"]))
+    for other in (Vocabulary(WORDS, tokenizer="treebank 1"), Vocabulary(WORDS[::-1], tokenizer="basic_english 1")):
+        with pytest.raises(InputError, match=r"embeddings\.parquet: was made for the vocabulary"):
+            read_matrix(embeddings, other)
+
+
+def test_more_special_tokens_have_no_vector(artifacts: Path) -> None:
+    table = align(words=["[PAD]", "[UNK]", "the", "cat"], specials=3).read_table(EMBEDDINGS_FILE)
+    assert table["source"].to_pylist() == ["special", "special", "special", "exact"]
 
 
 def test_the_seed_changes_the_output(artifacts: Path) -> None:

@@ -18,6 +18,7 @@ from tasks.registration import build_bundle, describe, pass_gate, pip_requiremen
 from tasks.store import ArtifactRef, commit_output
 from tasks.tracking import find_alias, load_model, open_client, track_run
 from tasks.training import train_classifier
+from tasks.vocabulary import Vocabulary
 
 MODEL = "gloveflow-toy"
 
@@ -200,21 +201,35 @@ class TestBundle:
         build_bundle(tmp_path / "bundle", toy.classifier, toy.vocabulary, toy.config)
         description = json.loads((tmp_path / "bundle" / "model.json").read_text("utf-8"))
         assert description["text"] == {
-            "tokenizer": "basic_english", "max_length": 12, "truncation": "head", "padding_idx": 0, "unk_idx": 1
+            "tokenizer": "basic_english", "tokenizer_version": "basic_english 1", "max_length": 12,
+            "truncation": "head", "padding_idx": 0, "unk_idx": 1, "specials": 2,
         }  # fmt: skip
         assert description["labels"] == ["food", "météo", "sport"]
-        assert description["vocabulary_digest"] == toy.vocabulary.digest
+        assert description["vocabulary_digest"] == Vocabulary.read(toy.vocabulary).digest
         vocabulary = json.loads((tmp_path / "bundle" / "vocabulary.json").read_text("utf-8"))
         assert vocabulary[:2] == ["<pad>", "<unk>"]
         assert len(vocabulary) == description["architecture"]["num_embeddings"]
 
     @pytest.mark.parametrize(
-        ("tokenizer", "needed"), [("basic_english", False), ("whitespace", False), ("toktok", True)]
+        ("tokenizer", "needed"),
+        [
+            ("basic_english", False),
+            ("treebank", False),
+            ("whitespace", False),
+            ("toktok", True),
+            ("my.module:f", False),
+        ],
     )
     def test_torchtext_is_required_only_by_tokenizers_of_its_own(self, tokenizer, needed):
         requirements = pip_requirements(tokenizer)
         assert ("torchtext==0.6.0" in requirements) is needed
         assert all("==" in requirement and "+" not in requirement for requirement in requirements)
+
+    def test_the_distribution_of_a_tokenizer_of_ones_own_is_required(self):
+        assert "nltk" in {
+            requirement.partition("==")[0] for requirement in pip_requirements("nltk.tokenize:wordpunct_tokenize")
+        }
+        assert pip_requirements("no_such_module:f") == pip_requirements("basic_english")
 
     def test_description_of_a_version_is_a_table_of_the_test_scores(self, toy):
         test = toy.evaluation.read_json(METRICS_FILE)["test"]

@@ -107,7 +107,9 @@ class TestAnswers:
         assert len(many) > serving_model.BATCH
         np.testing.assert_allclose(many, np.tile(alone, (100, 1)), rtol=0, atol=1e-6)
 
-    @pytest.mark.parametrize(("side", "kept"), [("head", "soup bread"), ("tail", "goal team")])
+    @pytest.mark.parametrize(
+        ("side", "kept"), [("head", "soup bread"), ("tail", "goal team"), ("head_tail", "soup team")]
+    )
     def test_long_texts_keep_the_configured_end(self, serving, side, kept):
         serving.text = {**serving.text, "truncation": side, "max_length": 2}
         long, short = serving.predict(None, pd.DataFrame({"text": ["soup bread rain goal team", kept]}))

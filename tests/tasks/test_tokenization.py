@@ -1,5 +1,8 @@
 """The stage `tokenize_corpus`: codes per document, one dictionary, counts worked out by hand."""
 
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +11,11 @@ import pytest
 
 import tasks.tokenization
 from pipeline_config.errors import ConfigError
-from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS, DOCUMENTS_FILE, TOKENS
+from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS, DOCUMENTS_FILE, TOKENIZER_FILE, TOKENS
 from pipeline_config.settings import TokenizationConfig
 from tasks.store import ArtifactRef, commit_output, stage_key
-from tasks.tokenization import TokenDictionary, encode_shard, iterate_shards, tokenize_corpus
-from tasks.tokenizers import TOKEN_LISTS
+from tasks.tokenization import Chunk, TokenDictionary, encode_chunk, encode_shard, iterate_shards, tokenize_corpus
+from tasks.tokenizers import TOKEN_LISTS, Tokenize, basic_english
 
 # (text, label, split)
 CORPUS = [
@@ -58,12 +61,12 @@ def decoded(tokens: ArtifactRef) -> list[list[str]]:
 
 
 def test_every_document_gets_the_codes_of_its_tokens(documents: ArtifactRef) -> None:
-    tokens = tokenize_corpus.fn(documents, TokenizationConfig())
+    tokens = tokenize_corpus.fn(documents, TokenizationConfig(), "version 1")
     assert decoded(tokens) == DOCUMENT_TOKENS
 
 
 def test_the_dictionary_counts_tokens_per_split_and_train_documents(documents: ArtifactRef) -> None:
-    dictionary = tokenize_corpus.fn(documents, TokenizationConfig()).read_table(DICTIONARY_FILE)
+    dictionary = tokenize_corpus.fn(documents, TokenizationConfig(), "version 1").read_table(DICTIONARY_FILE)
     assert dictionary.schema == DICTIONARY
     assert dictionary["code"].to_pylist() == list(range(6))
     rows = zip(*(dictionary[name].to_pylist() for name in DICTIONARY.names[1:]), strict=True)
@@ -76,7 +79,7 @@ def test_shards_and_chunks_change_nothing_but_the_number_of_files(
     documents: ArtifactRef, monkeypatch: pytest.MonkeyPatch, shard_documents: int, shards: int, chunk_documents: int
 ) -> None:
     monkeypatch.setattr(tasks.tokenization, "CHUNK_DOCUMENTS", chunk_documents)
-    tokens = tokenize_corpus.fn(documents, TokenizationConfig(shard_documents=shard_documents))
+    tokens = tokenize_corpus.fn(documents, TokenizationConfig(shard_documents=shard_documents), "version 1")
     tables = list(iterate_shards(tokens))
     assert len(tables) == shards
     assert all(table.schema == TOKENS for table in tables)
@@ -89,12 +92,12 @@ def test_shards_and_chunks_change_nothing_but_the_number_of_files(
 
 
 def test_facts_count_tokens_and_name_the_tokenizer(documents: ArtifactRef) -> None:
-    facts = tokenize_corpus.fn(documents, TokenizationConfig()).facts
+    facts = tokenize_corpus.fn(documents, TokenizationConfig(), "version 1").facts
     assert facts | {"seconds": 0} == {"tokens": 13, "distinct_tokens": 6, "tokenizer": "basic_english", "seconds": 0}
 
 
 def test_another_tokenizer_gives_other_tokens(documents: ArtifactRef) -> None:
-    tokens = tokenize_corpus.fn(documents, TokenizationConfig(tokenizer="whitespace"))
+    tokens = tokenize_corpus.fn(documents, TokenizationConfig(tokenizer="whitespace"), "version 1")
     assert decoded(tokens) == [text.split() for text, _, _ in CORPUS]
 
 
@@ -102,22 +105,39 @@ def test_an_unknown_tokenizer_is_a_configuration_error_and_leaves_no_output(
     documents: ArtifactRef, artifacts: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"^tokenization\.tokenizer: tokenizer 'wordpiece': Requested tokenizer"):
-        tokenize_corpus.fn(documents, TokenizationConfig(tokenizer="wordpiece"))
+        tokenize_corpus.fn(documents, TokenizationConfig(tokenizer="wordpiece"), "version 1")
     assert not list((artifacts / "store" / "tokenize_corpus").glob("[!.]*"))
 
 
-def test_a_shard_is_encoded_with_the_codes_that_a_dictionary_already_has() -> None:
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+def given(lists: list[list[str]]) -> Tokenize:
+    """Return a tokenizer that finds the number of a list in a text."""
+    return lambda texts: pa.array([lists[int(text)] for text in texts.to_pylist()], TOKEN_LISTS)
+
+
+def encoded(dictionary: TokenDictionary, lists: list[list[str]], splits: list[str]) -> np.ndarray:
+    table = table_of([(str(i), "x", split) for i, split in enumerate(splits)])
+    return dictionary.add([encode_chunk(table, given(lists))])
+
+
+def test_a_shard_is_encoded_with_the_codes_that_a_dictionary_already_has(pool: ThreadPoolExecutor) -> None:
     dictionary = TokenDictionary()
     dictionary.codes = {"cat": 0, "the": 1}
-    encoded = encode_shard(table_of(CORPUS[:1]), "basic_english", dictionary)
-    assert encoded["codes"].to_pylist() == [[1, 0, 2, 1, 3]]
+    table = encode_shard(table_of(CORPUS[:1]), basic_english, dictionary, pool)
+    assert table["codes"].to_pylist() == [[1, 0, 2, 1, 3]]
+    assert table["length"].to_pylist() == [5]
     assert dictionary.codes == {"cat": 0, "the": 1, ",": 2, "dog": 3}
 
 
 def test_a_dictionary_goes_on_counting_from_call_to_call() -> None:
     dictionary = TokenDictionary()
-    first = dictionary.encode(pa.array([["a", "b", "a"], ["a"]], TOKEN_LISTS), np.array(["train", "test"]))
-    second = dictionary.encode(pa.array([["c", "a"], []], TOKEN_LISTS), np.array(["train", "train"]))
+    first = encoded(dictionary, [["a", "b", "a"], ["a"]], ["train", "test"])
+    second = encoded(dictionary, [["c", "a"], []], ["train", "train"])
     assert (first.tolist(), second.tolist()) == ([0, 1, 0, 0], [2, 0])
     assert first.dtype == np.int32
     assert dictionary.table().to_pydict() == {
@@ -130,11 +150,51 @@ def test_a_dictionary_goes_on_counting_from_call_to_call() -> None:
     }
 
 
-def test_documents_without_any_tokens_give_an_empty_dictionary() -> None:
+def test_a_dictionary_grows_without_losing_counts() -> None:
     dictionary = TokenDictionary()
-    encoded = encode_shard(table_of([('"', "x", "train"), (" ", "y", "test")]), "basic_english", dictionary)
-    assert encoded["codes"].to_pylist() == [[], []]
+    lists = [[f"w{i}" for i in range(start, start + 700)] for start in range(0, 5000, 500)]
+    for words in lists:
+        encoded(dictionary, [words], ["train"])
+    counts = dict(zip(dictionary.codes, dictionary.table()["train_count"].to_pylist(), strict=True))
+    assert counts == Counter(word for words in lists for word in words)
+
+
+def test_chunks_of_a_call_share_their_codes() -> None:
+    dictionary = TokenDictionary()
+    chunks: list[Chunk] = [
+        encode_chunk(table_of([("0", "x", "train")]), given([words])) for words in (["b", "a"], ["a", "c", "b"])
+    ]
+    assert dictionary.add(chunks).tolist() == [0, 1, 1, 2, 0]
+    assert dictionary.table()["train_document_count"].to_pylist() == [2, 2, 1]
+
+
+def test_documents_without_any_tokens_give_an_empty_dictionary(pool: ThreadPoolExecutor) -> None:
+    dictionary = TokenDictionary()
+    table = encode_shard(table_of([('"', "x", "train"), (" ", "y", "test")]), basic_english, dictionary, pool)
+    assert table["codes"].to_pylist() == [[], []]
     assert dictionary.table() == DICTIONARY.empty_table()
+
+
+def test_the_output_says_which_tokenizer_it_is_of(documents: ArtifactRef) -> None:
+    first, second = (
+        tokenize_corpus.fn(documents, TokenizationConfig(tokenizer="whitespace"), version) for version in ("w 1", "w 2")
+    )
+    assert first.read_json(TOKENIZER_FILE) == {"name": "whitespace", "version": "w 1", "normalization": "NFC"}
+    assert first.key != second.key
+    assert first.digest != second.digest
+
+
+def shout(text: str) -> list[str]:
+    return text.upper().split()
+
+
+def test_a_function_of_ones_own_can_be_the_tokenizer(
+    documents: ArtifactRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_tokens.py").write_text("def shout(text):\n    return text.upper().split()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    tokens = tokenize_corpus.fn(documents, TokenizationConfig(tokenizer="my_tokens:shout"), "version 1")
+    assert decoded(tokens) == [shout(text) for text, _, _ in CORPUS]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -144,7 +204,7 @@ def test_counts_agree_with_counting_one_by_one(seed: int) -> None:
     splits = generator.choice(["train", "validation", "test"], len(lists))
     dictionary = TokenDictionary()
     for start in range(0, len(lists), 7):
-        dictionary.encode(pa.array(lists[start : start + 7], TOKEN_LISTS), splits[start : start + 7])
+        encoded(dictionary, lists[start : start + 7], splits[start : start + 7].tolist())
     for row in dictionary.table().to_pylist():
         token = row["token"]
         for split in ("train", "validation", "test"):

@@ -2,7 +2,9 @@
 
 import random
 import sys
+import uuid
 from importlib import metadata
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -13,10 +15,14 @@ from tasks.tokenizers import (
     TEXT,
     TOKEN_LISTS,
     basic_english,
+    identify_tokenizer,
     is_columnar,
+    largest_bytes,
     load_tokenizer,
     normalize_text,
+    normalize_texts,
     tokenize_texts,
+    treebank,
     whitespace,
 )
 
@@ -138,6 +144,89 @@ def test_whitespace_keeps_case_and_punctuation() -> None:
     assert whitespace(column([" Don't\u00a0stop, now. "])).to_pylist() == [["Don't", "stop,", "now."]]
 
 
+# treebank
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("I don't; it's HIS.", "i do n't ; it 's his ."),
+        ("can't cannot won't", "ca n't can not wo n't"),
+        ("they've we'll I'd you're I'm", "they 've we 'll i 'd you 're i 'm"),
+        ("the boys' toys, 'quoted' words", "the boys ' toys , ' quoted ' words"),
+        ("rock 'n' roll o'clock y'all", "rock ' n ' roll o'clock y'all"),
+        ("it\u2019s \u201cfine\u201d\u2026", 'it \'s " fine " ...'),
+        ("1,000.50 and 1,2,3,4, or 3.5.", "1,000.50 and 1,2,3,4 , or 3.5 ."),
+        ("Mr. Smith of the U.S. (J. Doe etc.)", "mr. smith of the u.s. ( j. doe etc. )"),
+        ("great.The end... no--yes", "great . the end ... no -- yes"),
+        ("well-made 100% $5 a/b #x", "well-made 100 % $ 5 a / b # x"),
+        ("<br />one<br />two", "one two"),
+        ("<i>so</i>!?", "< i > so < / i > ! ?"),
+        ("", ""),
+        ("'", "'"),
+        ("n't", "n't"),
+        ("a\ufdd0b\ufdd1", "a,b."),  # what stands for a kept comma and stop is no character
+    ],
+)
+def test_treebank_splits_by_hand(text: str, tokens: str) -> None:
+    assert treebank(column([text])).to_pylist() == [tokens.split()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_treebank_keeps_every_letter_that_is_no_white_space(seed: int) -> None:
+    generator = random.Random(seed)
+    words = [
+        "don't",
+        "it's",
+        "U.S.",
+        "mr.",
+        "1,000",
+        "(x)",
+        "end.",
+        "'q'",
+        "a-b",
+        "...",
+        "caf\u00e9",
+        "\u03a3\u03a3",
+        "cannot",
+        "\u20ac5",
+        ",",
+    ]
+    for _ in range(200):
+        text = generator.choice(["", " "]).join(generator.choices(words, k=generator.randrange(1, 9)))
+        assert "".join(treebank(column([text])).to_pylist()[0]) == "".join(text.lower().split())
+
+
+# normalization
+
+
+def test_columns_are_normalized_as_single_texts_are() -> None:
+    texts = [*ODD, "e\u0301", "\u1100\u1161", "\u0344", "\u2126", "\u0374", "\u00e9", ""]
+    got = normalize_texts(column(texts))
+    assert got.to_pylist() == [normalize_text(text) for text in texts]
+    assert normalize_texts(column(texts).slice(3, 9)).to_pylist() == got.slice(3, 9).to_pylist()
+
+
+def test_every_letter_that_normalization_changes_begins_with_a_byte_from_cc_on() -> None:
+    assert all(letter.encode()[0] >= 0xCC for letter in LETTERS if normalize_text(letter) != letter)
+    assert chr(0x300).encode()[0] == 0xCC  # the first combining letter
+    assert all(normalize_text("a" + letter) == "a" + letter for letter in LETTERS[:0x300])
+
+
+def test_a_column_that_is_in_normal_form_is_not_copied() -> None:
+    texts = column(["plain", "caf\u00e9", ""])
+    assert normalize_texts(texts) is texts
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_the_largest_byte_of_each_text(start: int) -> None:
+    texts = ["a", "", "z~", "\u00e9", "", "b"]
+    assert largest_bytes(column(texts).slice(start)).tolist() == [
+        max(text.encode(), default=0) for text in texts[start:]
+    ]
+    assert largest_bytes(column([])).tolist() == []
+
+
 # by name
 
 
@@ -163,7 +252,7 @@ def test_a_tokenizer_of_torchtext_gives_its_tokens() -> None:
 @pytest.mark.parametrize("name", ["nonsense", "Basic_English", "basic_english "])
 def test_an_unknown_name_is_an_error_that_says_what_is_known(name: str) -> None:
     with pytest.raises(ValueError, match=f"^tokenizer {name!r}: Requested tokenizer {name}, .*"
-                       "; expected basic_english, whitespace, or a tokenizer of torchtext whose package"):  # fmt: skip
+                       "; expected basic_english, treebank, whitespace, <module>:<function>, or a tokenizer of torchtext whose"):  # fmt: skip
         load_tokenizer(name)
 
 
@@ -176,10 +265,55 @@ def test_a_tokenizer_whose_package_is_missing_is_an_error(name: str) -> None:
         load_tokenizer(name)
 
 
+@pytest.fixture
+def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"my_tokens_{uuid.uuid4().hex}"
+    source = "def split(text):\n    return text.split('-')\nclass T:\n    run = staticmethod(list)\ndef ids(text):\n    return [1]\nx = 1\n"
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_function_of_ones_own_is_found_by_module_and_name(my_module: str) -> None:
+    texts = column(["a-b", ""])
+    assert load_tokenizer(f"{my_module}:split")(texts).to_pylist() == [["a", "b"], [""]]
+    assert load_tokenizer(f"{my_module}:T.run")(texts).to_pylist() == [["a", "-", "b"], []]
+    assert tokenize_texts(["e\u0301-b"], f"{my_module}:split") == [["\u00e9", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [("none", "has no attribute 'none'"), ("x", "x is no function"), ("", "has no attribute ''")],
+)
+def test_a_function_that_is_not_there_is_an_error(my_module: str, function: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^tokenizer '{my_module}:{function}': .*{reason}; expected basic_english"):
+        load_tokenizer(f"{my_module}:{function}")
+
+
+def test_a_module_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^tokenizer 'no_such:f': No module named 'no_such'; expected"):
+        load_tokenizer("no_such:f")
+
+
+def test_a_function_that_gives_no_texts_is_an_error(my_module: str) -> None:
+    with pytest.raises(ValueError, match=rf"^tokenizer '{my_module}:ids': expected a list of texts, got \[1\]$"):
+        load_tokenizer(f"{my_module}:ids")(column(["a"]))
+
+
+def test_a_tokenizer_is_identified_by_what_its_tokens_depend_on(my_module: str, tmp_path: Path) -> None:
+    assert identify_tokenizer("basic_english") == "basic_english 1"
+    assert identify_tokenizer("toktok") == "toktok torchtext 0.6.0"
+    before = identify_tokenizer(f"{my_module}:split")
+    assert before.startswith(f"{my_module}:split ")
+    (tmp_path / f"{my_module}.py").write_text("def split(text):\n    return [text]\n")
+    assert identify_tokenizer(f"{my_module}:split") != before
+    assert identify_tokenizer("no_such:f") == "no_such:f unknown"
+
+
 # single texts
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", COLUMNAR)
 def test_single_texts_get_the_tokens_of_the_column(name: str) -> None:
     texts = [normalize_text(text) for text in ODD]
     together = COLUMNAR[name](column(texts)).to_pylist()
