@@ -6,39 +6,25 @@ left out by `corpus.max_documents`.
 
 Memory does not grow with the texts: they go block by block to a spool file and, once the splits are drawn, from
 there to the output. What stays is about 100 bytes per document and 200 per rejected row, and a few blocks of
-`corpus_formats.BLOCK_BYTES` (or of the longest row).
+`byte_stream.BLOCK_BYTES` (or of the longest row).
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from prefect import task
 
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE, SPLITS
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus_formats import read_blocks
-from tasks.corpus_profile import Oddities, profile_documents
+from tasks.corpus_profile import profile_documents
+from tasks.corpus_reading import CorpusReader, read_spool, rejected_table
 from tasks.corpus_sources import CorpusRef, locate_corpus
-from tasks.progress import track_progress
-from tasks.splitting import NOT_GIVEN, DocumentIndex, draw_splits, find_crossing
+from tasks.splitting import DocumentIndex, draw_splits, find_crossing
 from tasks.stage import stage
 from tasks.store import StageOutput
-from tasks.tokenizers import largest_bytes, normalize_texts
-
-EXCERPT = 80  # characters of a rejected row that are kept
-_SPLIT_NAMES: dict[str, int] = {"train": 0, "validation": 1, "val": 1, "valid": 1, "dev": 1, "test": 2}
-_SPOOL = pa.schema(
-    [pa.field("doc_id", pa.int64()), pa.field("text", pa.large_string()), pa.field("label", pa.string())]
-)
-_WHITE_SPACE = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
-_LOWER = bytes(range(256)).lower()
 
 find_corpus = task(name="find_corpus", task_run_name="find corpus", persist_result=False)(locate_corpus)
 
@@ -84,117 +70,6 @@ def ingest_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, 
         classes=len(np.unique(index.labels[assigned >= 0])), rows=reader.rows, rows_left_out=left_out,
         **{name: profile[name] for name in ("duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")},
     )  # fmt: skip
-
-
-class CorpusReader:
-    """Read a corpus once: usable rows go to a spool file, what is known of each stays in memory."""
-
-    def __init__(self, source: CorpusRef, config: CorpusConfig) -> None:
-        self.source, self.config = source, config
-        self.rows = 0
-        self.files: list[dict[str, Any]] = []
-        self.labels: dict[str, int] = {}
-        self.rejected: list[pa.Table] = [REJECTED.empty_table()]
-        self.oddities = Oddities()
-        self._groups: dict[str, int] = {}
-        self._keys: list[bytes] = []
-        self._columns: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("doc_ids", "labels", "given", "groups", "times", "lengths")
-        }
-
-    def read(self, spool: Path) -> None:
-        """Read all files and write their usable rows to a spool file."""
-        with (
-            pa.OSFile(str(spool), "wb") as sink,
-            pa.ipc.new_file(sink, _SPOOL) as writer,
-            track_progress("ingest", total=None, unit="rows") as advance,
-        ):
-            for file in self.source.files:
-                first = self.rows
-                for block in read_blocks(Path(file.path), file.kind, self.config):
-                    usable = self._take(block, file.split, file.path)
-                    if len(usable):  # so that there is a batch of the spool for each part of the columns
-                        writer.write_table(usable)
-                    advance(len(block))
-                self.files.append({"name": Path(file.path).name, "first_row": first, "rows": self.rows - first})
-
-    def index(self) -> DocumentIndex:
-        """Return what is known of the usable rows."""
-        columns = {name: np.concatenate(parts) if parts else np.zeros(0, np.int64)
-                   for name, parts in self._columns.items() if name != "lengths"}  # fmt: skip
-        texts = pa.array(self._keys, pa.binary(16)).dictionary_encode()
-        first = np.frombuffer(texts.dictionary.buffers()[1], np.uint64)[: 2 * len(texts.dictionary) : 2]
-        codes = texts.indices.to_numpy()
-        return DocumentIndex(texts=codes, hashes=first[codes] if len(codes) else first, **columns)
-
-    def lengths(self) -> np.ndarray:
-        """Return int64[N], the characters of each usable row's text."""
-        return np.concatenate(self._columns["lengths"]) if self._keys else np.zeros(0, np.int64)
-
-    def near_duplicates(self, spool: Path, kept: np.ndarray) -> np.ndarray:
-        """Return int64[pairs, 2], positions in `kept` of documents with nearly the same text."""
-        from tasks.near_duplicates import find_near_duplicates
-
-        wanted = np.zeros(len(self._keys), bool)
-        wanted[kept] = True
-        ends = np.cumsum([0, *map(len, self._columns["doc_ids"])])
-        blocks = (
-            block["text"].filter(pa.array(wanted[start:end]))
-            for block, start, end in zip(read_spool(spool), ends[:-1], ends[1:], strict=True)
-        )
-        return find_near_duplicates(blocks, threshold=self.config.near_duplicates or 1.0)
-
-    def reasons(self) -> Counter[str]:
-        """Return how many rows were rejected so far, by reason."""
-        return Counter(reason for table in self.rejected for reason in table["reason"].to_pylist())
-
-    def _take(self, block: pa.Table, split: str | None, file: str) -> pa.Table:
-        """Set the unusable rows of a block aside and remember the others; return these for the spool."""
-        numbers = pa.array(np.arange(self.rows, self.rows + len(block)))
-        self.rows += len(block)
-        given = _given_splits(block["split"], split, self.config)
-        reason = find_reasons(block, self.config, given)
-        usable = pc.is_null(reason)
-        if not pc.all(usable).as_py():
-            bad = pc.invert(usable)
-            self.rejected.append(
-                rejected_table(numbers.filter(bad), file, reason.filter(bad), block["text"].filter(bad))
-            )
-            block, numbers, given = block.filter(usable), numbers.filter(usable), given[usable.to_numpy(False)]
-        if not len(block):
-            return _SPOOL.empty_table()
-        before = block["text"].combine_chunks()
-        text = normalize_texts(before)
-        self.oddities.count(before, text)
-        label = _renamed(block["label"], self.config.label_map)
-        self._keys.extend(text_keys(text))
-        self._columns["doc_ids"].append(numbers.to_numpy())
-        self._columns["lengths"].append(pc.utf8_length(text).to_numpy())
-        self._columns["labels"].append(_codes(label, self.labels))
-        self._columns["given"].append(given)
-        self._columns["groups"].append(_codes(block["group"], self._groups))
-        self._columns["times"].append(block["time"].to_numpy())
-        return pa.table([numbers, text, label], schema=_SPOOL)
-
-
-def find_reasons(block: pa.Table, config: CorpusConfig, given: np.ndarray) -> pa.Array:
-    """Return why each row of a block (schema `BLOCK`) cannot be used; null for a usable one."""
-    text = block["text"].combine_chunks()
-    trimmed = pc.utf8_trim_whitespace(text)
-    found = [
-        (pc.is_null(text), "null_text"),
-        (pc.equal(pc.binary_length(trimmed), 0), "empty_text"),
-        (pc.less(pc.utf8_length(trimmed), config.min_characters), "short_text"),
-        (pc.is_null(block["label"].combine_chunks()), "no_label"),
-    ]
-    if config.split_column:
-        found.append((pa.array(given == NOT_GIVEN), "unknown_split"))
-    if config.splitter == "time":
-        found.append((pc.is_null(block["time"].combine_chunks()), "no_time"))
-    reason = block["problem"].combine_chunks()
-    for mask, name in found:
-        reason = pc.coalesce(reason, pc.if_else(mask.fill_null(False), name, pa.scalar(None, pa.string())))
-    return reason
 
 
 def select_documents(
@@ -244,38 +119,6 @@ def select_documents(
     return kept, rejected, left_out
 
 
-def text_keys(texts: pa.Array) -> list[bytes]:
-    """Return 16 bytes per text (large_string), equal for texts that differ in case and white space alone.
-
-    It is the BLAKE2b digest of the case-folded text without its white space.
-    """
-    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist()
-    data = texts.buffers()[2].to_pybytes() if len(texts) and texts.buffers()[2] else b""
-    keys = []
-    for start, end, largest in zip(offsets[:-1], offsets[1:], largest_bytes(texts).tolist(), strict=True):
-        text = data[start:end]
-        if largest < 0x80:
-            folded = text.translate(_LOWER, _WHITE_SPACE)
-        else:
-            folded = "".join(text.decode().casefold().split()).encode()
-        keys.append(hashlib.blake2b(folded, digest_size=16).digest())
-    return keys
-
-
-def read_spool(path: Path) -> Iterator[pa.Table]:
-    """Yield the blocks of a spool file."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        for i in range(reader.num_record_batches):
-            yield pa.Table.from_batches([reader.get_batch(i)])
-
-
-def rejected_table(rows: pa.Array, file: str | pa.Array, reason: pa.Array, text: Any) -> pa.Table:
-    """Return rejected rows as a table of the schema `REJECTED`."""
-    name = pa.array([Path(file).name] * len(rows)) if isinstance(file, str) else file
-    excerpt = pc.utf8_slice_codeunits(text.fill_null(""), 0, EXCERPT).cast(pa.string())
-    return pa.table([rows, name, reason, excerpt], schema=REJECTED)
-
-
 def _write_documents(
     output: StageOutput, spool: Path, assigned: np.ndarray, rejected: dict[int, str], reader: CorpusReader
 ) -> list[pa.Table]:
@@ -301,29 +144,6 @@ def _write_documents(
                 writer.write_table(block.append_column("split", names.take(pa.array(split))).cast(DOCUMENTS))
             start += len(mask)
     return late
-
-
-def _given_splits(column: pa.ChunkedArray, split: str | None, config: CorpusConfig) -> np.ndarray:
-    if config.split_column:
-        codes = column.combine_chunks().dictionary_encode()
-        known = [_SPLIT_NAMES.get(name.strip().lower(), NOT_GIVEN) for name in codes.dictionary.to_pylist()]
-        given: np.ndarray = np.array([*known, NOT_GIVEN], np.int8)[codes.indices.fill_null(-1).to_numpy()]
-        return given
-    return np.full(len(column), NOT_GIVEN if split is None else SPLITS.index(split), np.int8)
-
-
-def _renamed(labels: pa.ChunkedArray, label_map: dict[str, str]) -> pa.Array:
-    codes = labels.combine_chunks().dictionary_encode()
-    names = [label_map.get(label, label) for label in codes.dictionary.to_pylist()]
-    return pa.array(names, pa.string()).take(codes.indices)
-
-
-def _codes(values: Any, known: dict[str, int]) -> np.ndarray:
-    """Return int32 codes of texts, new ones added to `known`; -1 for null."""
-    encoded = (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).dictionary_encode()
-    shared = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
-    codes: np.ndarray = np.array([*shared, -1], np.int32)[encoded.indices.fill_null(-1).to_numpy()]
-    return codes
 
 
 def _check_splits(assigned: np.ndarray, *, where: str) -> None:

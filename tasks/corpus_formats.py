@@ -1,23 +1,18 @@
 r"""The formats a corpus comes in, read in blocks of rows: CSV, TSV, JSON lines, Parquet, a folder per class.
 
-Reads one file (or class folder) and yields Arrow tables of the schema `BLOCK`, in file order, with memory
-bounded by `BLOCK_BYTES`. Every row of a source is in a block, the unreadable ones with their problem; deciding
-what to do with them is `tasks.corpus`'s business. A row is what Python's `csv` or `json` module makes of the
-file, and lines of CSV end at `\n`, `\r\n` or `\r`, of JSON at `\n` alone. A block of CSV goes through Arrow's
-reader when its quotes and line ends leave no room for two readings, and through Python's otherwise.
+Reads one file (or class folder) and yields Arrow tables of the schema `corpus_blocks.BLOCK`, in file order, with
+memory bounded by `byte_stream.BLOCK_BYTES`. Every row of a source is in a block, the unreadable ones with their
+problem; deciding what to do with them is `tasks.corpus`'s business. A row is what Python's `csv` or `json` module
+makes of the file, and lines of CSV end at `\n`, `\r\n` or `\r`, of JSON at `\n` alone. A block of CSV goes through
+Arrow's reader when its quotes and line ends leave no room for two readings, and through Python's otherwise.
 """
 
-import codecs
 import csv
-import io
 import json
-import math
-import re
 import sys
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,23 +21,11 @@ from pyarrow import csv as arrow_csv
 
 from pipeline_config.errors import InputError
 from pipeline_config.settings import CorpusConfig
+from tasks import byte_stream
+from tasks.byte_stream import ByteStream
+from tasks.corpus_blocks import arrow_block, make_block
 
-BLOCK_BYTES = 8 << 20
-MAX_ROW_BYTES = 256 << 20  # a longer row is taken for a quote that nobody closed
 MAX_BLOCK_ROWS = 1 << 16
-BLOCK = pa.schema(
-    [
-        pa.field("text", pa.large_string()),
-        pa.field("label", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("group", pa.string()),
-        pa.field("time", pa.float64()),
-        pa.field("problem", pa.string()),
-    ]
-)
-_LINE = re.compile(rb"\r\n|\n|\r")
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_blocks(path: Path, kind: str, config: CorpusConfig) -> Iterator[pa.Table]:
@@ -90,115 +73,13 @@ def list_class_files(path: Path) -> dict[str, Path]:
     return files
 
 
-def label_text(value: Any) -> str | None:
-    """Return a label as text by rule: `1`, `1.0` and `"1"` are "1", true is "true", null and NaN are None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() or None
-
-
-def time_value(value: Any) -> float | None:
-    """Return a moment as a number: a number as it is, a date or an ISO 8601 text in seconds since 1970 (UTC)."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            try:
-                value = datetime.fromisoformat(value.strip())
-            except ValueError:
-                return None
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def make_block(columns: Mapping[str, Sequence[Any]], problems: Sequence[str | None] | None = None) -> pa.Table:
-    """Return rows as a table of the schema `BLOCK`.
-
-    Args:
-        columns: Python values of each column that there is, one per row.
-        problems: why a row could not be read, None for the others; its text then shows what was there.
-    """
-    texts, problem = list(columns["text"]), list(problems or [None] * len(columns["text"]))
-    texts_array = _text_array(texts, problem)
-    return _block(texts_array, columns, problem)
-
-
-class ByteStream:
-    """The bytes of a text file in UTF-8, whatever its encoding, without a byte order mark.
-
-    Bytes outside the encoding stay what they are or become the bytes of a lone surrogate: in both cases no UTF-8.
-
-    Raises:
-        InputError: there is no such encoding, or the file cannot be in it.
-    """
-
-    def __init__(self, file: BinaryIO, path: Path, encoding: str) -> None:
-        self.path, self.encoding = path, encoding
-        self._read: Callable[[int], bytes] = file.read
-        if _codec(encoding) not in ("utf-8", "utf-8-sig"):
-            text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
-            self._read = lambda size: text.read(size).encode("utf-8", "surrogatepass")
-        self.buffer = self._fetch(BLOCK_BYTES)
-        self.start = len(_BYTE_ORDER_MARK) if self.buffer.startswith(_BYTE_ORDER_MARK) else 0
-
-    def fill(self, size: int) -> bool:
-        """Have at least `size` bytes ahead, if the file has them; tell whether it has."""
-        parts = [self.buffer[self.start :]]
-        have = len(parts[0])
-        while have < size and (more := self._fetch(BLOCK_BYTES)):
-            parts.append(more)
-            have += len(more)
-        if len(parts) > 1:
-            self.buffer, self.start = b"".join(parts), 0
-        return have >= size
-
-    def take(self, size: int) -> bytes:
-        """Return the next bytes, at most `size` of those that are ahead."""
-        taken = self.buffer[self.start : self.start + size]
-        self.start += len(taken)
-        return taken
-
-    def lines(self) -> Iterator[str]:
-        """Yield lines with their ends, split as Python's `open(newline="")` does."""
-        while True:
-            found = _LINE.search(self.buffer, self.start)
-            unsure = found is None or (found.group() == b"\r" and found.end() == len(self.buffer))
-            if unsure and self._grow():
-                continue
-            if self.start == len(self.buffer):
-                return
-            end = len(self.buffer) if found is None else found.end()
-            yield self.take(end - self.start).decode("utf-8", "surrogateescape")
-
-    def _grow(self) -> bool:
-        ahead = len(self.buffer) - self.start
-        if ahead > MAX_ROW_BYTES:
-            raise InputError(f"{self.path}: expected rows, got {ahead:,} bytes without an end of line")
-        return self.fill(ahead + BLOCK_BYTES) or len(self.buffer) - self.start > ahead
-
-    def _fetch(self, size: int) -> bytes:
-        try:
-            return self._read(size)
-        except UnicodeError as error:
-            raise InputError(
-                f"{self.path}: is not in the encoding {self.encoding} (corpus.encoding): {error}"
-            ) from None
-
-
 def _read_delimited(path: Path, columns: Mapping[str, str], encoding: str, delimiter: str) -> Iterator[pa.Table]:
-    csv.field_size_limit(min(MAX_ROW_BYTES, sys.maxsize))
+    csv.field_size_limit(min(byte_stream.MAX_ROW_BYTES, sys.maxsize))
     with path.open("rb") as file:
         stream = ByteStream(file, path, encoding)
         header = [name.strip() for name in next(csv.reader(stream.lines(), delimiter=delimiter), [])]
         places = {role: _find_column(header, name, path) for role, name in columns.items()}
-        while stream.fill(BLOCK_BYTES) or stream.start < len(stream.buffer):
+        while stream.fill(byte_stream.BLOCK_BYTES) or stream.start < len(stream.buffer):
             block = _regular_part(stream, delimiter)
             table = _parse_delimited(block, len(header), places, delimiter) if block else None
             if table is not None:
@@ -247,21 +128,23 @@ def _parse_delimited(block: bytes, width: int, places: Mapping[str, int], delimi
         )  # fmt: skip
     except pa.ArrowInvalid:
         return None
-    return _arrow_block({role: table[name] for role, name in wanted.items()})
+    return arrow_block({role: table[name] for role, name in wanted.items()})
 
 
 def _read_careful(stream: ByteStream, width: int, places: Mapping[str, int], delimiter: str) -> pa.Table:
     """Return the rows that begin in the next block, by way of Python's reader."""
     rows: list[list[Any]] = []
     problems: list[str | None] = []
-    target, size = min(len(stream.buffer) - stream.start, BLOCK_BYTES), 0
+    target, size = min(len(stream.buffer) - stream.start, byte_stream.BLOCK_BYTES), 0
 
     def lines() -> Iterator[str]:
         nonlocal size
         for line in stream.lines():
             size += len(line)
-            if size > MAX_ROW_BYTES + target:
-                raise InputError(f"{stream.path}: got a row of more than {MAX_ROW_BYTES:,} bytes; is a quote open?")
+            if size > byte_stream.MAX_ROW_BYTES + target:
+                raise InputError(
+                    f"{stream.path}: got a row of more than {byte_stream.MAX_ROW_BYTES:,} bytes; is a quote open?"
+                )
             yield line
 
     reader = csv.reader(lines(), delimiter=delimiter)
@@ -285,14 +168,14 @@ def _read_json_lines(path: Path, columns: Mapping[str, str], encoding: str) -> I
     seen: set[str] = set()
     with path.open("rb") as file:
         stream = ByteStream(file, path, encoding)
-        size = BLOCK_BYTES
+        size = byte_stream.BLOCK_BYTES
         while stream.fill(size) or stream.start < len(stream.buffer):
             cut = stream.buffer.rfind(b"\n", stream.start) + 1
             if cut == 0 and stream.fill(size := 2 * size):
-                if size > MAX_ROW_BYTES:
+                if size > byte_stream.MAX_ROW_BYTES:
                     raise InputError(f"{path}: expected lines of JSON, got {size:,} bytes without an end of line")
                 continue
-            size = BLOCK_BYTES
+            size = byte_stream.BLOCK_BYTES
             block = stream.take((cut or len(stream.buffer)) - stream.start)
             yield _parse_json(block.decode("utf-8", "surrogateescape"), columns, seen)
     for name in columns.values() if seen else ():
@@ -329,9 +212,9 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[pa.Table]:
         bytes_per_row = sum(
             file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
         ) / max(file.metadata.num_rows, 1)  # fmt: skip
-        rows = max(1, min(MAX_BLOCK_ROWS, int(BLOCK_BYTES / max(bytes_per_row, 1))))
+        rows = max(1, min(MAX_BLOCK_ROWS, int(byte_stream.BLOCK_BYTES / max(bytes_per_row, 1))))
         for batch in file.iter_batches(batch_size=rows, columns=sorted(set(columns.values()))):
-            yield _arrow_block({role: pa.chunked_array([batch.column(name)]) for role, name in columns.items()})
+            yield arrow_block({role: pa.chunked_array([batch.column(name)]) for role, name in columns.items()})
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: is no readable Parquet file: {error}") from error
 
@@ -347,93 +230,13 @@ def _read_folder(path: Path, encoding: str) -> Iterator[pa.Table]:
             texts.append(stream.buffer[stream.start :].decode("utf-8", "surrogateescape"))
         labels.append(name.partition("/")[0])
         size += len(texts[-1])
-        if size > BLOCK_BYTES or len(texts) == MAX_BLOCK_ROWS:
+        if size > byte_stream.BLOCK_BYTES or len(texts) == MAX_BLOCK_ROWS:
             yield make_block({"text": texts, "label": labels})
             texts, labels, size = [], [], 0
     yield make_block({"text": texts, "label": labels})
-
-
-def _arrow_block(columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
-    """Return Arrow columns as a table of the schema `BLOCK`; odd ones go by way of Python values."""
-    text = columns["text"]
-    kind = text.type.value_type if pa.types.is_dictionary(text.type) else text.type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    try:
-        if is_text:
-            text = text.cast(pa.large_string())
-            text.validate(full=True)  # it may hold bytes that are no UTF-8
-    except pa.ArrowInvalid:
-        is_text, text = True, text.cast(pa.large_binary())
-        values = [None if v is None else v.decode("utf-8", "surrogateescape") for v in text.to_pylist()]
-        return make_block({role: c.to_pylist() for role, c in columns.items() if role != "text"} | {"text": values})
-    if not is_text:
-        return make_block({role: column.to_pylist() for role, column in columns.items()})
-    return _block(text.combine_chunks(), columns, [None] * len(text))
-
-
-def _block(text: pa.Array, columns: Mapping[str, Any], problem: list[str | None]) -> pa.Table:
-    labels = _mapped(columns["label"], label_text)
-    for i, label in enumerate(labels):
-        if label is not None and not label.isascii() and _SURROGATE.search(label):
-            labels[i] = _SURROGATE.sub("?", label)
-            problem[i] = problem[i] or ("undecodable" if text[i].is_valid else None)
-    rules: dict[str, Callable[[Any], Any]] = {"split": label_text, "group": label_text, "time": time_value}
-    found = {
-        role: _without_surrogates(_mapped(columns[role], rule)) if role in columns else [None] * len(text)
-        for role, rule in rules.items()
-    }
-    arrays = [text, labels, found["split"], found["group"], found["time"], problem]
-    return pa.table([a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, BLOCK, strict=True)],
-                    schema=BLOCK)  # fmt: skip
-
-
-def _without_surrogates(values: list[Any]) -> list[Any]:
-    return [_SURROGATE.sub("?", v) if isinstance(v, str) and not v.isascii() else v for v in values]
-
-
-def _mapped(values: Any, rule: Callable[[Any], Any]) -> list[Any]:
-    """Apply a rule to every value, once per distinct one."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.to_pylist()
-    known: dict[tuple[type, Hashable], Any] = {}
-    results = []
-    for value in values:
-        try:
-            key = (type(value), value)
-            if key not in known:
-                known[key] = rule(value)
-            results.append(known[key])
-        except TypeError:  # not hashable
-            results.append(rule(value))
-    return results
-
-
-def _text_array(texts: list[Any], problem: list[str | None]) -> pa.Array:
-    """Return texts as an Arrow array, after marking those that cannot be one."""
-    try:
-        if not any(isinstance(text, bytes) for text in texts):
-            return pa.array(texts, pa.large_string())
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeError):
-        pass
-    for i, text in enumerate(texts):
-        if text is None or (isinstance(text, float) and math.isnan(text)):
-            texts[i] = None
-        elif not isinstance(text, str):
-            texts[i], problem[i] = repr(text), problem[i] or "text_is_no_string"
-        if isinstance(texts[i], str) and _SURROGATE.search(texts[i]):
-            texts[i], problem[i] = _SURROGATE.sub("?", texts[i]), problem[i] or "undecodable"
-    return pa.array(texts, pa.large_string())
 
 
 def _find_column(header: list[str], name: str, path: Path) -> int:
     if name not in header:
         raise InputError(f"{path}: no column {name!r}; it has {', '.join(map(repr, header)) or 'no header'}")
     return header.index(name)
-
-
-def _codec(encoding: str) -> str:
-    try:
-        "".encode(encoding)
-        return codecs.lookup(encoding).name
-    except LookupError:
-        raise InputError(f"corpus.encoding: got {encoding!r}, which is no text encoding of Python's") from None

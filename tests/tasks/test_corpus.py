@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.corpus_formats
+import tasks.byte_stream
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus import CorpusReader, ingest_corpus, text_keys
+from tasks.corpus import ingest_corpus
+from tasks.corpus_reading import CorpusReader, text_keys
 from tasks.corpus_sources import locate_corpus
 from tasks.store import ArtifactRef
 
@@ -415,7 +416,7 @@ def test_blocks_change_nothing(write: Writer, monkeypatch: pytest.MonkeyPatch, b
     tables = [whole.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)]
     profile = whole.read_json(PROFILE_FILE)
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(path.parent / "other"))
-    monkeypatch.setattr(tasks.corpus_formats, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(tasks.byte_stream, "BLOCK_BYTES", block_bytes)
     parts = ingest(path, splitter="time", time_column="time")
     assert [parts.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)] == tables
     assert parts.read_json(PROFILE_FILE) == profile

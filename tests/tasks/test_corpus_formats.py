@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import tasks.byte_stream
 import tasks.corpus_formats
 from pipeline_config.errors import InputError
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus_formats import BLOCK, label_text, make_block, read_blocks, time_value
+from tasks.corpus_blocks import BLOCK, label_text, make_block, time_value
+from tasks.corpus_formats import read_blocks
 
 Writer = Callable[[str, bytes], Path]
 
@@ -35,7 +37,7 @@ def write(tmp_path: Path) -> Writer:
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with blocks of the usual size, and with blocks of a few rows."""
     if request.param:
-        monkeypatch.setattr(tasks.corpus_formats, "BLOCK_BYTES", request.param)
+        monkeypatch.setattr(tasks.byte_stream, "BLOCK_BYTES", request.param)
 
 
 pytestmark = pytest.mark.usefixtures("blocks")
@@ -325,15 +327,15 @@ def test_an_unbalanced_quote_makes_one_row_of_what_it_swallows(write: Writer) ->
 
 
 def test_a_quote_that_swallows_too_much_is_refused(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.corpus_formats, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(tasks.byte_stream, "MAX_ROW_BYTES", 1000)
     path = write("c.csv", b'text,label\none,a\n"two,b\n' + b"three,a\n" * 1000)
     assert refused(path).endswith("is a quote open?")
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.csv"])
 def test_a_line_without_an_end_is_refused(write: Writer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(tasks.corpus_formats, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(tasks.corpus_formats, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(tasks.byte_stream, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(tasks.byte_stream, "MAX_ROW_BYTES", 1000)
     assert "without an end of line" in refused(write(name, b"text,label\n" + b"x" * 10_000))
 
 
@@ -406,7 +408,7 @@ def test_regular_rows_go_by_way_of_arrow(write: Writer, monkeypatch: pytest.Monk
         raise AssertionError("the careful road was taken")
 
     monkeypatch.setattr(tasks.corpus_formats, "_read_careful", forbidden)
-    monkeypatch.setattr(tasks.corpus_formats, "BLOCK_BYTES", 8 << 20)
+    monkeypatch.setattr(tasks.byte_stream, "BLOCK_BYTES", 8 << 20)
     path = write("c.csv", b'text,label\r\n"one, ""1""",a\r\n"two\nlines",b\r\nthree,c\r\n')
     assert read(path) == [('one, "1"', "a"), ("two\nlines", "b"), ("three", "c")]
 
