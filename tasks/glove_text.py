@@ -117,7 +117,7 @@ class GloveTextReader:
     def _read_first_line(self) -> None:
         first = self.stream.readline(MAX_LINE_BYTES + 1)
         if first.startswith(_BYTE_ORDER_MARK):
-            self.selection.repair("byte_order_mark", 1, first)
+            self.selection.repair("byte_order_mark", 1, first.rstrip(b"\n"))
             first = first.removeprefix(_BYTE_ORDER_MARK)
         if header := _HEADER.fullmatch(first):
             self._promised = int(header[1])
@@ -210,8 +210,8 @@ def _csv_options(dim: int) -> tuple[list[str], csv.ParseOptions, csv.ConvertOpti
 def _parse_fast(block: bytes, dim: int) -> Part | None:
     """Return what Arrow reads, or None when a line may be odd."""
     text = block.replace(b"\r\n", b"\n") if b"\r" in block else block
-    if any(odd in text for odd in (b"\r", b"\x00", b"\t")):  # Arrow ends lines at \r and trims tabs off numbers
-        return None
+    if text.startswith(_BYTE_ORDER_MARK) or any(odd in text for odd in (b"\r", b"\x00", b"\t")):
+        return None  # Arrow drops the mark, though it may be part of a token, ends lines at \r, trims tabs off numbers
     batch = _read_csv(text, dim)
     if batch is None and b" \n" in text:
         text = text.replace(b" \n", b"\n")

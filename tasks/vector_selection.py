@@ -135,7 +135,8 @@ class VectorSelection:
     def _count(self, part: Part, dropped: Sequence[tuple[int, str]], stop: int) -> None:
         for reason, positions in part.repaired.items():
             positions = positions[positions < stop]
-            self.repaired[reason] += len(positions)
+            if len(positions):
+                self.repaired[reason] += len(positions)
             for position in positions[: MAX_EXAMPLES - self._listed["repaired", reason]].tolist():
                 self._list(self.lines + position + 1, "repaired", reason, part.excerpt(position))
         for position, reason in sorted(dropped):
