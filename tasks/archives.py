@@ -62,7 +62,7 @@ def open_packed(path: Path, member: str | None = None) -> Iterator[Opened]:
     Raises:
         InputError: it is damaged, hostile, or not what its name says. Also raised while the stream is read.
     """
-    with path.open("rb") as file, _damage_told(path):
+    with path.open("rb") as file:
         magic = file.read(len(ZIP_MAGIC))
         file.seek(0)
         expected = {".zip": ZIP_MAGIC, ".gz": GZIP_MAGIC}.get(path.suffix.lower(), b"")
@@ -82,14 +82,14 @@ def read_directory(file: BinaryIO, name: str) -> list[Member]:
     """Return the files of a zip archive.
 
     Raises:
-        InputError: the archive has an entry that is not to be trusted.
-        zipfile.BadZipFile: it is no zip archive.
+        InputError: it is no zip archive, or has an entry that is not to be trusted.
     """
-    file.seek(0, io.SEEK_END)
-    _check_end(file, file.tell(), name)
-    with zipfile.ZipFile(file) as archive:
-        entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
-        ends = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
+    with _damage_told(name):
+        file.seek(0, io.SEEK_END)
+        _check_end(file, file.tell(), name)
+        with zipfile.ZipFile(file) as archive:
+            entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+            ends = [*(entry.header_offset for entry in entries), archive.start_dir][1:]
     if len(entries) > MAX_ENTRIES:
         raise InputError(f"{name}: expected at most {MAX_ENTRIES} entries, got {len(entries)}")
     names = [entry.filename.rstrip("/").casefold() for entry in entries]
@@ -166,7 +166,8 @@ class _MemberStream(io.RawIOBase):
         return self._size
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._next(len(buffer))
+        with _damage_told(self._name):
+            data = self._next(len(buffer))
         self._size += len(data)
         self._crc = zlib.crc32(data, self._crc)
         if self._size > self._member.size:
@@ -220,7 +221,7 @@ class _GzipStream(io.RawIOBase):
         return self._size
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        with _damage_told(Path(self._name)):
+        with _damage_told(self._name):
             data = self._unpacked.read1(len(buffer))
         self._size += len(data)
         if self._size > _CHUNK_BYTES and self._size > MAX_RATIO * self._file.tell():
@@ -230,12 +231,12 @@ class _GzipStream(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
+def _damage_told(name: str) -> Iterator[None]:
     """Tell the errors of the libraries that unpack as what they are: the file's."""
     try:
         yield
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, struct.error) as error:
-        raise InputError(f"{path}: is damaged: {error}") from error
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
+        raise InputError(f"{name}: is damaged: {error}") from error
 
 
 def _check_end(file: BinaryIO, size: int, name: str) -> None:
@@ -255,6 +256,8 @@ def _check_end(file: BinaryIO, size: int, name: str) -> None:
 def _problem(entry: zipfile.ZipInfo, end: int) -> str | None:
     """Say why an entry is not to be trusted, if it is not."""
     name, mode = entry.orig_filename, entry.external_attr >> 16
+    if entry.header_offset < 0:
+        return "begins before the archive"
     if not name or name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name):
         return "is an absolute name"
     if ".." in re.split(r"[/\\]", name) or not name.isprintable():

@@ -13,7 +13,6 @@ import os
 import struct
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -166,7 +165,7 @@ def _pack(part: Part, member: Member, places: _Places, wanted: Wanted) -> None:
             file.seek(0)
             start = find_data(file.read(1 << 17), inside, member.name)
         check_digest(digest, places.member, wanted.member_sha256, what=_what(wanted))
-    except (InputError, zlib.error) as error:
+    except InputError as error:
         part.discard()
         raise PassingError(str(error)) from error
     except ServiceError:
@@ -199,7 +198,7 @@ def _no_archive() -> Iterator[None]:
     """Tell a remote archive that is not to be trusted as a failure of its address, so that the next one is tried."""
     try:
         yield
-    except (InputError, zipfile.BadZipFile) as error:
+    except InputError as error:
         raise ServiceError(str(error)) from error
 
 
