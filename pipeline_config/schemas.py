@@ -17,7 +17,7 @@ UNK_IDX: Final = 1
 
 # file names of the stage outputs
 VECTORS_FILE: Final = "vectors.parquet"
-DROPPED_FILE: Final = "dropped.parquet"
+ODD_LINES_FILE: Final = "odd_lines.parquet"
 DOCUMENTS_FILE: Final = "documents.parquet"
 REJECTED_FILE: Final = "rejected.parquet"
 PROFILE_FILE: Final = "profile.json"
@@ -90,9 +90,10 @@ BUCKETS: Final = pa.schema(
         pa.field("input_ids", pa.large_list(pa.int32()), nullable=False),
     ]
 )
-DROPPED: Final = pa.schema(
+ODD_LINES: Final = pa.schema(
     [
         pa.field("line", pa.int64(), nullable=False),
+        pa.field("fate", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("excerpt", pa.string(), nullable=False),
     ]

@@ -138,18 +138,21 @@ class VocabularyConfig(Section):
 class EmbeddingsConfig(Section):
     """`download_glove`: which word vectors."""
 
-    unkeyed = frozenset({"source", "on_failure", "offline", "timeout_seconds"})
+    unkeyed = frozenset({"source", "keep", "on_failure", "offline", "timeout_seconds"})
 
     source: str = Field(
         "glove.6B.50d",
         min_length=1,
-        description="a torchtext alias such as glove.6B.100d, a file (.txt, .txt.gz, .zip), an https URL, or none",
+        description="a published set such as 6B.100d, a file (.txt, .vec, .bin, .gz, .zip), an https URL, or none",
     )
     dim: Annotated[int, Field(ge=1, le=4096)] = Field(50, description="values per vector")
     on_failure: Literal["error", "train_from_scratch"] = Field(
         "error", description="what to do when the vectors cannot be had"
     )
     max_vectors: Positive | None = Field(None, description="read only the first vectors of the file")
+    keep: str | None = Field(
+        None, min_length=1, description="file of tokens, text or Parquet: only their vectors are kept; None keeps all"
+    )
     max_dropped_fraction: Fraction = Field(
         0.01, description="share of lines that may be unusable before the file is refused"
     )

@@ -1,19 +1,18 @@
 """Fetch one file over HTTPS, so that nothing wrong ever gets its final name.
 
-Reads a URL, writes `<artifacts>/downloads/<name>`. A broken transfer leaves `<name>.part` and a sidecar with
-URL and ETag, from which the next try resumes. Status, content type, first bytes, length and digest
-are checked before the file is renamed. Certificates are always verified, redirects never leave HTTPS.
+Reads a URL, writes `<artifacts>/downloads/<name>` and, beside it, `<name>.sha256` with its digest, which is held from
+then on. A broken transfer leaves `<name>.part`, from which the next try resumes. What may pass is tried again with
+growing pauses, by every mirror in turn, until the deadline.
 """
 
 import contextlib
 import hashlib
-import json
 import logging
-import os
+import random
+import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,36 +21,11 @@ from pipeline_config.errors import InputError, ServiceError
 from tasks.locks import file_lock, store_errors
 from tasks.progress import track_progress
 from tasks.store import artifacts_root, file_digest
+from tasks.transfer import DeadlineError, Part, PassingError, fetch_part
 
 logger = logging.getLogger(__name__)
-MAX_REDIRECTS = 5
-_MAGIC = {".zip": b"PK\x03\x04", ".gz": b"\x1f\x8b", ".parquet": b"PAR1"}
-
-
-class _Part(NamedTuple):
-    """An unfinished download: the bytes so far and the ETag of the whole."""
-
-    path: Path
-
-    @property
-    def sidecar(self) -> Path:
-        return self.path.with_suffix(f"{self.path.suffix}.json")
-
-    def resumable(self, url: str) -> tuple[int, str] | None:
-        """Return the size so far and the validator to resume with, or None to start over."""
-        try:
-            known = json.loads(self.sidecar.read_text("utf-8"))
-            size = self.path.stat().st_size
-        except (OSError, ValueError):
-            return None
-        return (size, known["etag"]) if size and known.get("url") == url and known.get("etag") else None
-
-    def describe(self, url: str, etag: str | None) -> None:
-        self.sidecar.write_text(json.dumps({"url": url, "etag": etag}), "utf-8")
-
-    def discard(self) -> None:
-        self.path.unlink(missing_ok=True)
-        self.sidecar.unlink(missing_ok=True)
+PAUSE_SECONDS = 2.0  # before the first new try; doubles with each one
+FRUITLESS_TRIES = 5  # after so many rounds without a new byte the download fails
 
 
 def download_file(
@@ -61,133 +35,161 @@ def download_file(
 
     Args:
         urls: addresses of the same file, tried in this order.
-        sha256: digest that the file must have; None accepts any content of the right kind and length.
+        sha256: digest that the file must have; None accepts any content of the right kind and length, records its
+            digest, and accepts no other from then on.
         offline: fail instead of opening a connection.
-        timeout_seconds: deadline for the whole call.
+        timeout_seconds: deadline for the whole call, new tries included.
 
     Raises:
         InputError: an address is not HTTPS, or the file is not there and `offline` is set.
         ServiceError: no address gave the file; a later try may.
     """
+    check_addresses(urls)
+    final = local_path(urls[0], Path(urlsplit(urls[0]).path).name or "file")
+    with one_download(final, urls[0]):
+        if is_intact(final, sha256):
+            return final
+        refuse_offline(offline, final, urls[0])
+
+        part, deadline = part_of(final), time.monotonic() + timeout_seconds
+        try_mirrors(
+            urls, lambda url: fetch_file(url, part, final, sha256=sha256, deadline=deadline), [part], deadline=deadline
+        )
+    return final
+
+
+def check_addresses(urls: Sequence[str]) -> None:
+    """Raise an `InputError` unless all addresses are HTTPS."""
     for url in urls:
         if urlsplit(url).scheme != "https":
             raise InputError(f"{url}: expected an https address")
-    name = f"{hashlib.sha256(urls[0].encode()).hexdigest()[:8]}-{Path(urlsplit(urls[0]).path).name or 'file'}"
-    final = artifacts_root() / "downloads" / name
-    with file_lock(final.with_name(f".{name}.lock"), waiting_for=f"another run to download {urls[0]}"):
-        if final.is_file() and (sha256 is None or file_digest(final) == sha256):
-            return final
-        if offline:
-            raise InputError(f"{urls[0]}: is not in {final.parent} and embeddings.offline forbids to fetch it")
-        deadline = time.monotonic() + timeout_seconds
-        failures = []
-        for url in urls:
+
+
+def local_path(url: str, name: str) -> Path:
+    """Return where a file that comes from an address is kept."""
+    return artifacts_root() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+
+
+def part_of(final: Path) -> Part:
+    """Return the unfinished download of a file."""
+    return Part(final.with_name(f"{final.name}.part"))
+
+
+def one_download(final: Path, url: str) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock by which several runs make one download."""
+    return file_lock(final.with_name(f".{final.name}.lock"), waiting_for=f"another run to download {url}")
+
+
+def refuse_offline(offline: bool, final: Path, url: str) -> None:
+    """Raise an `InputError` if no connection may be opened."""
+    if offline:
+        raise InputError(f"{url}: is not in {final.parent} and embeddings.offline forbids to fetch it")
+
+
+def is_intact(final: Path, sha256: str | None) -> bool:
+    """Tell whether a file is there with the digest that it must have, or that was recorded when it came."""
+    expected = sha256 or read_record(final)
+    return final.is_file() and expected is not None and file_digest(final) == expected
+
+
+def read_record(final: Path) -> str | None:
+    """Return the SHA-256 that was recorded for a file, if it was."""
+    try:
+        return _record_path(final).read_text("utf-8").partition(" ")[0]
+    except (OSError, ValueError):
+        return None
+
+
+def check_digest(got: str, final: Path, sha256: str | None, *, what: str = "its SHA-256") -> None:
+    """Compare a digest with the one it must be, or with the record; make the record when there is none.
+
+    Raises:
+        ServiceError: it is another one.
+    """
+    recorded = read_record(final)
+    expected = sha256 or recorded
+    if expected not in (None, got):
+        advice = "" if sha256 else f", as at the first download; delete {_record_path(final)} to accept another content"
+        raise ServiceError(f"{what} is {got}, expected {expected}{advice}")
+    if recorded != got:
+        with store_errors(final):
+            _record_path(final).write_text(f"{got}  {final.name}\n", "utf-8")
+
+
+def try_mirrors(urls: Sequence[str], fetch: Callable[[str], None], parts: Sequence[Part], *, deadline: float) -> None:
+    """Call `fetch(url)` until one address gives the file.
+
+    What may pass is tried again after a pause. An address that gave new bytes is asked again before the next one, so
+    that it resumes.
+
+    Raises:
+        ServiceError: no address gave the file.
+    """
+    failures: dict[str, str] = {}
+    hopeful = list(urls)
+    fruitless = 0
+    while hopeful and fruitless < FRUITLESS_TRIES:
+        asked = 0.0
+        fruitless += 1
+        for url in list(hopeful):
+            before = sum(part.size for part in parts)
             try:
-                _fetch(url, _Part(final.with_name(f"{name}.part")), final, sha256=sha256, deadline=deadline)
-                return final
+                return fetch(url)
             except (ServiceError, httpx.HTTPError, httpx.InvalidURL) as error:
-                failures.append(f"{url}: {_reason(error)}")
-                logger.warning("%s", failures[-1])
-        raise ServiceError("download failed\n" + "\n".join(failures))
+                failures[url] = str(error) or type(error).__name__
+                logger.warning("%s: %s", url, failures[url])
+                if isinstance(error, DeadlineError):
+                    raise _failed(failures) from error
+                if not _may_pass(error):
+                    hopeful.remove(url)
+                asked = max(asked, getattr(error, "pause_seconds", 0.0))
+            if sum(part.size for part in parts) > before:
+                fruitless = 0
+                break
+        pause = max(asked, PAUSE_SECONDS * 2 ** max(fruitless - 1, 0) * random.uniform(0.75, 1.25))  # noqa: S311
+        if hopeful and fruitless < FRUITLESS_TRIES:
+            if time.monotonic() + pause > deadline:
+                failures[hopeful[0]] += "; the deadline embeddings.timeout_seconds leaves no time for another try"
+                break
+            _wait(pause)
+    raise _failed(failures)
 
 
-def _fetch(url: str, part: _Part, final: Path, *, sha256: str | None, deadline: float) -> None:
-    with httpx.Client(timeout=httpx.Timeout(30.0)) as client:
-        resume = part.resumable(url)
-        response = _open(client, url, resume)
-        if resume and not _fits(response, *resume):
-            response.close()
-            resume = None
-            response = _open(client, url, resume)
-        with contextlib.closing(response):
-            _check_response(response, resuming=resume is not None)
-            start = resume[0] if resume and response.status_code == 206 else 0
-            if not start:
-                part.discard()  # so that a new ETag never stands beside old bytes
-            part.describe(url, response.headers.get("etag"))
-            length = _whole_length(response)
-            _copy(response, part, start, length, final, deadline)
-    _accept(part, final, length=length, sha256=sha256)
+def fetch_file(url: str, part: Part, final: Path, *, sha256: str | None, deadline: float) -> None:
+    """Fetch a whole file, check it and give it its final name.
+
+    Raises:
+        ServiceError: the answer is not the file.
+    """
+    resumed = fetch_part(url, part, final, deadline=deadline)
+    try:
+        check_digest(file_digest(part.path), final, sha256)
+    except ServiceError as error:
+        part.discard()
+        raise PassingError(str(error)) if resumed else error from None
+    with store_errors(final):
+        part.path.rename(final)
+        part.sidecar.unlink(missing_ok=True)
 
 
-def _open(client: httpx.Client, url: str, resume: tuple[int, str] | None) -> httpx.Response:
-    headers = {"Accept-Encoding": "identity"}
-    if resume:
-        headers |= {"Range": f"bytes={resume[0]}-", "If-Range": resume[1]}
-    for _ in range(MAX_REDIRECTS + 1):
-        response = client.send(client.build_request("GET", url, headers=headers), stream=True)
-        if not response.has_redirect_location:
-            return response
-        response.close()
-        url = str(response.url.join(response.headers["location"]))
-        if urlsplit(url).scheme != "https":
-            raise ServiceError(f"redirects to {url}, expected an https address")
-    raise ServiceError(f"more than {MAX_REDIRECTS} redirects")
+def _record_path(final: Path) -> Path:
+    return final.with_name(f"{final.name}.sha256")
 
 
-def _fits(response: httpx.Response, size: int, etag: str) -> bool:
-    """Tell whether a response can follow a part: not when its range or its ETag is another, or out of range."""
-    if response.status_code != 206:
-        return response.status_code != 416
-    same_start = response.headers.get("content-range", "").startswith(f"bytes {size}-")
-    return bool(same_start and response.headers.get("etag", etag) == etag)
+def _failed(failures: dict[str, str]) -> ServiceError:
+    return ServiceError("download failed\n" + "\n".join(f"{url}: {reason}" for url, reason in failures.items()))
 
 
-def _check_response(response: httpx.Response, *, resuming: bool) -> None:
-    kind = response.headers.get("content-type", "")
-    expected = (200, 206) if resuming else (200,)
-    if response.status_code not in expected or kind.lower().startswith("text/html"):
-        first = next(response.iter_bytes(80), b"")[:80]
-        raise ServiceError(
-            f"got status {response.status_code}, content type {kind or 'none'}, beginning {first!r}; expected the file"
-        )
+def _may_pass(error: Exception) -> bool:
+    causes = (error, error.__cause__, error.__context__)
+    if any(isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(cause) for cause in causes):
+        return False
+    return isinstance(error, PassingError | httpx.TransportError)
 
 
-def _whole_length(response: httpx.Response) -> int | None:
-    if response.status_code == 206:
-        whole = response.headers.get("content-range", "").rpartition("/")[2]
-    else:
-        whole = response.headers.get("content-length", "")
-    return int(whole) if whole.isdigit() else None
-
-
-def _copy(response: httpx.Response, part: _Part, start: int, length: int | None, final: Path, deadline: float) -> None:
-    with (
-        store_errors(part.path),
-        part.path.open("r+b" if start else "wb") as file,
-        track_progress(f"download {final.name}", total=length, unit="B", initial=start) as advance,
-    ):
-        file.truncate(start)
-        file.seek(start)
-        magic, first = b"" if start else _MAGIC.get(final.suffix.lower(), b""), b""
-        for chunk in response.iter_bytes():
-            first = (first + chunk[:80])[:80]
-            if first[: len(magic)] != magic[: len(first)]:
-                raise ServiceError(f"begins with {first!r}, which is no {final.suffix} file")
-            file.write(chunk)
-            advance(len(chunk))
-            if time.monotonic() > deadline:
-                raise ServiceError("the deadline embeddings.timeout_seconds has passed; the next run resumes")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _accept(part: _Part, final: Path, *, length: int | None, sha256: str | None) -> None:
-    size = part.path.stat().st_size
-    if length is not None and size != length:
-        if size > length:
-            part.discard()
-        raise ServiceError(f"got {size:,} bytes, expected {length:,}")
-    if not size:
-        raise ServiceError("got an empty file")
-    if sha256 is not None:
-        got = file_digest(part.path)
-        if got != sha256:
-            part.discard()
-            raise ServiceError(f"its SHA-256 is {got}, expected {sha256}")
-    part.path.rename(final)
-    part.sidecar.unlink(missing_ok=True)
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _wait(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    with track_progress("wait before the next try", total=round(seconds, 1), unit="s") as advance:
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.2))
+            advance(min(left, 0.2))

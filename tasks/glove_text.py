@@ -2,8 +2,12 @@ r"""Read word vectors from GloVe's text format: a token, then `dim` decimal numb
 
 Reads a binary stream, yields Arrow tables in file order with bounded memory. Lines are split at `\n` only
 and the token is cut off from the right, because published files have tokens with spaces, no-break spaces and
-U+0085. A block of lines goes through Arrow's CSV reader when that is sure to give the same rows as
-`parse_line`; any block with an odd line goes through `parse_line`.
+U+0085. Blocks of lines are parsed side by side in threads. A block goes through Arrow's CSV reader when that
+is sure to give the same rows as `parse_line`; one that it refuses is halved until the odd lines are nearly
+alone, and those go through `parse_line`.
+
+A value is the float32 nearest to the decimal number, ties to even, rounded once. (Python's `float` and then a
+cast round twice, which may differ for a number next to the middle of two float32.)
 
 How odd lines are treated (every one is counted by reason):
 
@@ -13,16 +17,23 @@ How odd lines are treated (every one is counted by reason):
 | blank | dropped: `blank` |
 | ends in `\r`, or UTF-8 byte order mark before the first token | repaired: `carriage_return`, `byte_order_mark` |
 | spaces after the last number | repaired: `trailing_space` |
+| last line without `\n` | repaired: `no_final_newline` |
 | fewer than `dim` numbers, or a field that is no decimal number | dropped: `not_a_vector` |
-| NaN or infinity | dropped: `not_finite` |
+| NaN, infinity, or a number beyond float32 | dropped: `not_finite` |
 | token empty | dropped: `empty_token` |
 | token not UTF-8 | dropped: `undecodable` |
+| token not among those to keep | passed over |
 | token seen before | dropped: `duplicate` (the first one counts) |
 """
 
+import functools
+import logging
+import os
 import re
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from decimal import Decimal
 from typing import BinaryIO
 
 import numpy as np
@@ -31,18 +42,118 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from pipeline_config.errors import InputError
-from pipeline_config.schemas import DROPPED, vectors_schema
+from tasks.vector_selection import Part, VectorSelection
 
-BLOCK_BYTES = 8 << 20
+logger = logging.getLogger(__name__)
+BLOCK_BYTES = 1 << 20
+BLOCKS_AHEAD = 8  # blocks per thread that are read before the first of them is taken
+CAREFUL_LINES = 16  # a refused block of so few lines is not halved again
 MAX_LINE_BYTES = 16 << 20  # 4096 numbers of 400 digits take a tenth of it; memory stays bounded
-MAX_EXCERPTS = 1000  # dropped lines that are listed one by one; all are counted
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE)
-_HEADER = re.compile(rb"\d+ \d+\s*")
+_HEADER = re.compile(rb"(\d+) (\d+)\s*")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class DroppedLineError(ValueError):
     """A line that holds no usable vector; its argument is the reason."""
+
+
+class GloveTextReader:
+    """Iterate over the chosen vectors of a stream as tables of `vectors_schema(dim)`.
+
+    Args:
+        stream: bytes of the text, decompressed.
+        name: what to call the stream in messages.
+        selection: what to choose; it holds the counts afterwards.
+
+    Raises:
+        InputError: the first vector does not have `dim` values, or a line is endless.
+    """
+
+    def __init__(self, stream: BinaryIO, *, name: str, selection: VectorSelection) -> None:
+        self.stream, self.name, self.selection = stream, name, selection
+        self._promised: int | None = None
+        self._rest = b""
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        self._read_first_line()
+        pool = ThreadPoolExecutor(threads := len(os.sched_getaffinity(0)), thread_name_prefix="glove-text")
+        try:
+            for part in self._parse_ahead(pool, threads * BLOCKS_AHEAD):
+                table = self.selection.take(part)
+                if len(table):
+                    yield table
+                if self.selection.full:
+                    return
+        finally:
+            pool.shutdown(cancel_futures=True)
+        self._check_line_size(self._rest)
+        self._compare_with_header()
+
+    def _parse_ahead(self, pool: ThreadPoolExecutor, ahead: int) -> Iterator[Part]:
+        """Yield the parts of all blocks in file order while the next ones are being read and parsed."""
+        running: deque[Future[list[Part]]] = deque()
+        for block in self._read_blocks():
+            running.append(pool.submit(parse_block, block, self.selection.dim))
+            if len(running) > ahead:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
+
+    def _read_blocks(self) -> Iterator[bytes]:
+        """Yield whole lines; what follows a line without an end stays in `_rest`."""
+        while block := self.stream.read(BLOCK_BYTES):
+            block = self._rest + block
+            cut = block.rfind(b"\n") + 1
+            self._rest = block[cut:]
+            if cut:
+                yield block[:cut]
+            if len(self._rest) > MAX_LINE_BYTES:
+                return
+        last, self._rest = self._rest, b""
+        if last:
+            yield last
+
+    def _read_first_line(self) -> None:
+        first = self.stream.readline(MAX_LINE_BYTES + 1)
+        if first.startswith(_BYTE_ORDER_MARK):
+            self.selection.repair("byte_order_mark", 1, first.rstrip(b"\n"))
+            first = first.removeprefix(_BYTE_ORDER_MARK)
+        if header := _HEADER.fullmatch(first):
+            self._promised = int(header[1])
+            self.selection.drop("header", first.rstrip(b"\n"))
+            first = self.stream.readline(MAX_LINE_BYTES + 1)
+        self._check_line_size(first)
+        self._check_dim(first.rstrip(b" \r\n"))
+        self._rest = first
+
+    def _check_dim(self, line: bytes) -> None:
+        dim, got = self.selection.dim, line.count(b" ")
+        numbers = sum(1 for field in line.split(b" ")[-dim - 1 :] if _NUMBER.fullmatch(field))
+        if line and (got < dim or (got > dim and numbers > dim)):
+            raise InputError(f"{self.name}:{self.selection.lines + 1}: expected {dim} values, got {got}")
+
+    def _check_line_size(self, line: bytes) -> None:
+        if len(line) > MAX_LINE_BYTES:
+            where = f"{self.name}:{self.selection.lines + 1}"
+            raise InputError(f"{where}: expected a line, got {len(line):,} bytes without an end")
+
+    def _compare_with_header(self) -> None:
+        got = self.selection.lines - 1
+        if self._promised is not None and self._promised != got:
+            logger.warning("%s:1: the header promises %s vectors, got %s lines", self.name, self._promised, got)
+
+
+def parse_block(block: bytes, dim: int) -> list[Part]:
+    """Return what some whole lines hold; only the last one may lack its line end."""
+    part = _parse_fast(block, dim)
+    if part:
+        return [part]
+    lines = block.count(b"\n")
+    if lines <= CAREFUL_LINES:
+        return [_parse_careful(block, dim)]
+    middle = block.rfind(b"\n", 0, len(block) // 2) + 1 or block.find(b"\n") + 1
+    return [*parse_block(block[:middle], dim), *parse_block(block[middle:], dim)]
 
 
 def parse_line(line: bytes, dim: int) -> tuple[str, np.ndarray]:
@@ -59,8 +170,7 @@ def parse_line(line: bytes, dim: int) -> tuple[str, np.ndarray]:
         raise DroppedLineError("not_a_vector")
     if not fields[0].strip(b" "):
         raise DroppedLineError("empty_token")
-    with np.errstate(over="ignore"):
-        vector = np.array([float(field) for field in fields[1:]]).astype(np.float32)
+    vector = round_to_float32(fields[1:])
     if not np.isfinite(vector).all():
         raise DroppedLineError("not_finite")
     try:
@@ -69,160 +179,107 @@ def parse_line(line: bytes, dim: int) -> tuple[str, np.ndarray]:
         raise DroppedLineError("undecodable") from None
 
 
-class GloveTextReader:
-    """Iterate over the vectors of a stream as tables of `vectors_schema(dim)`.
+def round_to_float32(numbers: list[bytes]) -> np.ndarray:
+    """Return the float32 nearest to each decimal number, ties to even.
 
-    Args:
-        stream: bytes of the text, decompressed.
-        name: what to call the stream in messages.
-        dim: values per vector.
-        max_vectors: stop after this many; None reads all.
-
-    After the iteration `lines`, `kept`, `dropped` and `repaired` hold the counts, `excerpts` the first
-    dropped lines.
-
-    Raises:
-        InputError: the first vector does not have `dim` values, or a line is endless.
+    A double that lies in the middle of two float32 does not tell on which side of it the number was; there the
+    digits decide.
     """
+    doubles = np.array([float(number) for number in numbers])
+    with np.errstate(over="ignore", invalid="ignore"):
+        below, above = (np.nextafter(doubles, to).astype(np.float32) for to in (-np.inf, np.inf))
+        for i in np.flatnonzero((below != above) & np.isfinite(doubles)):
+            exact, double = Decimal(numbers[i].decode()), Decimal(doubles[i].item())
+            lower, upper = (Decimal(min(max(float(end[i]), -(2.0**128)), 2.0**128)) for end in (below, above))
+            if exact != double and lower + upper == 2 * double:
+                doubles[i] = np.nextafter(doubles[i], np.inf if exact > double else -np.inf)
+        return doubles.astype(np.float32)
 
-    def __init__(self, stream: BinaryIO, *, name: str, dim: int, max_vectors: int | None = None) -> None:
-        self.stream, self.name, self.dim, self.max_vectors = stream, name, dim, max_vectors
-        self.lines = 0
-        self.kept = 0
-        self.dropped: Counter[str] = Counter()
-        self.repaired: Counter[str] = Counter()
-        self.excerpts: list[tuple[int, str, str]] = []
-        self._seen: set[str] = set()
 
-    def __iter__(self) -> Iterator[pa.Table]:
-        rest = self._read_first_line()
-        while block := self.stream.read(BLOCK_BYTES):
-            block = rest + block
-            cut = block.rfind(b"\n") + 1
-            rest = block[cut:]
-            if cut:
-                yield from self._read_block(block[:cut])
-            if self._room() == 0:
-                return
-            self._check_line_size(rest)
-        if rest and not rest.endswith(b"\n"):
-            self.repaired["no_final_newline"] += 1
-            rest += b"\n"
-        if rest:
-            yield from self._read_block(rest)
+@functools.lru_cache
+def _csv_options(dim: int) -> tuple[list[str], csv.ParseOptions, csv.ConvertOptions]:
+    columns = [str(i) for i in range(dim + 1)]
+    types = {"0": pa.string(), **dict.fromkeys(columns[1:], pa.float32())}
+    return (
+        columns,
+        csv.ParseOptions(delimiter=" ", quote_char=False, escape_char=False, ignore_empty_lines=False),
+        csv.ConvertOptions(column_types=types, null_values=[]),
+    )
 
-    def dropped_table(self) -> pa.Table:
-        """Return the first dropped lines: line number (from 1), reason, beginning of the line."""
-        columns = list(zip(*self.excerpts, strict=True)) or [(), (), ()]
-        return pa.table([pa.array(c, f.type) for c, f in zip(columns, DROPPED, strict=True)], schema=DROPPED)
 
-    def _room(self) -> int | None:
-        return None if self.max_vectors is None else self.max_vectors - self.kept
+def _parse_fast(block: bytes, dim: int) -> Part | None:
+    """Return what Arrow reads, or None when a line may be odd."""
+    text = block.replace(b"\r\n", b"\n") if b"\r" in block else block
+    if text.startswith(_BYTE_ORDER_MARK) or any(odd in text for odd in (b"\r", b"\x00", b"\t")):
+        return None  # Arrow drops the mark, though it may be part of a token, ends lines at \r, trims tabs off numbers
+    batch = _read_csv(text, dim)
+    if batch is None and b" \n" in text:
+        text = text.replace(b" \n", b"\n")
+        batch = _read_csv(text, dim)
+    if batch is None or pc.min(pc.binary_length(batch.column(0))).as_py() == 0:
+        return None
+    values = np.stack([column.to_numpy() for column in batch.columns[1:]])
+    if not np.isfinite(values).all():
+        return None
+    return Part(
+        lines=len(batch),
+        tokens=batch.column(0),
+        values=np.ascontiguousarray(values.T),
+        positions=range(len(batch)),
+        dropped=(),
+        repaired={} if text is block and block.endswith(b"\n") else _find_repairs(block),
+        excerpt=functools.partial(_line_at, block),
+    )
 
-    def _read_block(self, block: bytes) -> Iterator[pa.Table]:
-        table = self._read_fast(block)
-        if table is None:
-            table = self._read_careful(block)
-        self.kept += len(table)
-        if len(table):
-            yield table
 
-    def _read_first_line(self) -> bytes:
-        first = self.stream.readline(MAX_LINE_BYTES + 1)
-        if first.startswith(_BYTE_ORDER_MARK):
-            self.repaired["byte_order_mark"] += 1
-            first = first.removeprefix(_BYTE_ORDER_MARK)
-        if _HEADER.fullmatch(first):
-            self.lines = 1
-            self._drop("header", first.rstrip(b"\n"))
-            first = self.stream.readline(MAX_LINE_BYTES + 1)
-        self._check_line_size(first)
-        self._check_dim(first.rstrip(b" \r\n"))
-        return first
+def _read_csv(text: bytes, dim: int) -> pa.RecordBatch | None:
+    columns, parse_options, convert_options = _csv_options(dim)
+    read_options = csv.ReadOptions(column_names=columns, use_threads=False, block_size=len(text) + 1)
+    try:
+        table = csv.read_csv(pa.BufferReader(text), read_options, parse_options, convert_options)
+    except pa.ArrowInvalid:
+        return None
+    return table.combine_chunks().to_batches()[0]
 
-    def _check_dim(self, line: bytes) -> None:
-        got = line.count(b" ")
-        numbers = sum(1 for field in line.split(b" ")[-self.dim - 1 :] if _NUMBER.fullmatch(field))
-        if line and (got < self.dim or (got > self.dim and numbers > self.dim)):
-            raise InputError(f"{self.name}:{self.lines + 1}: expected {self.dim} values, got {got}")
 
-    def _check_line_size(self, line: bytes) -> None:
-        if len(line) > MAX_LINE_BYTES:
-            raise InputError(f"{self.name}:{self.lines + 1}: expected a line, got {len(line):,} bytes without an end")
-
-    def _read_fast(self, block: bytes) -> pa.Table | None:
-        """Return the rows by way of Arrow, or None when the block needs the careful road."""
-        if any(odd in block for odd in (b"\r", b"\x00", b"\t")):  # Arrow trims tabs off numbers
-            return None
-        count = block.count(b"\n")
-        names = [str(i) for i in range(self.dim + 1)]
+def _parse_careful(block: bytes, dim: int) -> Part:
+    words: list[str] = []
+    vectors: list[np.ndarray] = []
+    positions: list[int] = []
+    dropped: list[tuple[int, str]] = []
+    lines = block.removesuffix(b"\n").split(b"\n")
+    for position, line in enumerate(lines):
         try:
-            table = csv.read_csv(
-                pa.BufferReader(block),
-                read_options=csv.ReadOptions(column_names=names),
-                parse_options=csv.ParseOptions(
-                    delimiter=" ", quote_char=False, escape_char=False, ignore_empty_lines=False
-                ),
-                convert_options=csv.ConvertOptions(
-                    column_types={"0": pa.binary(), **dict.fromkeys(names[1:], pa.float64())}, null_values=[]
-                ),
-            )
-            tokens = table.column(0).combine_chunks().cast(pa.string())
-        except pa.ArrowInvalid:
-            return None
-        with np.errstate(over="ignore"):  # by way of float64, as `parse_line` and torchtext round
-            values = np.column_stack([column.to_numpy().astype(np.float32) for column in table.columns[1:]])
-        words = tokens.to_pylist()
-        new = set(words)
-        if (
-            len(table) != count
-            or len(new) != count
-            or not self._seen.isdisjoint(new)
-            or not np.isfinite(values).all()
-            or pc.any(pc.equal(tokens, "")).as_py()
-        ):
-            return None
-        self._seen |= new
-        rows = vectors_table(tokens, values).slice(0, self._room())
-        self.lines += len(rows)
-        return rows
-
-    def _read_careful(self, block: bytes) -> pa.Table:
-        words: list[str] = []
-        rows: list[np.ndarray] = []
-        for line in block[:-1].split(b"\n"):
-            if len(words) == self._room():
-                break
-            self.lines += 1
-            try:
-                word, vector = parse_line(self._repair(line), self.dim)
-                if word in self._seen:
-                    raise DroppedLineError("duplicate")
-            except DroppedLineError as reason:
-                self._drop(str(reason), line)
-                continue
-            self._seen.add(word)
-            words.append(word)
-            rows.append(vector)
-        values = np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
-        return vectors_table(pa.array(words, pa.string()), values)
-
-    def _repair(self, line: bytes) -> bytes:
-        if line.endswith(b"\r"):
-            self.repaired["carriage_return"] += 1
-            line = line[:-1]
-        if line.endswith(b" ") and line.strip(b" "):
-            self.repaired["trailing_space"] += 1
-        return line
-
-    def _drop(self, reason: str, line: bytes) -> None:
-        self.dropped[reason] += 1
-        if len(self.excerpts) < MAX_EXCERPTS:
-            self.excerpts.append((self.lines, reason, line[:80].decode("utf-8", "replace")))
+            word, vector = parse_line(line.removesuffix(b"\r"), dim)
+        except DroppedLineError as reason:
+            dropped.append((position, str(reason)))
+            continue
+        words.append(word)
+        vectors.append(vector)
+        positions.append(position)
+    values = np.stack(vectors) if vectors else np.empty((0, dim), np.float32)
+    return Part(
+        lines=len(lines),
+        tokens=pa.array(words, pa.string()),
+        values=values,
+        positions=positions,
+        dropped=dropped,
+        repaired=_find_repairs(block),
+        excerpt=functools.partial(_line_at, block),
+    )
 
 
-def vectors_table(tokens: pa.Array, values: np.ndarray) -> pa.Table:
-    """Return tokens (string[V]) and their vectors (float32[V, dim]) as a table of `vectors_schema(dim)`."""
-    schema = vectors_schema(values.shape[1])
-    flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
-    return pa.table([tokens, pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type)], schema=schema)
+def _find_repairs(block: bytes) -> dict[str, np.ndarray]:
+    lines = block.removesuffix(b"\n").split(b"\n")
+    repaired = {
+        "carriage_return": [i for i, line in enumerate(lines) if line.endswith(b"\r")],
+        "trailing_space": [
+            i for i, line in enumerate(lines) if line.endswith((b" ", b" \r")) and line.removesuffix(b"\r").strip(b" ")
+        ],
+        "no_final_newline": [] if block.endswith(b"\n") else [len(lines) - 1],
+    }
+    return {reason: np.array(positions, np.int64) for reason, positions in repaired.items() if positions}
+
+
+def _line_at(block: bytes, position: int) -> bytes:
+    return block.split(b"\n", position + 1)[position]

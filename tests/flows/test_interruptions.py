@@ -170,7 +170,7 @@ def test_an_interrupted_run_ends_soon_and_says_so_everywhere(
     command_line: Any, overrides: list[str], number: signal.Signals, flow_run_state: str, prefect_api: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    options = set_options([*overrides, "training.epochs=200", "training.patience=null"])
+    options = set_options([*overrides, "training.epochs=200"])
     process = command_line.start("run", "--preset", "smoke", *options, before=WAITING)
     assert process.stdout is not None
     while "TRAINING" not in (line := process.stdout.readline()):

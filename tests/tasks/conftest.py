@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import trustme
 
 from pipeline_config.settings import PipelineConfig
 from tasks.store import ArtifactRef
+from tests.https_server import Server, serve
 
 TOPICS = {
     "food": ["bread", "soup", "cheese", "kitchen", "taste", "recipe", "café"],
@@ -33,6 +35,23 @@ class ToyRun(NamedTuple):
     baseline: ArtifactRef
     classifier: ArtifactRef
     evaluation: ArtifactRef
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def server(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> Iterator[Server]:
+    """An HTTPS server with a certificate that the environment says to trust; new tries come at once."""
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("tasks.download.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("tasks.download.FRUITLESS_TRIES", 1)
+    with serve(authority) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

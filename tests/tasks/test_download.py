@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import logging
@@ -11,111 +12,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import trustme
 
+import tasks.download
 from pipeline_config.errors import InputError, ServiceError, StoreError
 from tasks.download import download_file
+from tests.https_server import Answer, Handler, Server, fixed, ranged, whole
 
-Answer = Callable[["Handler"], None]
 BODY = b"PK\x03\x04" + bytes(range(256)) * 300
 OTHER = b"PK\x03\x04" + bytes(reversed(range(256))) * 400
 HALF = len(BODY) // 2
 DIGEST = hashlib.sha256(BODY).hexdigest()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: "Server"
-
-    def do_GET(self) -> None:
-        self.server.requests.append((self.path, dict(self.headers)))
-        answers = self.server.answers[self.path]
-        (answers.pop(0) if len(answers) > 1 else answers[0])(self)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-    def answer(self, status: int, body: bytes, **headers: object) -> None:
-        self.send_response(status)
-        for name, value in {"Content_Type": "application/zip", **headers}.items():
-            if value is not None:
-                self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-        self.wfile.write(body)
-        self.server.sent += len(body)
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = False
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[str, list[Answer]] = {}
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        self.sent = 0
-
-    def url(self, path: str) -> str:
-        return f"https://127.0.0.1:{self.server_port}{path}"
-
-    def script(self, path: str, *answers: Answer) -> str:
-        """Answer requests for a path in this order, the last answer again and again; return the URL."""
-        self.answers[path] = list(answers)
-        return self.url(path)
-
-    def handle_error(self, *args: object) -> None:
-        pass  # clients that go away are part of the tests
-
-
-def whole(body: bytes, *, etag: str | None = '"v1"', arriving: int | None = None) -> Answer:
-    """Send a file without looking at the request's range; only `arriving` bytes of it arrive."""
-    return lambda handler: handler.answer(200, body[:arriving], Content_Length=len(body), ETag=etag)
-
-
-def ranged(body: bytes, *, etag: str = '"v1"') -> Answer:
-    """Send a file as a server that knows ranges does."""
-
-    def answer(handler: Handler) -> None:
-        wanted = handler.headers["Range"]
-        if wanted is None or handler.headers["If-Range"] != etag:
-            whole(body, etag=etag)(handler)
-        elif (start := int(wanted.removeprefix("bytes=").removesuffix("-"))) < len(body):
-            rest = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            handler.answer(206, body[start:], Content_Length=len(body) - start, Content_Range=rest, ETag=etag)
-        else:
-            handler.answer(416, b"", Content_Length=0, Content_Range=f"bytes */{len(body)}")
-
-    return answer
-
-
-def fixed(status: int, body: bytes = b"", **headers: object) -> Answer:
-    return lambda handler: handler.answer(status, body, Content_Length=len(body), **headers)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def server(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> Iterator[Server]:
-    """Serve over HTTPS with a certificate that the environment says to trust."""
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with Server() as made:
-        made.socket = context.wrap_socket(made.socket, server_side=True)
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield made
-        made.shutdown()
-        thread.join()
 
 
 def left_behind(artifacts: Path) -> list[str]:
@@ -128,9 +40,11 @@ def part_file(artifacts: Path) -> Path:
 
 
 def fail(*urls: str, sha256: str | None = None) -> str:
-    """Return the message of a download that fails."""
-    with pytest.raises(ServiceError) as caught:
-        download_file(urls, sha256=sha256)
+    """Return the message of a download that asks every address once and fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks.download, "_may_pass", lambda _: False)
+        with pytest.raises(ServiceError) as caught:
+            download_file(urls, sha256=sha256)
     return str(caught.value)
 
 
@@ -144,7 +58,7 @@ def test_a_download_holds_the_servers_bytes_and_leaves_no_part(
     path = download_file([server.script("/glove.zip", whole(BODY))], sha256=sha256)
     assert path.read_bytes() == BODY
     assert path.parent == artifacts / "downloads"
-    assert left_behind(artifacts) == ["zip"]
+    assert left_behind(artifacts) == ["zip", "zip.sha256"]
 
 
 def test_a_file_that_is_there_is_not_downloaded_again(server: Server) -> None:
@@ -197,7 +111,7 @@ def test_a_broken_transfer_resumes_where_it_broke(server: Server, artifacts: Pat
     asked = server.requests[1][1]
     assert (asked["Range"], asked["If-Range"]) == (f"bytes={HALF}-", '"v1"')
     assert server.sent == len(BODY)
-    assert left_behind(artifacts) == ["zip"]
+    assert left_behind(artifacts) == ["zip", "zip.sha256"]
 
 
 @pytest.mark.parametrize(
@@ -281,7 +195,7 @@ def test_a_part_of_one_mirror_is_not_continued_by_another(server: Server) -> Non
     first = server.script("/glove.zip", whole(BODY, arriving=HALF))
     second = server.script("/mirror/glove.zip", ranged(OTHER))
     assert download_file([first, second]).read_bytes() == OTHER
-    assert "Range" not in server.requests[1][1]
+    assert [("Range" in headers) for path, headers in server.requests if path == "/mirror/glove.zip"] == [False]
 
 
 def test_a_file_pieced_together_from_two_contents_fails_its_digest_and_is_thrown_away(
@@ -406,11 +320,157 @@ def test_an_address_that_is_none_is_a_service_error(artifacts: Path, url: str) -
 
 
 def test_the_deadline_ends_a_download_and_the_next_one_resumes(server: Server) -> None:
-    url = server.script("/glove.zip", ranged(BODY))
+    def drip(handler: Handler) -> None:
+        handler.answer(200, BODY[:100], Content_Length=len(BODY), ETag='"v1"')
+        for at in range(100, 200):
+            handler.wfile.write(BODY[at : at + 1])
+            time.sleep(0.02)
+
+    url = server.script("/glove.zip", drip, ranged(BODY))
     with pytest.raises(ServiceError, match=r"the deadline embeddings\.timeout_seconds has passed"):
-        download_file([url], timeout_seconds=1e-9)
+        download_file([url], timeout_seconds=0.5)
     assert download_file([url], sha256=DIGEST).read_bytes() == BODY
     assert "Range" in server.requests[1][1]
+
+
+def test_a_deadline_that_has_passed_asks_nobody(server: Server) -> None:
+    with pytest.raises(ServiceError, match=r"the deadline embeddings\.timeout_seconds has passed"):
+        download_file([server.script("/glove.zip", whole(BODY))], timeout_seconds=1e-9)
+    assert server.requests == []
+
+
+def test_a_connection_without_a_byte_is_given_up_and_tried_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.transfer.STALL_SECONDS", 0.2)
+    release = threading.Event()
+
+    def stall(handler: Handler) -> None:
+        whole(BODY, arriving=HALF)(handler)
+        handler.wfile.flush()
+        release.wait(30)
+
+    url = server.script("/glove.zip", stall, ranged(BODY))
+    assert download_file([url]).read_bytes() == BODY
+    release.set()
+    assert server.requests[1][1]["Range"] == f"bytes={HALF}-"
+
+
+# new tries
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note the pauses between tries instead of making them."""
+    noted: list[float] = []
+    monkeypatch.setattr(tasks.download, "PAUSE_SECONDS", 2.0)
+    monkeypatch.setattr(tasks.download, "FRUITLESS_TRIES", 4)
+    monkeypatch.setattr(tasks.download, "_wait", noted.append)
+    return noted
+
+
+def test_what_may_pass_is_tried_again_after_growing_pauses_until_it_is_hopeless(
+    server: Server, pauses: list[float]
+) -> None:
+    url = server.script("/glove.zip", fixed(503))
+    with pytest.raises(ServiceError, match=f"^download failed\n{url}: got status 503"):
+        download_file([url])
+    assert len(server.requests) == 4
+    assert [round(pause / expected) for pause, expected in zip(pauses, [2.0, 4.0, 8.0], strict=True)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_a_status_that_may_pass_is_tried_again(server: Server, pauses: list[float], status: int) -> None:
+    url = server.script("/glove.zip", fixed(status), whole(BODY))
+    assert download_file([url]).read_bytes() == BODY
+    assert len(pauses) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_a_status_that_stays_is_not_tried_again(server: Server, pauses: list[float], status: int) -> None:
+    url = server.script("/glove.zip", fixed(status), whole(BODY))
+    with pytest.raises(ServiceError, match=f"got status {status}"):
+        download_file([url])
+    assert pauses == []
+
+
+def test_the_server_may_ask_for_a_longer_pause(server: Server, pauses: list[float]) -> None:
+    url = server.script("/glove.zip", fixed(429, Retry_After=77), whole(BODY))
+    assert download_file([url]).read_bytes() == BODY
+    assert pauses == [77.0]
+
+
+def test_a_pause_beyond_the_deadline_is_not_made(server: Server, pauses: list[float]) -> None:
+    url = server.script("/glove.zip", fixed(429, Retry_After=77), whole(BODY))
+    with pytest.raises(ServiceError, match=r"leaves no time for another try$"):
+        download_file([url], timeout_seconds=60)
+    assert pauses == []
+
+
+def test_an_address_that_gave_bytes_resumes_as_often_as_it_takes(server: Server, pauses: list[float]) -> None:
+    def some(handler: Handler) -> None:
+        ranged(BODY, arriving=10_000)(handler)
+
+    url = server.script("/glove.zip", whole(BODY, arriving=10_000), some)
+    mirror = server.script("/mirror/glove.zip", fixed(404))
+    assert download_file([url, mirror], sha256=DIGEST).read_bytes() == BODY
+    assert len(server.requests) == -(-len(BODY) // 10_000)
+    assert server.sent == len(BODY)
+
+
+def test_a_pause_lasts_as_long_as_it_should(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.download, "PAUSE_SECONDS", 0.4)
+    monkeypatch.setattr(tasks.download, "FRUITLESS_TRIES", 2)
+    url = server.script("/glove.zip", fixed(503), whole(BODY))
+    started = time.monotonic()
+    download_file([url])
+    assert time.monotonic() - started >= 0.3
+
+
+# the recorded digest
+
+
+def test_the_digest_of_a_download_is_recorded(server: Server) -> None:
+    path = download_file([server.script("/glove.zip", whole(BODY))])
+    assert path.with_name(f"{path.name}.sha256").read_text() == f"{DIGEST}  {path.name}\n"
+
+
+def test_a_stored_file_that_is_not_what_came_is_replaced(server: Server) -> None:
+    url = server.script("/glove.zip", whole(BODY))
+    download_file([url]).write_bytes(b"damaged")
+    assert download_file([url]).read_bytes() == BODY
+
+
+def test_another_content_than_at_the_first_download_is_refused_until_the_record_is_deleted(server: Server) -> None:
+    url = server.script("/glove.zip", whole(BODY), whole(OTHER))
+    path = download_file([url])
+    path.unlink()
+    record = path.with_name(f"{path.name}.sha256")
+    assert f"expected {DIGEST}, as at the first download; delete {record} to accept another content" in fail(url)
+    assert not path.exists()
+    record.unlink()
+    assert download_file([url]).read_bytes() == OTHER
+
+
+# content encoding
+
+
+def test_a_gzip_file_is_stored_as_it_is_even_if_the_server_calls_it_an_encoding(server: Server) -> None:
+    packed = gzip.compress(b"the 1 2\n")
+    url = server.script("/vectors.txt.gz", fixed(200, packed, Content_Encoding="gzip"))
+    assert download_file([url]).read_bytes() == packed
+
+
+def test_an_encoding_that_nobody_asked_for_is_refused(server: Server, artifacts: Path) -> None:
+    url = server.script("/vectors.txt", fixed(200, gzip.compress(b"the 1 2\n"), Content_Encoding="gzip"))
+    assert "got content encoding gzip, expected the file as it is" in fail(url)
+    assert left_behind(artifacts) == []
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><p>", b"<html><p>"])
+def test_a_page_that_calls_itself_a_text_is_refused(server: Server, artifacts: Path, page: bytes) -> None:
+    url = server.script("/vectors.txt", fixed(200, page, Content_Type="text/plain"))
+    assert f"begins with {page!r}, which is no .txt file" in fail(url)
 
 
 def test_a_full_disk_is_a_store_error(server: Server, artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -561,7 +621,11 @@ def test_a_killed_process_frees_its_lock_and_leaves_a_part_that_resumes(server: 
             assert process.poll() is None
             time.sleep(0.01)
         assert left_behind(artifacts) == ["zip.part", "zip.part.json"]
-        assert json.loads(part_file(artifacts).with_suffix(".part.json").read_text()) == {"url": url, "etag": '"v1"'}
+        assert json.loads(part_file(artifacts).with_suffix(".part.json").read_text()) == {
+            "url": url,
+            "etag": '"v1"',
+            "span": None,
+        }
         process.kill()
         killed.set()
         assert other.result(30).read_bytes() == BODY

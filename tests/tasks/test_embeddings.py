@@ -35,8 +35,8 @@ from tasks.embeddings import (
     read_matrix,
     read_rows,
 )
-from tasks.glove_text import vectors_table
 from tasks.store import ArtifactRef, StageOutput, commit_output, stage_key
+from tasks.vector_selection import vectors_table
 from tasks.vocabulary import Vocabulary
 
 KNOWN = ["the", "cat", "Paris", "i"]

@@ -1,6 +1,7 @@
 """The GloVe text format: regular files, every kind of odd line, and the same result by both roads."""
 
 import io
+import os
 import ssl
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +12,9 @@ import pytest
 
 import tasks.glove_text
 from pipeline_config.errors import InputError
-from pipeline_config.schemas import DROPPED, vectors_schema
-from tasks.glove_text import DroppedLineError, GloveTextReader, parse_line, vectors_table
+from pipeline_config.schemas import vectors_schema
+from tasks.glove_text import DroppedLineError, GloveTextReader, parse_block, parse_line, round_to_float32
+from tasks.vector_selection import VectorSelection
 
 BLOCK_SIZES = [1, 2, 3, 5, 7, 16, 33, 64]
 
@@ -26,14 +28,19 @@ class Outcome(NamedTuple):
 
 
 def read(data: bytes, *, dim: int = 2, max_vectors: int | None = None) -> Outcome:
-    reader = GloveTextReader(io.BytesIO(data), name="glove.txt", dim=dim, max_vectors=max_vectors)
-    tables = list(reader)
+    selection = VectorSelection(dim, max_vectors=max_vectors)
+    tables = list(GloveTextReader(io.BytesIO(data), name="glove.txt", selection=selection))
     rows = [row for t in tables for row in zip(t["token"].to_pylist(), t["vector"].to_pylist(), strict=True)]
-    assert reader.kept == len(rows)
-    return Outcome(rows, reader.lines, dict(reader.dropped), dict(reader.repaired), reader.excerpts)
+    assert selection.kept == len(rows)
+    excerpts = [(odd.line, odd.reason, odd.excerpt) for odd in selection.examples if odd.fate == "dropped"]
+    return Outcome(rows, selection.lines, dict(selection.dropped), dict(selection.repaired), excerpts)
 
 
-def take_the_careful_road(reader: GloveTextReader, block: bytes) -> None:
+def tables_of(data: bytes, *, dim: int) -> list[pa.Table]:
+    return list(GloveTextReader(io.BytesIO(data), name="glove.txt", selection=VectorSelection(dim)))
+
+
+def take_the_careful_road(block: bytes, dim: int) -> None:
     """Stand in for the fast road and refuse every block."""
 
 
@@ -120,7 +127,7 @@ def test_an_odd_line_is_kept_repaired_or_dropped_and_counted(case: str) -> None:
 def test_an_odd_line_has_the_same_fate_by_both_roads(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = b"a 1 2\n" + ODD_LINES[case][0] + b"z 5 6\n"
     both = read(data)
-    monkeypatch.setattr(GloveTextReader, "_read_fast", take_the_careful_road)
+    monkeypatch.setattr(tasks.glove_text, "_parse_fast", take_the_careful_road)
     assert read(data) == both
 
 
@@ -214,11 +221,13 @@ def test_reading_stops_with_the_last_vector_that_is_wanted(
     assert (got.lines, got.dropped) == (lines, reasons)
 
 
-def test_nothing_is_read_after_the_last_vector_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_is_read_after_the_last_vector_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.glove_text, "BLOCK_BYTES", 6)
+    monkeypatch.setattr(tasks.glove_text, "BLOCKS_AHEAD", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     stream = io.BytesIO(b"a 1 2\n" * 100)
-    list(GloveTextReader(stream, name="glove.txt", dim=2, max_vectors=1))
-    assert stream.tell() <= 12
+    list(GloveTextReader(stream, name="glove.txt", selection=VectorSelection(2, max_vectors=1)))
+    assert stream.tell() <= 24  # the first line, and two blocks ahead
 
 
 @pytest.mark.parametrize("block_bytes", [1, 1 << 20])
@@ -260,21 +269,6 @@ def test_every_line_of_a_utf_16_file_is_dropped() -> None:
     got = read("a 1 2\nb 3 4\n".encode("utf-16"))
     assert got.rows == []
     assert got.dropped["not_a_vector"] >= 2
-
-
-def test_dropped_lines_are_listed_up_to_a_limit_and_counted_beyond(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.glove_text, "MAX_EXCERPTS", 2)
-    reader = GloveTextReader(io.BytesIO(b"a 1 2\n\n\n\nz 3 4\n"), name="glove.txt", dim=2)
-    list(reader)
-    assert reader.dropped == {"blank": 3}
-    assert reader.dropped_table().to_pydict() == {"line": [2, 3], "reason": ["blank"] * 2, "excerpt": [""] * 2}
-    assert reader.dropped_table().schema == DROPPED
-
-
-def test_the_table_of_dropped_lines_of_a_regular_file_is_empty() -> None:
-    reader = GloveTextReader(io.BytesIO(b"a 1 2\n"), name="glove.txt", dim=2)
-    list(reader)
-    assert reader.dropped_table() == DROPPED.empty_table()
 
 
 def test_an_excerpt_is_the_beginning_of_a_long_line() -> None:
@@ -331,19 +325,45 @@ def test_a_regular_file_equals_torchtexts_vectors_bit_for_bit(tmp_path: Path, mo
     monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_default_https_context)
     reference = Vectors(str(tmp_path / "vectors.txt"), cache=str(tmp_path))
 
-    table = pa.concat_tables(GloveTextReader(io.BytesIO(data), name="vectors.txt", dim=7))
+    table = pa.concat_tables(tables_of(data, dim=7))
     assert table["token"].to_pylist() == reference.itos == tokens
     values = np.array(table["vector"].to_pylist(), np.float32)
     np.testing.assert_array_equal(values.view(np.int32), reference.vectors.numpy().view(np.int32))
 
 
 def test_both_roads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    # the last number lies between two values of float32 and is rounded twice by way of float64, once without
     data = regular_file(rows=300, dim=5)[1] + b"a 1 1. .1 1e-46 1.00000005960464477539062501\n"
     fast = read(data, dim=5)
-    assert fast.rows[-1][1][-1] == 1.0
-    monkeypatch.setattr(GloveTextReader, "_read_fast", take_the_careful_road)
+    monkeypatch.setattr(tasks.glove_text, "_parse_fast", take_the_careful_road)
     assert read(data, dim=5) == fast
+
+
+UP = 1.0 + 2.0**-23  # the float32 after 1; the middle of the two is 1 + 2**-24
+LARGEST = (2.0 - 2.0**-23) * 2.0**127
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (b"1.000000059604644775390625", 1.0),  # the middle: to even
+        (b"1.00000005960464477539062501", UP),  # as a double it is the middle
+        (b"1.00000005960464477539062499", 1.0),
+        (b"-1.00000005960464477539062501", -UP),
+        (b"1." + b"0" * 7 + b"5960464477539062500000" + b"0" * 5000 + b"1", UP),
+        (b"340282356779733661637539395458142568447", LARGEST),  # just below the middle of the largest and 2**128
+        (b"340282356779733661637539395458142568448", np.inf),
+        (b"-1e999", -np.inf),
+        (b"7.006492321624085354618e-46", 0.0),  # just below half of the smallest one
+        (b"7.006492321624085354619e-46", 2.0**-149),
+        (b"1e-999", 0.0),
+        (b"16777217.0000000001", 16777218.0),
+    ],
+)
+def test_a_number_is_rounded_once(number: bytes, expected: float) -> None:
+    assert round_to_float32([number])[0] == np.float32(expected)
+    if np.isfinite(expected):
+        got = [part.values[0].tolist() for part in parse_block(b"a " + number + b"\n", 1)]
+        assert got == [[float(np.float32(expected))]]
 
 
 def test_a_regular_file_takes_the_fast_road(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,11 +376,4 @@ def test_a_regular_file_takes_the_fast_road(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_tables_have_the_promised_schema() -> None:
-    reader = GloveTextReader(io.BytesIO(b"a 1 2\nb 3 4\n"), name="glove.txt", dim=2)
-    assert [table.schema for table in reader] == [vectors_schema(2)]
-
-
-def test_a_table_is_made_of_tokens_and_a_matrix() -> None:
-    table = vectors_table(pa.array(["a", "b"]), np.array([[1, 2], [3, 4]], np.float64, order="F"))
-    assert table.schema == vectors_schema(2)
-    assert table.to_pydict() == {"token": ["a", "b"], "vector": [[1.0, 2.0], [3.0, 4.0]]}
+    assert [table.schema for table in tables_of(b"a 1 2\nb 3 4\n", dim=2)] == [vectors_schema(2)]

