@@ -63,7 +63,7 @@ def ingest_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, 
     reasons = Counter(table["reason"].to_pylist())
     output.write_json(PROFILE_FILE, {
         **profile, "rejected": dict(sorted(reasons.items())), "rows": reader.rows, "left_out": left_out,
-        "files": reader.files, "oddities": reader.oddities.counts, "normalization": "NFC", "splitter": config.splitter,
+        "files": reader.files, "oddities": dict(reader.oddities), "normalization": "NFC", "splitter": config.splitter,
     })  # fmt: skip
     output.facts.update(
         documents=int((assigned >= 0).sum()), rows_rejected=len(table),

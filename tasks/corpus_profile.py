@@ -3,6 +3,7 @@
 Takes the index of the documents and blocks of their texts, returns numbers that go into a JSON report.
 """
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -17,26 +18,21 @@ _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"  # all but tab and line ends
 _HISTOGRAM = 24  # bins of the length histogram, each half as wide again as the one before
 
 
-class Oddities:
-    """Count the texts that have something odd in them, whatever their language."""
+def count_oddities(before: pa.Array, texts: pa.Array) -> Counter[str]:
+    """Count the texts that have something odd in them, whatever their language.
 
-    def __init__(self) -> None:
-        self.counts = dict.fromkeys(
-            ("not_nfc", "non_ascii", "control_characters", "replacement_characters", "markup", "addresses"), 0
-        )
-
-    def count(self, before: pa.Array, texts: pa.Array) -> None:
-        """Count in a block: texts (large_string) before and after normalization."""
-        found = {
-            "not_nfc": 0 if before is texts else _total(pc.not_equal(before, texts)),
-            "non_ascii": int((largest_bytes(texts) >= 0x80).sum()),
-            "control_characters": _total(pc.match_substring_regex(texts, _CONTROL)),
-            "replacement_characters": _total(pc.match_substring(texts, "\ufffd")),
-            "markup": _total(pc.match_substring_regex(texts, "<[a-zA-Z/]")),
-            "addresses": _total(pc.match_substring(texts, "://")),
-        }
-        for name, number in found.items():
-            self.counts[name] += number
+    Args:
+        before: texts (large_string) as they came.
+        texts: the same after normalization.
+    """
+    return Counter(
+        not_nfc=0 if before is texts else _total(pc.not_equal(before, texts)),
+        non_ascii=int((largest_bytes(texts) >= 0x80).sum()),
+        control_characters=_total(pc.match_substring_regex(texts, _CONTROL)),
+        replacement_characters=_total(pc.match_substring(texts, "\ufffd")),
+        markup=_total(pc.match_substring_regex(texts, "<[a-zA-Z/]")),
+        addresses=_total(pc.match_substring(texts, "://")),
+    )
 
 
 def profile_documents(

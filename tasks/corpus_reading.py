@@ -4,10 +4,12 @@ Takes the files of a corpus, writes usable rows to a spool file and keeps a few 
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +18,16 @@ import pyarrow.compute as pc
 from pipeline_config.schemas import REJECTED, SPLITS
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus_formats import read_blocks
-from tasks.corpus_profile import Oddities
+from tasks.corpus_profile import count_oddities
 from tasks.corpus_sources import CorpusRef
 from tasks.near_duplicates import find_near_duplicates
 from tasks.progress import track_progress
 from tasks.splitting import NOT_GIVEN, DocumentIndex
 from tasks.tokenizers import largest_bytes, normalize_texts
 
+T = TypeVar("T")
+R = TypeVar("R")
+THREADS = 2
 EXCERPT = 80  # characters of a rejected row that are kept
 _SPLIT_NAMES: dict[str, int] = {"train": 0, "validation": 1, "val": 1, "valid": 1, "dev": 1, "test": 2}
 _SPOOL = pa.schema(
@@ -30,6 +35,22 @@ _SPOOL = pa.schema(
 )
 _WHITE_SPACE = b" \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f"
 _LOWER = bytes(range(256)).lower()
+
+
+class PreparedBlock(NamedTuple):
+    """A block of rows after everything that needs no other block.
+
+    `table` has the usable rows with normalized text, `reason` why each row cannot be used, `rejected` the texts of
+    those; the others are per usable row, but for the counts of `oddities`.
+    """
+
+    table: pa.Table
+    reason: pa.Array
+    rejected: pa.Array
+    given: np.ndarray
+    keys: list[bytes]
+    lengths: np.ndarray
+    oddities: Counter[str]
 
 
 class CorpusReader:
@@ -41,7 +62,7 @@ class CorpusReader:
         self.files: list[dict[str, Any]] = []
         self.labels: dict[str, int] = {}
         self.rejected: list[pa.Table] = [REJECTED.empty_table()]
-        self.oddities = Oddities()
+        self.oddities: Counter[str] = Counter()
         self._groups: dict[str, int] = {}
         self._keys: list[bytes] = []
         self._columns: dict[str, list[np.ndarray]] = {
@@ -53,15 +74,18 @@ class CorpusReader:
         with (
             pa.OSFile(str(spool), "wb") as sink,
             pa.ipc.new_file(sink, _SPOOL) as writer,
+            ThreadPoolExecutor(THREADS) as pool,
             track_progress("ingest", total=None, unit="rows") as advance,
         ):
             for file in self.source.files:
                 first = self.rows
-                for block in read_blocks(Path(file.path), file.kind, self.config):
-                    usable = self._take(block, file.split, file.path)
+                prepare = partial(prepare_block, config=self.config, split=file.split)
+                blocks = read_blocks(Path(file.path), file.kind, self.config)
+                for block in map_ahead(pool, prepare, blocks):
+                    usable = self._take(block, Path(file.path).name)
                     if len(usable):  # so that there is a batch of the spool for each part of the columns
                         writer.write_table(usable)
-                    advance(len(block))
+                    advance(len(block.reason))
                 self.files.append({"name": Path(file.path).name, "first_row": first, "rows": self.rows - first})
 
     def index(self) -> DocumentIndex:
@@ -92,43 +116,68 @@ class CorpusReader:
         """Return how many rows were rejected so far, by reason."""
         return Counter(reason for table in self.rejected for reason in table["reason"].to_pylist())
 
-    def _take(self, block: pa.Table, split: str | None, file: str) -> pa.Table:
+    def _take(self, block: PreparedBlock, file: str) -> pa.Table:
         """Set the unusable rows of a block aside and remember the others; return these for the spool."""
-        numbers = pa.array(np.arange(self.rows, self.rows + len(block)))
-        self.rows += len(block)
-        given = _given_splits(block["split"], split, self.config)
-        reason = find_reasons(block, self.config, given)
-        usable = pc.is_null(reason)
-        if not pc.all(usable).as_py():
-            bad = pc.invert(usable)
-            self.rejected.append(
-                rejected_table(numbers.filter(bad), file, reason.filter(bad), block["text"].filter(bad))
-            )
-            block, numbers, given = block.filter(usable), numbers.filter(usable), given[usable.to_numpy(False)]
-        if not len(block):
+        numbers = pa.array(np.arange(self.rows, self.rows + len(block.reason)))
+        self.rows += len(block.reason)
+        if block.reason.null_count < len(block.reason):
+            bad = pc.is_valid(block.reason)
+            self.rejected.append(rejected_table(numbers.filter(bad), file, block.reason.filter(bad), block.rejected))
+            numbers = numbers.filter(pc.invert(bad))
+        if not len(numbers):
             return _SPOOL.empty_table()
-        before = block["text"].combine_chunks()
-        text = normalize_texts(before)
-        self.oddities.count(before, text)
-        label = _renamed(block["label"], self.config.label_map)
-        self._keys.extend(text_keys(text))
+        self.oddities += block.oddities
+        self._keys.extend(block.keys)
         self._columns["doc_ids"].append(numbers.to_numpy())
-        self._columns["lengths"].append(pc.utf8_length(text).to_numpy())
-        self._columns["labels"].append(_codes(label, self.labels))
-        self._columns["given"].append(given)
-        self._columns["groups"].append(_codes(block["group"], self._groups))
-        self._columns["times"].append(block["time"].to_numpy())
-        return pa.table([numbers, text, label], schema=_SPOOL)
+        self._columns["lengths"].append(block.lengths)
+        self._columns["labels"].append(_codes(block.table["label"], self.labels))
+        self._columns["given"].append(block.given)
+        self._columns["groups"].append(_codes(block.table["group"], self._groups))
+        self._columns["times"].append(block.table["time"].to_numpy())
+        return pa.table([numbers, block.table["text"], block.table["label"]], schema=_SPOOL)
+
+
+def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield the results in order, with a few items under way at a time, so that memory stays bounded."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > THREADS:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def prepare_block(block: pa.Table, config: CorpusConfig, split: str | None) -> PreparedBlock:
+    """Tell usable rows from others, and normalize and measure their texts.
+
+    Args:
+        block: rows, in the schema `BLOCK`.
+        config: what makes a row usable.
+        split: the split that the whole file is given to, if any.
+    """
+    given = _given_splits(block["split"], split, config)
+    reason = find_reasons(block, config, given)
+    usable = pc.is_null(reason)
+    rejected = block["text"].filter(pc.invert(usable))
+    if reason.null_count < len(reason):
+        block, given = block.filter(usable), given[usable.to_numpy(zero_copy_only=False)]
+    before = block["text"].combine_chunks()
+    text = normalize_texts(before)
+    label = _renamed(block["label"], config.label_map)
+    table = pa.table({"text": text, "label": label, "group": block["group"], "time": block["time"]})
+    lengths = pc.utf8_length(text).to_numpy()
+    return PreparedBlock(table, reason, rejected, given, text_keys(text), lengths, count_oddities(before, text))
 
 
 def find_reasons(block: pa.Table, config: CorpusConfig, given: np.ndarray) -> pa.Array:
     """Return why each row of a block (schema `BLOCK`) cannot be used; null for a usable one."""
     text = block["text"].combine_chunks()
-    trimmed = pc.utf8_trim_whitespace(text)
+    lengths = pa.array(stripped_lengths(text.fill_null("")))
     found = [
         (pc.is_null(text), "null_text"),
-        (pc.equal(pc.binary_length(trimmed), 0), "empty_text"),
-        (pc.less(pc.utf8_length(trimmed), config.min_characters), "short_text"),
+        (pc.equal(lengths, 0), "empty_text"),
+        (pc.less(lengths, config.min_characters), "short_text"),
         (pc.is_null(block["label"].combine_chunks()), "no_label"),
     ]
     if config.split_column:
@@ -139,6 +188,22 @@ def find_reasons(block: pa.Table, config: CorpusConfig, given: np.ndarray) -> pa
     for mask, name in found:
         reason = pc.coalesce(reason, pc.if_else(mask.fill_null(False), name, pa.scalar(None, pa.string())))
     return reason
+
+
+def stripped_lengths(texts: pa.Array) -> np.ndarray:
+    """Return int64[N], the characters of each text (large_string) without white space at its ends.
+
+    Only texts that begin or end with a byte that may be of white space are stripped.
+    """
+    lengths: np.ndarray = pc.utf8_length(texts).to_numpy().copy()
+    filled = np.flatnonzero(lengths)
+    if len(filled):
+        offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        data = np.frombuffer(texts.buffers()[2], np.uint8)
+        ends = np.stack([data[offsets[:-1][filled]], data[offsets[1:][filled] - 1]])
+        odd = filled[((ends <= 0x20) | (ends >= 0x80)).any(axis=0)]
+        lengths[odd] = pc.utf8_length(pc.utf8_trim_whitespace(texts.take(pa.array(odd)))).to_numpy()
+    return lengths
 
 
 def text_keys(texts: pa.Array) -> list[bytes]:
@@ -166,9 +231,9 @@ def read_spool(path: Path) -> Iterator[pa.Table]:
             yield pa.Table.from_batches([reader.get_batch(i)])
 
 
-def rejected_table(rows: pa.Array, file: str | pa.Array, reason: pa.Array, text: Any) -> pa.Table:
+def rejected_table(rows: Any, file: str | pa.Array, reason: pa.Array, text: Any) -> pa.Table:
     """Return rejected rows as a table of the schema `REJECTED`."""
-    name = pa.array([Path(file).name] * len(rows)) if isinstance(file, str) else file
+    name = pa.array([file] * len(rows)) if isinstance(file, str) else file
     excerpt = pc.utf8_slice_codeunits(text.fill_null(""), 0, EXCERPT).cast(pa.string())
     return pa.table([rows, name, reason, excerpt], schema=REJECTED)
 

@@ -7,7 +7,7 @@ the dictionary: about 150 bytes per distinct token.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -103,11 +103,16 @@ def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: Tokeniz
         track_progress("tokenize", total=pq.read_metadata(path).num_rows, unit="documents") as advance,
         ThreadPoolExecutor(THREADS) as pool,  # Arrow's kernels release the interpreter lock
     ):
+        writing: Future[None] | None = None
         for number, shard in enumerate(read_in_shards(path, config.shard_documents)):
             encoded = encode_shard(shard, tokenize, dictionary, pool)
-            output.write_table(SHARD_PATTERN.format(shard=number), encoded, TOKENS)
-            total += len(encoded["codes"].combine_chunks().flatten())
+            if writing:
+                writing.result()
+            writing = pool.submit(output.write_table, SHARD_PATTERN.format(shard=number), encoded, TOKENS)
+            total += pc.sum(encoded["length"]).as_py()
             advance(len(shard))
+        if writing:
+            writing.result()
     output.write_table(DICTIONARY_FILE, dictionary.table(), DICTIONARY)
     output.write_json(TOKENIZER_FILE, {"name": config.tokenizer, "version": tokenizer, "normalization": "NFC"})
     output.facts.update(tokens=total, distinct_tokens=len(dictionary.codes), tokenizer=config.tokenizer)
@@ -148,15 +153,27 @@ def encode_chunk(documents: pa.Table, tokenize: Tokenize) -> Chunk:
     encoded = pc.list_flatten(tokens).dictionary_encode()
     codes = encoded.indices.to_numpy()
     lengths = pc.list_value_length(tokens).to_numpy().astype(np.int64)
-    size = len(encoded.dictionary)
     split = pc.index_in(documents["split"], pa.array(SPLITS)).to_numpy().astype(np.int64)
-    counts = np.bincount(np.repeat(split * size, lengths) + codes, minlength=len(SPLITS) * size)
-    in_train = np.repeat(split == 0, lengths)
-    pairs = np.sort(np.repeat(np.arange(len(lengths)) << 32, lengths)[in_train] | codes[in_train])
-    first = np.ones(len(pairs), bool)
-    first[1:] = pairs[1:] != pairs[:-1]
-    train_documents = np.bincount(pairs[first] & 0xFFFFFFFF, minlength=size)
-    return Chunk(encoded.dictionary, codes, lengths, np.vstack([counts.reshape(len(SPLITS), size), train_documents]))
+    counts = _count(codes, lengths, split, len(encoded.dictionary))
+    return Chunk(encoded.dictionary, codes, lengths, counts)
+
+
+def _count(codes: np.ndarray, lengths: np.ndarray, split: np.ndarray, size: int) -> np.ndarray:
+    """Return int64[4, size]: the occurrences of each code in train, validation and test, and its train documents."""
+    counts = np.zeros((len(_COUNTED), size), np.int64)
+    for name in np.unique(split):
+        if (split == name).all():
+            chosen, chosen_lengths = codes, lengths
+        else:
+            chosen, chosen_lengths = codes[np.repeat(split == name, lengths)], lengths[split == name]
+        counts[name] = np.bincount(chosen, minlength=size)
+        if name == SPLITS.index("train"):
+            pairs = np.repeat(np.arange(len(chosen_lengths)) << 32, chosen_lengths) | chosen
+            pairs.sort()
+            new = np.ones(len(pairs), bool)
+            np.not_equal(pairs[1:], pairs[:-1], out=new[1:])
+            counts[-1] = np.bincount(pairs[new] & 0xFFFFFFFF, minlength=size)
+    return counts
 
 
 def iterate_shards(tokens: ArtifactRef, columns: list[str] | None = None) -> Iterator[pa.Table]:

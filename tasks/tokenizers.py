@@ -20,15 +20,18 @@ import pyarrow.compute as pc
 TEXT = pa.large_string()
 TOKEN_LISTS = pa.large_list(TEXT)
 
-# What basic_english replaces, in this order, after lower-casing.
-_BASIC_ENGLISH = (
-    ("'", " '  "), ('"', ""), (".", " . "), ("<br />", " "), (",", " , "), ("(", " ( "), (")", " ) "),
-    ("!", " ! "), ("?", " ? "), (";", " "), (":", " "),
-)  # fmt: skip
 # Letters whose lower case differs between Python's and Arrow's Unicode tables (blocks of newer letters), is
 # two characters (U+0130), or depends on the neighbours (U+03A3): texts with them take Python's lower().
 _ODD_CASE = r"[\x{130}\x{3a3}\x{1c80}-\x{1c8f}\x{a7c0}-\x{a7ff}\x{10d40}-\x{10d8f}\x{16ea0}-\x{16edf}]"
 
+
+_WHITE_SPACE = np.zeros(256, np.uint8)  # of ASCII, as `_split` takes it
+_WHITE_SPACE[[*range(9, 14), *range(28, 33)]] = 1
+_BASIC_ENGLISH = _WHITE_SPACE.copy()
+_BASIC_ENGLISH[list(b";:")] = 1
+_BASIC_ENGLISH[list(b"'.,()!?")] = 2
+# The white space of Unicode outside ASCII.
+_ODD_SPACE = r"[\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 
 # What treebank does after lower-casing and before splitting at white space, in this order: a pattern and its
 # replacement. U+FDD0 and U+FDD1, which are no characters, stand for a comma and a full stop that are kept.
@@ -83,11 +86,14 @@ def largest_bytes(texts: pa.Array) -> np.ndarray:
 
 
 def basic_english(texts: pa.Array) -> pa.Array:
-    """Lower-case, split off punctuation, split at white space; equal to torchtext's `basic_english`."""
-    lowered = lower(texts)
-    for pattern, replacement in _BASIC_ENGLISH:
-        lowered = pc.replace_substring(lowered, pattern, replacement)
-    return whitespace(lowered)
+    """Lower-case, split off punctuation, split at white space; equal to torchtext's `basic_english`.
+
+    That one replaces, in this order: `'` by ` '  `, `"` by nothing, `.` by ` . `, `<br />` by a space, each of
+    `, ( ) ! ?` by itself between spaces, `;` and `:` by spaces. So a quote vanishes within a token, a line break, a
+    semicolon and a colon end one, and the other marks stand alone.
+    """
+    text = pc.replace_substring(lower(texts), '"', "")
+    return _split(pc.replace_substring(text, "<br />", " "), _BASIC_ENGLISH)
 
 
 def treebank(texts: pa.Array) -> pa.Array:
@@ -108,25 +114,65 @@ def treebank(texts: pa.Array) -> pa.Array:
 def lower(texts: pa.Array) -> pa.Array:
     """Return texts in lower case, letter for letter as `str.lower()` does it."""
     lowered = pc.utf8_lower(texts)
-    odd = pc.match_substring_regex(texts, _ODD_CASE)
-    if pc.any(odd).as_py():
-        exact = pa.array([text.lower() for text in texts.filter(odd).to_pylist()], TEXT)
-        lowered = pc.replace_with_mask(lowered, odd, exact)
+    odd = _matching(texts, _ODD_CASE)
+    if odd.any():
+        mask = pa.array(odd)
+        exact = pa.array([text.lower() for text in texts.filter(mask).to_pylist()], TEXT)
+        lowered = pc.replace_with_mask(lowered, mask, exact)
     return lowered
 
 
 def whitespace(texts: pa.Array) -> pa.Array:
-    """Split at Unicode white space; equal to `str.split()`."""
-    trimmed = pc.utf8_trim_whitespace(texts)
-    lists = pc.utf8_split_whitespace(trimmed).cast(TOKEN_LISTS)
-    empty = pc.equal(trimmed, "")
-    if not pc.any(empty).as_py():
-        return lists
-    # Arrow splits an empty text into one empty token; str.split() into none.
-    lengths = pc.if_else(empty, pa.scalar(0, pa.int64()), pc.list_value_length(lists))
-    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)])
-    values = pc.list_flatten(lists)
-    return pa.LargeListArray.from_arrays(offsets, values.filter(pc.not_equal(values, "")))
+    """Split at Unicode white space; equal to `str.split()`.
+
+    Runs of bytes that are no white space are tokens: their bytes side by side and the lengths of the runs make the
+    array of tokens, without a Python or C++ object per token.
+    """
+    return _split(texts, _WHITE_SPACE)
+
+
+def _split(texts: pa.Array, classes: np.ndarray) -> pa.Array:
+    """Split texts by classes of bytes: at each of class 1, and before and after each of class 2, which is a token.
+
+    Runs of bytes between are tokens: the bytes of all of them side by side and the lengths of the runs make the
+    array of tokens, without a Python or C++ object per token. White space outside ASCII counts as a space.
+    """
+    odd = _matching(texts, _ODD_SPACE)
+    if odd.any():
+        mask = pa.array(odd)
+        plain = pc.replace_substring_regex(texts.filter(mask), _ODD_SPACE, " ")
+        texts = pc.replace_with_mask(texts, mask, plain)
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    if not len(texts) or offsets[0] == offsets[-1]:
+        return pa.array([[]] * len(texts), TOKEN_LISTS)
+    data = np.frombuffer(texts.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    offsets = offsets - offsets[0]
+    found = np.take(classes, data)
+    inside, alone = found != 1, found == 2
+    borders = found > 0
+    first, last = alone.copy(), alone
+    first[1:] |= borders[:-1]
+    last[:-1] |= borders[1:]
+    edges = offsets[offsets < len(data)]  # where a text begins; the one before it ends at the byte before
+    first[edges] = True
+    last[edges[edges > 0] - 1] = True
+    last[-1] = True
+    first &= inside
+    last &= inside
+    starts = np.flatnonzero(first)
+    ends = np.zeros(len(starts) + 1, np.int64)
+    np.cumsum(np.flatnonzero(last) + 1 - starts, out=ends[1:])
+    letters = data.tobytes().translate(None, np.flatnonzero(classes == 1).astype(np.uint8).tobytes())
+    tokens = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(ends), pa.py_buffer(letters))
+    return pa.LargeListArray.from_arrays(pa.array(np.searchsorted(starts, offsets)), tokens)
+
+
+def _matching(texts: pa.Array, pattern: str) -> np.ndarray:
+    """Return bool[N]: which texts match a pattern that has letters outside ASCII alone."""
+    found = largest_bytes(texts) >= 0x80
+    if found.any():
+        found[found] = pc.match_substring_regex(texts.filter(pa.array(found)), pattern).to_numpy(zero_copy_only=False)
+    return found
 
 
 Tokenize = Callable[[pa.Array], pa.Array]

@@ -1,0 +1,401 @@
+"""What the data stages cost and what they give, beside the tutorial's way with torchtext, in the same run.
+
+    python tests/benchmarks/data.py chain TRAIN TEST       from Parquet to padded batches: ours and torchtext's way
+    python tests/benchmarks/data.py scale TRAIN TEST MORE  ours on 1, 2 and 4 times the texts: seconds and memory
+    python tests/benchmarks/data.py tokenizers TRAIN       tokens per second, and time on adversarial texts
+    python tests/benchmarks/data.py padding FILE...        padding and mixing of every batching scheme
+    python tests/benchmarks/data.py coverage FILE...       tokens with a vector, by tokenizer and fallbacks
+    python tests/benchmarks/data.py formats TRAIN          reading CSV and JSON lines: ours, Python's csv, Arrow
+
+Files are Parquet with columns `text` and `label`; MORE may have any labels. Every way runs in a process of its own,
+so that its peak memory is its own. Vectors are GloVe 6B 50d, brought into both ways' own formats beforehand.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BATCH = 64
+LONGEST = 10_000  # tokens: nothing is cut, as in the tutorial
+
+
+def main() -> None:
+    """Run one part and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=sorted([*PARTS, "run-ours", "run-torchtext"]))
+    parser.add_argument("files", nargs="+")
+    options = parser.parse_args()
+    {**PARTS, "run-ours": run_ours, "run-torchtext": run_torchtext}[options.part](options.files)
+
+
+# from Parquet to padded batches
+
+
+def compare_chains(files: list[str]) -> None:
+    """Print the seconds of both ways, step by step."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_vectors(Path(folder))
+        results = {name: measure(f"run-{name}", files, folder) for name in ("ours", "torchtext")}
+    for name, result in results.items():
+        steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result["steps"].items())
+        print(f"{name:10} {result['total']:7.2f} s, peak {result['peak_mib']:6,.0f} MiB   ({steps})")
+    ours, theirs = (results[name]["total"] for name in ("ours", "torchtext"))
+    print(f"torchtext takes {theirs / ours:.1f} times as long")
+
+
+def compare_sizes(files: list[str]) -> None:
+    """Print the seconds and the peak memory of our way on 1, 2 and 4 times the texts."""
+    train, test, more = files
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_vectors(Path(folder))
+        base = pq.read_metadata(train).num_rows + pq.read_metadata(test).num_rows
+        print(f"{'texts':>8} {'MB':>6} {'seconds':>8} {'per 50,000':>11} {'peak MiB':>9}   steps")
+        for factor in (1, 2, 4):
+            extra = [str(write_more(Path(folder), more, base * (factor - 1)))] if factor > 1 else []
+            result = measure("run-ours", [train, test, *extra], folder)
+            steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result["steps"].items())
+            size = sum(text_bytes(file) for file in (train, test, *extra)) / 1e6
+            print(f"{base * factor:8,} {size:6,.0f} {result['total']:8.2f} {result['total'] / base / factor * 50_000:11.2f} "
+                  f"{result['peak_mib']:9,.0f}   {steps}")  # fmt: skip
+
+
+def run_ours(files: list[str]) -> None:
+    """Run our stages and one epoch of batches; print the seconds as JSON."""
+    from pipeline_config.settings import (
+        AlignmentConfig,
+        BucketingConfig,
+        CorpusConfig,
+        EmbeddingsConfig,
+        TokenizationConfig,
+        VocabularyConfig,
+    )
+    from tasks.bucketing import bucket_corpus, load_split
+    from tasks.corpus import ingest_corpus, locate_corpus
+    from tasks.embeddings import align_embeddings
+    from tasks.tokenization import tokenize_corpus
+    from tasks.tokenizers import identify_tokenizer
+    from tasks.vectors import download_glove, locate_vectors
+    from tasks.vocabulary import build_vocabulary
+
+    train, test, *more = files
+    vectors = download_glove.fn(locate_vectors(EmbeddingsConfig()), EmbeddingsConfig())  # there already
+    clock = Clock()
+    config = CorpusConfig(source=(train, *more), test_source=test)
+    documents = clock("ingest", lambda: ingest_corpus.fn(locate_corpus(config), config, 0))
+    tokens = clock("tokenize", lambda: tokenize_corpus.fn(
+        documents, TokenizationConfig(), identify_tokenizer("basic_english")))  # fmt: skip
+    vocabulary = clock("vocabulary", lambda: build_vocabulary.fn(tokens, VocabularyConfig()))
+    clock("align", lambda: align_embeddings.fn(vocabulary, vectors, tokens, AlignmentConfig(), 0))
+    buckets = clock("bucket", lambda: bucket_corpus.fn(
+        tokens, vocabulary, BucketingConfig(max_length=LONGEST, batch_size=BATCH), 0))  # fmt: skip
+
+    def batches() -> int:
+        splits = [load_split(buckets, name) for name in ("train", "validation", "test")]
+        return sum(
+            split.pad_batch(batch)[0].size
+            for split in splits
+            for batch in split.plan_batches(batch_size=BATCH, seed=0, epoch=0)
+        )
+
+    clock("batches", batches)
+    clock.report()
+
+
+def run_torchtext(files: list[str]) -> None:
+    """Do the same the way torchtext's tutorials do it; print the seconds as JSON."""
+    from torchtext import data
+    from torchtext.data import get_tokenizer
+    from torchtext.vocab import Vectors
+
+    text = data.Field(tokenize=get_tokenizer("basic_english"), include_lengths=True, batch_first=True)
+    fields = [("text", text), ("label", data.LabelField())]
+    clock = Clock()
+    tables = clock("read", lambda: [pq.read_table(file, columns=["text", "label"]).to_pylist() for file in files])
+    train, test = clock("tokenize", lambda: [
+        data.Dataset([data.Example.fromlist([row["text"], row["label"]], fields) for row in rows], fields)
+        for rows in tables
+    ])  # fmt: skip
+    vectors = clock("vectors", lambda: Vectors("glove.txt", cache=os.environ["GLOVEFLOW_ARTIFACTS"]))
+    clock("vocabulary", lambda: text.build_vocab(train, min_freq=2, max_size=29_998, vectors=vectors))
+    fields[1][1].build_vocab(train)
+
+    def batches() -> int:
+        iterators = data.BucketIterator.splits(
+            (train, test), batch_size=BATCH, sort_key=lambda example: len(example.text), sort_within_batch=True
+        )
+        return sum(batch.text[0].numel() for iterator in iterators for batch in iterator)
+
+    clock("batches", batches)
+    clock.report()
+
+
+class Clock:
+    """Time steps and report them as JSON, with the peak memory of the process."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, float] = {}
+
+    def __call__(self, name: str, step: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = step()
+        self.steps[name] = time.perf_counter() - started
+        return result
+
+    def report(self) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"steps": self.steps, "total": sum(self.steps.values()), "peak_mib": peak}))
+
+
+def measure(part: str, files: list[str], folder: str) -> dict[str, Any]:
+    """Run a part in a process of its own, with a store of its own but for the vectors."""
+    store = Path(folder, "store")
+    for stage in store.iterdir():
+        if stage.name != "download_glove":
+            subprocess.run(["rm", "-rf", stage], check=True)
+    environment = {**os.environ, "GLOVEFLOW_ARTIFACTS": folder, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, __file__, part, *map(str, files)]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def prepare_vectors(folder: Path) -> None:
+    """Bring the vectors into our store and into the cache that torchtext reads."""
+    import torch
+
+    os.environ["GLOVEFLOW_ARTIFACTS"] = str(folder)
+    from pipeline_config.schemas import VECTORS_FILE
+    from pipeline_config.settings import EmbeddingsConfig
+    from tasks.embeddings import as_matrix
+    from tasks.vectors import download_glove, locate_vectors
+
+    reference = download_glove.fn(locate_vectors(EmbeddingsConfig()), EmbeddingsConfig())
+    table = reference.read_table(VECTORS_FILE)
+    itos = table["token"].to_pylist()
+    stoi = {token: i for i, token in enumerate(itos)}
+    torch.save((itos, stoi, torch.tensor(as_matrix(table["vector"])), 50), folder / "glove.txt.pt")
+
+
+def write_more(folder: Path, more: str, count: int) -> Path:
+    """Write so many texts to a file, those of another file again and again with a number before them."""
+    texts = pq.read_table(more, columns=["text"])["text"].to_pylist()
+    many = [f"{i} {texts[i % len(texts)]}" for i in range(count)]
+    path = folder / f"more-{count}.parquet"
+    pq.write_table(pa.table({"text": many, "label": [("neg", "pos")[i % 2] for i in range(count)]}), path)
+    return path
+
+
+# tokenizers
+
+
+def compare_tokenizers(files: list[str]) -> None:
+    """Print tokens per second, and the time for adversarial texts of one and two megabytes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from torchtext.data import get_tokenizer
+
+    from tasks.tokenization import CHUNK_DOCUMENTS, THREADS
+    from tasks.tokenizers import COLUMNAR, TEXT
+
+    texts = pq.read_table(files[0], columns=["text"])["text"].cast(TEXT).combine_chunks()
+    chunks = [texts.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(texts), CHUNK_DOCUMENTS)]
+    python = texts.to_pylist()
+    split = get_tokenizer("basic_english")
+
+    def columnar(name: str) -> int:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return sum(len(lists.flatten()) for lists in pool.map(COLUMNAR[name], chunks))
+
+    ways: dict[str, Callable[[], int]] = {
+        "torchtext basic_english, a Python loop": lambda: sum(len(split(text)) for text in python),
+        **{f"gloveflow {name}": lambda name=name: columnar(name) for name in COLUMNAR},
+    }
+    rounds = [{name: speed(way) for name, way in ways.items()} for _ in range(3)]
+    first = next(iter(ways))
+    for name in ways:
+        ratio = float(np.median([r[name] / r[first] for r in rounds]))
+        print(f"{name:40} {np.median([r[name] for r in rounds]) / 1e6:6.1f} million tokens/s {ratio:6.1f} times")
+    print(f"\n{'adversarial text':24} {'tokenizer':14} {'1 MB':>8} {'2 MB':>8}")
+    for kind, make in ADVERSARIAL.items():
+        for name, tokenize in COLUMNAR.items():
+            one, two = (min(seconds(lambda t=t: tokenize(pa.array([t], TEXT))) for _ in range(3))  # noqa: B023
+                        for t in (make(1_000_000), make(2_000_000)))  # fmt: skip
+            print(f"{kind:24} {name:14} {one:7.3f}s {two:7.3f}s")
+
+
+ADVERSARIAL: dict[str, Callable[[int], str]] = {
+    "double quotes": lambda size: '"' * size,
+    "apostrophes": lambda size: "'" * size,
+    "no spaces": lambda size: "x" * size,
+    "full stops": lambda size: "." * size,
+    "letter, stop": lambda size: "a." * (size // 2),
+    "combining marks": lambda size: "\u0301" * (size // 2),
+    "capital sigmas": lambda size: "\u03a3" * (size // 2),
+    "n't n't": lambda size: "n't" * (size // 3),
+}
+
+
+def seconds(way: Callable[[], Any]) -> float:
+    """Return how long a call takes."""
+    started = time.perf_counter()
+    way()
+    return time.perf_counter() - started
+
+
+def speed(way: Callable[[], int]) -> float:
+    """Return the tokens per second of a call that returns how many there were."""
+    started = time.perf_counter()
+    count = way()
+    return count / (time.perf_counter() - started)
+
+
+# padding and mixing
+
+
+def compare_padding(files: list[str]) -> None:
+    """Print what every scheme makes of the lengths of corpora, and how well its batches mix.
+
+    `again` is the share of pairs of batch-mates that are batch-mates in the next epoch, too; `order` the rank
+    correlation between a document's place in the file and in the epoch; `labels` the deviation of the share of
+    the first class in a batch, in units of what random batches of the same sizes have.
+    """
+    from tasks.batching import SCHEMES, assign_buckets, draw_boundaries, padding_efficiency, plan_batches
+    from tasks.tokenizers import TEXT, basic_english
+
+    header = f"{'scheme':14} {'efficiency':>10} {'batches':>8} {'again':>7} {'order':>7} {'labels':>7}"
+    for file in files:
+        table = pq.read_table(file, columns=["text", "label"])
+        lists = basic_english(table["text"].cast(TEXT).combine_chunks())
+        lengths = np.clip(pa.compute.list_value_length(lists).to_numpy().astype(np.int64), 1, 300)
+        labels = (table["label"].to_numpy() == table["label"][0].as_py()).astype(float)
+        print(f"\n{Path(file).name}: {len(lengths):,} documents, cut at 300 tokens, batches of {BATCH}\n{header}")
+        for scheme in SCHEMES:
+            buckets = assign_buckets(lengths, draw_boundaries(lengths, scheme=scheme, num_buckets=16))
+            first, second = (
+                plan_batches(buckets, batch_size=BATCH, seed=0, epoch=e, lengths=lengths, scheme=scheme) for e in (0, 1)
+            )
+            sizes = np.array([len(batch) for batch in first])
+            shares = np.array([labels[batch].mean() for batch in first])
+            expected = np.sqrt(labels.mean() * (1 - labels.mean()) / sizes)
+            print(f"{scheme:14} {padding_efficiency(lengths, first):10.4f} {len(first):8,} {pairs_again(first, second):7.1%} "
+                  f"{np.corrcoef(np.concatenate(first), np.arange(len(lengths)))[0, 1]:7.3f} "
+                  f"{np.sqrt((((shares - labels.mean()) / expected) ** 2).mean()):7.2f}")  # fmt: skip
+
+
+def pairs_again(first: list[np.ndarray], second: list[np.ndarray]) -> float:
+    """Return the share of pairs of batch-mates of an epoch that are batch-mates in another one."""
+    place = np.empty(sum(map(len, second)), np.int64)
+    for number, batch in enumerate(second):
+        place[batch] = number
+    pairs = again = 0
+    for batch in first:
+        counts = np.unique(place[batch], return_counts=True)[1]
+        pairs += len(batch) * (len(batch) - 1) // 2
+        again += int((counts * (counts - 1) // 2).sum())
+    return again / pairs
+
+
+# coverage
+
+
+def compare_coverage(files: list[str]) -> None:
+    """Print the share of all tokens, and of distinct ones, that have a vector."""
+    import pyarrow.compute as pc
+
+    from pipeline_config.schemas import VECTORS_FILE
+    from pipeline_config.settings import EmbeddingsConfig
+    from tasks.embeddings import look_up_rows
+    from tasks.tokenizers import TEXT, load_tokenizer
+    from tasks.vectors import download_glove, locate_vectors
+
+    chains: dict[str, tuple[str, ...]] = {
+        "exact, lowercase": ("lowercase",), "and diacritics, hyphen": ("lowercase", "diacritics", "hyphen")
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GLOVEFLOW_ARTIFACTS"] = folder
+        vectors = download_glove.fn(locate_vectors(EmbeddingsConfig()), EmbeddingsConfig())
+        known = vectors.read_table(VECTORS_FILE, columns=["token"])["token"].combine_chunks()
+    print(f"{'corpus':22} {'tokenizer':14} {'fallbacks':24} {'tokens':>8} {'types':>8}")
+    for file in files:
+        texts = pq.read_table(file, columns=["text"])["text"].cast(TEXT).combine_chunks()
+        for name in ("basic_english", "treebank", "whitespace"):
+            parts = [load_tokenizer(name)(texts.slice(i, 1000)).flatten() for i in range(0, len(texts), 1000)]
+            counted = pc.value_counts(pa.concat_arrays(parts))
+            words, counts = counted.field(0).cast(pa.string()), counted.field(1).to_numpy()
+            for chain, fallbacks in chains.items():
+                found = look_up_rows(words, known, fallbacks=fallbacks, specials=0)[1] != "missing"
+                print(
+                    f"{Path(file).name:22} {name:14} {chain:24} {counts[found].sum() / counts.sum():8.2%} {found.mean():8.2%}"
+                )
+
+
+# formats
+
+
+def compare_formats(files: list[str]) -> None:
+    """Print the seconds for reading the texts of a file as CSV and as JSON lines."""
+    import pyarrow.csv
+    import pyarrow.json
+
+    from pipeline_config.settings import CorpusConfig
+    from tasks.corpus_formats import read_blocks
+
+    table = pq.read_table(files[0], columns=["text", "label"])
+    rows = list(zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        as_csv, as_json = Path(folder, "c.csv"), Path(folder, "c.jsonl")
+        with as_csv.open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("text", "label"), *rows])
+        as_json.write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows))
+        config = CorpusConfig(source=folder)
+        parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        ways: dict[str, Callable[[], Any]] = {
+            "CSV, gloveflow": lambda: list(read_blocks(as_csv, "csv", config)),
+            "CSV, Python's csv.reader": lambda: list(csv.reader(io.StringIO(as_csv.read_text(), newline=""))),
+            "CSV, pyarrow.csv": lambda: pyarrow.csv.read_csv(as_csv, parse_options=parse),
+            "JSON lines, gloveflow": lambda: list(read_blocks(as_json, "jsonl", config)),
+            "JSON lines, json.loads": lambda: [json.loads(line) for line in as_json.read_text().split("\n")[:-1]],
+            "JSON lines, pyarrow.json": lambda: pyarrow.json.read_json(as_json),
+        }
+        print(f"{as_csv.stat().st_size / 1e6:.0f} MB of CSV, median of three")
+        for name, way in ways.items():
+            print(f"{name:28} {np.median([seconds(way) for _ in range(3)]):6.2f} s")
+
+
+def text_bytes(file: str) -> int:
+    """Return the bytes of the texts of a Parquet file."""
+    return sum(_sizes(file))
+
+
+def _sizes(file: str) -> Iterator[int]:
+    with pq.ParquetFile(file) as opened:
+        for batch in opened.iter_batches(columns=["text"]):
+            yield pa.compute.sum(pa.compute.binary_length(batch["text"])).as_py() or 0
+
+
+PARTS: dict[str, Callable[[list[str]], None]] = {
+    "chain": compare_chains,
+    "scale": compare_sizes,
+    "tokenizers": compare_tokenizers,
+    "padding": compare_padding,
+    "coverage": compare_coverage,
+    "formats": compare_formats,
+}
+
+
+if __name__ == "__main__":
+    main()
