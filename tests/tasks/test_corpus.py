@@ -13,7 +13,7 @@ from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus import ingest_corpus
-from tasks.corpus_reading import CorpusReader, text_keys
+from tasks.corpus_reading import text_keys
 from tasks.corpus_sources import locate_corpus
 from tasks.store import ArtifactRef
 
@@ -47,16 +47,6 @@ def refused(source: object, **options: object) -> str:
     return str(caught.value)
 
 
-def reasons(source: Path, **options: object) -> list[tuple[int, str, str]]:
-    """Return row number, reason and excerpt of every row that is rejected while reading."""
-    config = config_of(source, **options)
-    reader = CorpusReader(locate_corpus(config), config)
-    reader.read(source.parent / "spool")
-    rows = pa.concat_tables(reader.rejected).to_pylist()
-    assert {row["file"] for row in rows} <= {source.name}
-    return [(row["row"], row["reason"], row["excerpt"]) for row in rows]
-
-
 def rejected(reference: ArtifactRef) -> list[tuple[int, str]]:
     return [(row["row"], row["reason"]) for row in reference.read_table(REJECTED_FILE).to_pylist()]
 
@@ -71,65 +61,6 @@ def csv_of(counts: dict[str, int], *, column: str = "label") -> bytes:
     """Return a CSV file with so many distinct texts per label."""
     rows = [f"{label} text {i},{label}" for label, count in counts.items() for i in range(count)]
     return "\n".join([f"text,{column}", *rows, ""]).encode()
-
-
-# rejected rows
-
-
-def test_unusable_rows_are_rejected_with_row_number_reason_and_excerpt(write: Writer) -> None:
-    path = write(
-        "c.csv",
-        b"text,label\ngood,a\n,a\n \t ,a\nno label,\nblank label,  \ntoo,many,fields\nfew\n\n"
-        b"caf\xe9,a\ngood again,\xff\nlast,b\n",
-    )
-    assert reasons(path) == [
-        (1, "empty_text", ""),
-        (2, "empty_text", " \t "),
-        (3, "no_label", "no label"),
-        (4, "no_label", "blank label"),
-        (5, "wrong_number_of_fields", "too,many,fields"),
-        (6, "wrong_number_of_fields", "few"),
-        (7, "undecodable", "caf?"),
-        (8, "undecodable", "good again"),
-    ]
-
-
-def test_unusable_json_lines_are_rejected_with_row_number_reason_and_excerpt(write: Writer) -> None:
-    lines = [b'{"text": "good", "label": "a"}', b"[1]", b'{"text": null, "label": "a"}', b'{"label": "a"}',
-             b'{"text": 5, "label": "a"}', b'{"text": "x", "label": null}', b'{"text": "x"}',
-             b'{"text": "last", "label": "b"}']  # fmt: skip
-    assert reasons(write("c.jsonl", b"\n".join(lines))) == [
-        (1, "not_a_json_object", "[1]"),
-        (2, "null_text", ""),
-        (3, "null_text", ""),
-        (4, "text_is_no_string", "5"),
-        (5, "no_label", "x"),
-        (6, "no_label", "x"),
-    ]
-
-
-def test_the_first_reason_counts(write: Writer) -> None:
-    assert reasons(write("c.csv", b"text,label,part\n ,,holdout\nx,,holdout\nx,a,holdout\n"), split_column="part") == [
-        (0, "empty_text", " "),
-        (1, "no_label", "x"),
-        (2, "unknown_split", "x"),
-    ]
-
-
-def test_an_excerpt_has_80_characters(write: Writer) -> None:
-    assert reasons(write("c.csv", "text,label\n{},\n".format("\u00e9" * 200).encode()))[0][2] == "\u00e9" * 80
-
-
-def test_texts_below_the_smallest_length_are_rejected(write: Writer) -> None:
-    path = write("c.csv", "text,label\n,a\n ab ,a\nabc,a\n abc ,a\n\u00e9\u00e9,a\n".encode())
-    assert reasons(path, min_characters=3) == [
-        (0, "empty_text", ""), (1, "short_text", " ab "), (4, "short_text", "\u00e9\u00e9"),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("letter", ["\u00a0", "\u2028", "\u3000", "\x1c", "\u0085"])
-def test_white_space_of_any_kind_is_an_empty_text(write: Writer, letter: str) -> None:
-    assert [row[1] for row in reasons(write("c.csv", f"text,label\n{letter},a\n".encode()))] == ["empty_text"]
 
 
 def test_texts_are_normalized_and_otherwise_kept_as_they_are(write: Writer) -> None:
@@ -319,26 +250,6 @@ def test_a_train_copy_of_a_held_out_text_is_rejected_and_counted(write: Writer) 
     assert rejected(reference) == [(12, "copy_in_validation"), (13, "copy_in_test"), (14, "copy_in_test")]
     assert reference.read_json(PROFILE_FILE)["leaked"] == 3
     assert reference.facts["leaked"] == 3
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("A b", "a  B\n", True),
-        ("stra\u00dfe", "STRASSE", True),
-        ("\u00c9t\u00e9", "\u00e9T\u00c9", True),
-        ("a\u00a0b", "a b", True),
-        ("a", "b", False),
-        ("a.", "a", False),
-        ("\u00e9", "e", False),
-    ],
-)
-def test_texts_that_differ_in_case_and_white_space_alone_have_one_key(one: str, other: str, same: bool) -> None:
-    keys = text_keys(pa.array([one, other, "", one], pa.large_string()))
-    assert (keys[0] == keys[1]) == same
-    assert keys[0] == keys[3] != keys[2]
-    assert {len(key) for key in keys} == {16}
-    assert text_keys(pa.array(["zero", one, other], pa.large_string()).slice(1)) == keys[:2]
 
 
 # splits

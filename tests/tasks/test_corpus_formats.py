@@ -5,7 +5,6 @@ import io
 import json
 import random
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ import tasks.byte_stream
 import tasks.corpus_formats
 from pipeline_config.errors import InputError
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus_blocks import BLOCK, label_text, make_block, time_value
+from tasks.corpus_blocks import BLOCK
 from tasks.corpus_formats import read_blocks
 
 Writer = Callable[[str, bytes], Path]
@@ -178,30 +177,6 @@ def test_words_for_nothing_are_texts_and_labels_like_any_other(write: Writer, va
 # rules for values
 
 
-@pytest.mark.parametrize(
-    ("value", "label"),
-    [
-        (1, "1"),
-        (1.0, "1"),
-        ("1", "1"),
-        ("1.0", "1.0"),
-        (0.5, "0.5"),
-        (-0.0, "0"),
-        (True, "true"),
-        (False, "false"),
-        (" pos ", "pos"),
-        ("null", "null"),
-        ("", None),
-        ("  ", None),
-        (None, None),
-        (float("nan"), None),
-        (float("inf"), "inf"),
-    ],
-)
-def test_a_label_becomes_text_by_rule(value: object, label: str | None) -> None:
-    assert label_text(value) == label
-
-
 def test_labels_of_one_file_follow_the_rule_each_by_its_own_type(write: Writer) -> None:
     values = [1, 1.0, True, "1", "true", 0, False, 0.0, None, "", [1], {"a": 1}]
     path = write("c.jsonl", "\n".join(json.dumps({"text": "x", "label": value}) for value in values).encode())
@@ -225,31 +200,6 @@ def test_parquet_labels_of_any_type_become_text(
 ) -> None:
     pq.write_table(pa.table({"text": ["x", "y", "z"], "label": pa.array(values, kind)}), tmp_path / "c.parquet")
     assert read(tmp_path / "c.parquet") == list(zip("xyz", labels, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (5, 5.0),
-        (2.5, 2.5),
-        ("7", 7.0),
-        ("1970-01-02", 86400.0),
-        ("1970-01-01T00:00:10", 10.0),
-        (" 1970-01-01T02:00:00+02:00 ", 0.0),
-        (date(1970, 1, 2), 86400.0),
-        (datetime(1970, 1, 1, 0, 1), 60.0),
-        (datetime(1970, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), 0.0),
-        (datetime(1970, 1, 1, tzinfo=UTC), 0.0),
-        ("yesterday", None),
-        ("", None),
-        (None, None),
-        (float("nan"), None),
-        ("inf", None),
-        ([1], None),
-    ],
-)
-def test_a_moment_becomes_a_number_by_rule(value: object, seconds: float | None) -> None:
-    assert time_value(value) == seconds
 
 
 def test_split_group_and_time_come_from_their_columns(write: Writer) -> None:
@@ -411,10 +361,3 @@ def test_regular_rows_go_by_way_of_arrow(write: Writer, monkeypatch: pytest.Monk
     monkeypatch.setattr(tasks.byte_stream, "BLOCK_BYTES", 8 << 20)
     path = write("c.csv", b'text,label\r\n"one, ""1""",a\r\n"two\nlines",b\r\nthree,c\r\n')
     assert read(path) == [('one, "1"', "a"), ("two\nlines", "b"), ("three", "c")]
-
-
-def test_a_block_has_a_column_for_everything(write: Writer) -> None:
-    table = make_block({"text": ["x"], "label": [1]})
-    assert table.to_pylist() == [
-        {"text": "x", "label": "1", "split": None, "group": None, "time": None, "problem": None}
-    ]
