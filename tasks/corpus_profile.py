@@ -14,7 +14,6 @@ from pipeline_config.schemas import SPLITS
 from tasks.splitting import TRAIN, DocumentIndex
 from tasks.tokenizers import largest_bytes
 
-_CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"  # all but tab and line ends
 _HISTOGRAM = 24  # bins of the length histogram, each half as wide again as the one before
 
 
@@ -25,11 +24,13 @@ def count_oddities(before: pa.Array, texts: pa.Array) -> Counter[str]:
         before: texts (large_string) as they came.
         texts: the same after normalization.
     """
+    largest = largest_bytes(texts)
+    may_be_replaced = texts.filter(pa.array(largest >= 0xEF))  # U+FFFD begins with this byte
     return Counter(
         not_nfc=0 if before is texts else _total(pc.not_equal(before, texts)),
-        non_ascii=int((largest_bytes(texts) >= 0x80).sum()),
-        control_characters=_total(pc.match_substring_regex(texts, _CONTROL)),
-        replacement_characters=_total(pc.match_substring(texts, "\ufffd")),
+        non_ascii=int((largest >= 0x80).sum()),
+        control_characters=_count_control(texts),
+        replacement_characters=_total(pc.match_substring(may_be_replaced, "\ufffd")),
         markup=_total(pc.match_substring_regex(texts, "<[a-zA-Z/]")),
         addresses=_total(pc.match_substring(texts, "://")),
     )
@@ -89,6 +90,17 @@ def _histogram(characters: np.ndarray) -> list[list[int]]:
     edges = np.unique(np.geomspace(1, max(int(characters.max(initial=1)), 2) + 1, _HISTOGRAM).astype(np.int64))
     counts, _ = np.histogram(characters, edges)
     return [[int(edge), int(count)] for edge, count in zip(edges, counts, strict=False)]
+
+
+def _count_control(texts: pa.Array) -> int:
+    """Count the texts with an ASCII control character other than tab and line ends."""
+    if not len(texts) or texts.buffers()[2] is None:
+        return 0
+    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(texts.buffers()[2], np.uint8)[: offsets[-1]]
+    low = np.flatnonzero((data < 0x20) | (data == 0x7F))
+    low = low[(low >= offsets[0]) & ~np.isin(data[low], np.frombuffer(b"\t\n\r", np.uint8))]
+    return len(np.unique(np.searchsorted(offsets, low, side="right")))
 
 
 def _total(mask: Any) -> int:

@@ -215,11 +215,9 @@ def text_keys(texts: pa.Array) -> list[bytes]:
     data = texts.buffers()[2].to_pybytes() if len(texts) and texts.buffers()[2] else b""
     keys = []
     for start, end, largest in zip(offsets[:-1], offsets[1:], largest_bytes(texts).tolist(), strict=True):
-        text = data[start:end]
-        if largest < 0x80:
-            folded = text.translate(_LOWER, _WHITE_SPACE)
-        else:
-            folded = "".join(text.decode().casefold().split()).encode()
+        folded = data[start:end].translate(_LOWER, _WHITE_SPACE)
+        if largest >= 0x80:
+            folded = "".join(folded.decode().casefold().split()).encode()
         keys.append(hashlib.blake2b(folded, digest_size=16).digest())
     return keys
 

@@ -242,9 +242,12 @@ def _coverage_by_class(covered: np.ndarray, tokens: ArtifactRef) -> dict[str, di
     found: dict[tuple[str, str], np.ndarray] = {}
     for shard in iterate_shards(tokens, ["label", "split", "codes"]):
         lists = shard["codes"].combine_chunks()
-        running = np.concatenate([[0], np.cumsum(covered[lists.flatten().to_numpy()])])
         offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-        per_document = np.stack([np.diff(running[offsets]), np.diff(offsets)], axis=1)
+        per_document = np.stack([np.zeros(len(shard), np.int64), np.diff(offsets)], axis=1)
+        filled = per_document[:, 1] > 0
+        if filled.any():
+            has_vector = covered[lists.flatten().to_numpy()]
+            per_document[filled, 0] = np.add.reduceat(has_vector, offsets[:-1][filled], dtype=np.int64)
         split, label = (shard[name].combine_chunks().dictionary_encode() for name in ("split", "label"))
         sums = np.zeros((len(split.dictionary), len(label.dictionary), 2), np.int64)
         np.add.at(sums, (split.indices.to_numpy(), label.indices.to_numpy()), per_document)

@@ -65,13 +65,14 @@ def normalize_texts(texts: pa.Array) -> pa.Array:
     Code points below U+0300, the first combining one, stay as they are, and UTF-8 begins those from U+0300 on
     with a byte of 0xCC or more.
     """
-    odd = largest_bytes(texts) >= 0xCC
-    if not odd.any():
+    odd = np.flatnonzero(largest_bytes(texts) >= 0xCC)
+    candidates = texts.take(pa.array(odd)).to_pylist() if len(odd) else []
+    changed = [i for i, text in enumerate(candidates) if not unicodedata.is_normalized("NFC", text)]
+    if not changed:
         return texts
-    mask = pa.array(odd)
-    return pc.replace_with_mask(
-        texts, mask, pa.array([normalize_text(t) for t in texts.filter(mask).to_pylist()], TEXT)
-    )
+    mask = np.zeros(len(texts), bool)
+    mask[odd[changed]] = True
+    return pc.replace_with_mask(texts, mask, pa.array([normalize_text(candidates[i]) for i in changed], TEXT))
 
 
 def largest_bytes(texts: pa.Array) -> np.ndarray:
