@@ -49,6 +49,9 @@ def log_results(run: tracking.TrackedRun, outputs: dict[str, ArtifactRef]) -> No
     for stage, name in _REPORTS.items():
         if stage in outputs:
             tracking.log_file(identity, outputs[stage].path(name), "reports")
+    for name, rows in report_tables(outputs).items():
+        tracking.log_table(identity, rows, name)
+        create_table_artifact(key=f"table-{name}", table=rows, description=f"{name} of the data")
     for name in FIGURES:
         tracking.log_file(identity, evaluation.path(name), "figures")
     tracking.log_file(identity, evaluation.path(REPORT_FILE))
@@ -71,6 +74,43 @@ def gather_metrics(outputs: dict[str, ArtifactRef]) -> dict[str, float]:
             numbers = {key: value for key, value in output.facts.items() if isinstance(value, int | float)}
             metrics.update({f"{stage}/{key}": float(value) for key, value in numbers.items() if key != "seconds"})
     return metrics
+
+
+def report_tables(outputs: dict[str, ArtifactRef]) -> dict[str, list[dict[str, Any]]]:
+    """Return what the data stages found as tables: classes, findings, padding, and, with vectors, coverage, misses."""
+    profile = outputs["ingest_corpus"].read_json(PROFILE_FILE)
+    padding = outputs["bucket_corpus"].read_json(PADDING_FILE)
+    labels = sorted({label for counts in profile["documents"].values() for label in counts})
+    single = ("rows", "left_out", "duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")
+    findings = {
+        **{name: profile[name] for name in single},
+        **{f"rejected: {reason}": count for reason, count in profile["rejected"].items()},
+        **{f"texts with {name}": count for name, count in profile["oddities"].items()},
+    }
+    tables: dict[str, list[dict[str, Any]]] = {
+        "classes": [{"class": n, **{s: c.get(n, 0) for s, c in profile["documents"].items()}} for n in labels],
+        "findings": [{"finding": name, "count": count} for name, count in findings.items()],
+        "padding": [
+            {"scheme": name, "chosen": name == padding["scheme"], "efficiency": round(report["efficiency"], 4),
+             "batches": report["batches"], "buckets": len(report["boundaries"]),
+             **{f"{what}_p{q}": n for what in ("batch_tokens", "batch_documents")
+                for q, n in zip((5, 50, 95), report[what], strict=True)}}
+            for name, report in padding["schemes"].items()
+        ],
+    }  # fmt: skip
+    if embeddings := outputs.get("align_embeddings"):
+        coverage = embeddings.read_json(COVERAGE_FILE)
+        tables["coverage"] = [
+            {"split": split, "part": part, "token_coverage": round(share, 4)}
+            for split, total in coverage["tokens"].items()
+            for part, share in [
+                ("all", total),
+                *((f"class {label}", value) for label, value in coverage["tokens_by_class"][split].items()),
+                *((f"source {name}", value) for name, value in coverage["tokens_by_source"][split].items()),
+            ]
+        ]
+        tables["misses"] = [{"token": token, "train_count": count} for token, count in coverage["misses"].items()]
+    return tables
 
 
 def publish_link(url: str) -> None:

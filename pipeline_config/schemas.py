@@ -36,7 +36,7 @@ MODEL_FILE: Final = "model.json"
 EPOCHS_FILE: Final = "epochs.parquet"
 STEPS_FILE: Final = "steps.parquet"
 REPORT_FILE: Final = "report.html"
-FIGURES: Final = ("training.png", "confusion.png", "lengths.png", "coverage.png")
+FIGURES: Final = ("training.png", "confusion.png", "corpus.png", "lengths.png", "coverage.png")
 
 _DOCUMENT = [pa.field("doc_id", pa.int64(), nullable=False)]
 

@@ -16,6 +16,7 @@ from pipeline_config.schemas import (
     MODEL_FILE,
     PADDING_FILE,
     PREDICTIONS_FILE,
+    PROFILE_FILE,
     REPORT_FILE,
     WEIGHTS_FILE,
     Split,
@@ -28,7 +29,7 @@ from tasks.store import ArtifactRef, StageOutput
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
 
-@stage(version=2)
+@stage(version=3)
 def evaluate_classifier(
     output: StageOutput,
     classifier: ArtifactRef,
@@ -54,6 +55,7 @@ def evaluate_classifier(
         metrics=metrics,
         epochs=classifier.read_table(EPOCHS_FILE).to_pandas(),
         lengths={split: load_split(buckets, split).lengths for split in ("train", *EVALUATED)},
+        profile=documents.read_json(PROFILE_FILE),
         padding=buckets.read_json(PADDING_FILE),
         coverage=embeddings.read_json(COVERAGE_FILE) if embeddings else None,
         errors=find_confident_errors(predictions, labels, documents.read_table(DOCUMENTS_FILE)),

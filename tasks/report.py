@@ -25,13 +25,14 @@ class Evidence(NamedTuple):
     """What a report is made of.
 
     `metrics` is `{split: {model: scores}}`, `lengths` int64[N] per split, `epochs` the training history,
-    `padding` and `coverage` are the reports of `bucket_corpus` and `align_embeddings`.
+    `profile`, `padding` and `coverage` are the reports of `ingest_corpus`, `bucket_corpus` and `align_embeddings`.
     """
 
     labels: list[str]
     metrics: dict[str, Any]
     epochs: pd.DataFrame
     lengths: Mapping[str, np.ndarray]
+    profile: dict[str, Any]
     padding: dict[str, Any]
     coverage: dict[str, Any] | None
     errors: list[dict[str, Any]]
@@ -40,7 +41,7 @@ class Evidence(NamedTuple):
 def draw_figures(evidence: Evidence, directory: Path) -> None:
     """Write the figures that `FIGURES` names into a directory."""
     drawings: tuple[Callable[[Evidence], Figure], ...] = (
-        draw_training, draw_confusion, draw_lengths, draw_coverage,
+        draw_training, draw_confusion, draw_corpus, draw_lengths, draw_coverage,
     )  # fmt: skip
     for name, draw in zip(FIGURES, drawings, strict=True):
         draw(evidence).savefig(directory / name, dpi=110, metadata={"Software": None})
@@ -87,6 +88,26 @@ def draw_confusion(evidence: Evidence) -> Figure:
         names = [_drawable(label) for label in evidence.labels]
         axes.set(title=title, xlabel="predicted", ylabel="true", yticks=ticks, yticklabels=names)
         axes.set_xticks(ticks, names, rotation=35, ha="right")
+    return figure
+
+
+def draw_corpus(evidence: Evidence) -> Figure:
+    """Draw the documents of each class and split, and the lengths of all texts."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    classes, lengths = figure.subplots(1, 2)
+    left = np.zeros(len(evidence.labels))
+    for (split, counts), color in zip(evidence.profile["documents"].items(), (BLUE, ORANGE, GREEN), strict=True):
+        widths = np.array([counts.get(label, 0) for label in evidence.labels])
+        classes.barh(range(len(left)), widths, left=left, color=color, label=split)
+        left += widths
+    classes.set(title="Documents", yticks=range(len(left)), xlabel="documents")
+    classes.set_yticklabels([_drawable(label) for label in evidence.labels], fontsize=8)
+    classes.legend(frameon=False, fontsize=8)
+    edges, counts = zip(*evidence.profile["characters_histogram"], strict=True)
+    lengths.bar(range(len(edges)), counts, color=BLUE)
+    ticks = range(0, len(edges), max(1, len(edges) // 6))
+    lengths.set(title="Characters per text", xlabel="characters, from", ylabel="documents", xticks=ticks)
+    lengths.set_xticklabels([f"{edges[i]:,}" for i in ticks], fontsize=8)
     return figure
 
 
@@ -152,7 +173,7 @@ def render_report(evidence: Evidence, figures: Path) -> str:
     return _PAGE.format(body="\n".join(parts))
 
 
-_TITLES = ("Training", "Confusion", "Lengths and padding", "Embedding coverage")
+_TITLES = ("Training", "Confusion", "Corpus", "Lengths and padding", "Embedding coverage")
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Gloveflow evaluation</title><style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}

@@ -6,7 +6,9 @@ run ids, because MLflow's notion of an active run does not cross threads. By def
 """
 
 import contextlib
+import csv
 import getpass
+import io
 import json
 import logging
 import os
@@ -231,6 +233,15 @@ def log_tags(run_id: str, tags: Mapping[str, str]) -> None:
 def log_json(run_id: str, value: dict[str, Any], name: str) -> None:
     """Log a value as a JSON file."""
     open_client().log_dict(run_id, value, name)
+
+
+def log_table(run_id: str, rows: list[dict[str, Any]], name: str) -> None:
+    """Log rows as `tables/<name>.csv`, which MLflow's page shows as a table; doing it again changes nothing."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    open_client().log_text(run_id, text.getvalue(), f"tables/{name}.csv")
 
 
 def log_file(run_id: str, path: Path, folder: str | None = None) -> None:

@@ -28,7 +28,7 @@ from tasks.tracking import MetricStream
 from tasks.vocabulary import Vocabulary, check_vocabulary
 
 
-@stage(version=1, unkeyed=("run_id",))
+@stage(version=2, unkeyed=("run_id",))
 def train_classifier(
     output: StageOutput,
     buckets: ArtifactRef,

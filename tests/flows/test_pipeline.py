@@ -88,7 +88,9 @@ def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
     files = {f.path for f in client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "figures", "report.html", "reports"} <= files
     figures = {f.path for f in client.list_artifacts(run.info.run_id, "figures")}
-    assert figures == {f"figures/{name}.png" for name in ("training", "confusion", "lengths", "coverage")}
+    assert figures == {f"figures/{name}.png" for name in ("training", "confusion", "corpus", "lengths", "coverage")}
+    tables = {f.path for f in client.list_artifacts(run.info.run_id, "tables")}
+    assert tables == {f"tables/{name}.csv" for name in ("classes", "findings", "padding", "coverage", "misses")}
 
 
 def test_epoch_and_step_metrics_are_logged_once_each(on_finished: Any) -> None:
@@ -111,7 +113,8 @@ def test_flow_run_and_mlflow_run_link_to_each_other(on_finished: Any) -> None:
     assert flow_run.name.startswith("tiny 20")
     assert run.data.tags["prefect.flow_run_url"].endswith(str(flow_run.id))
     data = {artifact.key: artifact.data for artifact in artifacts}
-    assert sorted(data) == ["mlflow-run", "registered-model", "results", "training-progress"]
+    tables = [f"table-{name}" for name in ("classes", "coverage", "findings", "misses", "padding")]
+    assert sorted(data) == ["mlflow-run", "registered-model", "results", *tables, "training-progress"]
     assert on_finished.mlflow_url in str(data["mlflow-run"])
     assert data["training-progress"] == 100.0
     assert [row["split"] for row in json.loads(str(data["results"]))] == ["test", "test", "validation", "validation"]

@@ -10,6 +10,7 @@ from pipeline_config.schemas import FIGURES
 from tasks.report import (
     Evidence,
     draw_confusion,
+    draw_corpus,
     draw_coverage,
     draw_figures,
     draw_lengths,
@@ -45,6 +46,10 @@ def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
             }
         ),
         lengths={"train": np.array([1, 2, 2, 7])},
+        profile={
+            "documents": {"train": {"bad": 2, "good": 1}, "validation": {"bad": 1}, "test": {"bad": 4, "good": 2}},
+            "characters_histogram": [[1, 3], [5, 7]],
+        },
         padding={"boundaries": [2, 7], "schemes": {"quantile": {"efficiency": 0.9}, "none": {"efficiency": 0.4}}},
         coverage={"tokens": {"train": 0.9, "validation": 0.8, "test": 0.8}, "misses": {"arn": 1, "blorp": 4}},
         errors=[{"text": "not so bad", "label": "good", "prediction": "bad", "probability": 0.98765}],
@@ -152,6 +157,13 @@ class TestFigures:
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
         written = {text.get_position(): text.get_text() for text in axes.texts}  # (column, row)
         assert written == {(0, 0): "3\n75%", (1, 0): "1\n25%", (0, 1): "0\n0%", (1, 1): "2\n100%"}
+
+    def test_corpus_figure_has_every_document_of_each_split_and_length(self):
+        classes, lengths = draw_corpus(make_evidence()).axes
+        assert [container.get_label() for container in classes.containers] == ["train", "validation", "test"]
+        assert [[bar.get_width() for bar in container] for container in classes.containers] == [[2, 1], [1, 0], [4, 2]]
+        assert [bar.get_height() for bar in lengths.patches] == [3, 7]
+        assert [label.get_text() for label in lengths.get_xticklabels()] == ["1", "5"]
 
     def test_a_class_without_test_documents_is_drawn(self):
         labels = ["bad", "good"]

@@ -27,6 +27,7 @@ from tasks.tracking import (
     log_file,
     log_history,
     log_metrics,
+    log_table,
     log_tags,
     open_client,
     sweep_dead_runs,
@@ -308,6 +309,14 @@ class TestLogging:
         assert history_of(run_id, "f1") == [(3, 0.75)]
         assert (run.data.tags["a"], run.data.tags["b"]) == ("1", "zwei")
         assert [file.path for file in open_client().list_artifacts(run_id, "evaluation")] == ["evaluation/report.html"]
+
+    def test_a_table_is_a_file_of_comma_separated_values_however_often_it_is_logged(self, run_id):
+        for _ in range(2):
+            log_table(run_id, [{"class": "a,b", "train": 1}, {"class": "c", "train": 2}], "classes")
+        path = open_client().download_artifacts(run_id, "tables/classes.csv")
+        assert Path(path).read_text("utf-8") == 'class,train\n"a,b",1\nc,2\n'
+        log_table(run_id, [], "nothing")
+        assert Path(open_client().download_artifacts(run_id, "tables/nothing.csv")).read_text("utf-8").strip() == ""
 
     def test_history_adds_only_what_the_run_lacks(self, run_id):
         with MetricStream(run_id) as stream:
