@@ -2,13 +2,13 @@
 
 Reads `documents`. Writes shards of `doc_id`, `label`, `split`, `length`, `codes` (int32 codes of a document's
 tokens), one dictionary (code, token, occurrences per split, train documents) and the tokenizer's name and version.
-Later stages look tokens up once per distinct token, not once per occurrence. One shard is in memory at a time, and
+Later stages look tokens up once per distinct token, not once per occurrence. Two shards are in memory at a time, and
 the dictionary: about 150 bytes per distinct token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,13 +104,13 @@ def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: Tokeniz
         ThreadPoolExecutor(THREADS) as pool,  # Arrow's kernels release the interpreter lock
     ):
         writing: Future[None] | None = None
-        for number, shard in enumerate(read_in_shards(path, config.shard_documents)):
-            encoded = encode_shard(shard, tokenize, dictionary, pool)
+        shards = read_in_shards(path, config.shard_documents)
+        for number, encoded in enumerate(encode_shards(shards, tokenize, dictionary, pool)):
             if writing:
                 writing.result()
             writing = pool.submit(output.write_table, SHARD_PATTERN.format(shard=number), encoded, TOKENS)
             total += pc.sum(encoded["length"]).as_py()
-            advance(len(shard))
+            advance(len(encoded))
         if writing:
             writing.result()
     output.write_table(DICTIONARY_FILE, dictionary.table(), DICTIONARY)
@@ -134,15 +134,28 @@ def read_in_shards(path: Path, documents: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
-def encode_shard(
-    shard: pa.Table, tokenize: Tokenize, dictionary: TokenDictionary, pool: ThreadPoolExecutor
-) -> pa.Table:
-    """Return the documents of a shard with token codes instead of text, as a table of the schema `TOKENS`."""
-    shard = shard.combine_chunks()
-    chunks = [shard.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(shard), CHUNK_DOCUMENTS)]
-    done = list(pool.map(partial(encode_chunk, tokenize=tokenize), chunks))
-    offsets = np.cumsum(np.concatenate([[0], *(chunk.lengths for chunk in done)]))
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(dictionary.add(done), pa.int32()))
+def encode_shards(
+    shards: Iterable[pa.Table], tokenize: Tokenize, dictionary: TokenDictionary, pool: ThreadPoolExecutor
+) -> Iterator[pa.Table]:
+    """Yield shards with token codes instead of text, as tables of the schema `TOKENS`.
+
+    The next shard is read and under way in the pool while the tokens of one are put together.
+    """
+    under_way: deque[tuple[pa.Table, list[Future[Chunk]]]] = deque()
+    for shard in shards:
+        whole = shard.combine_chunks()
+        chunks = (whole.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(whole), CHUNK_DOCUMENTS))
+        under_way.append((whole, [pool.submit(encode_chunk, chunk, tokenize) for chunk in chunks]))
+        if len(under_way) > 1:
+            yield _join(*under_way.popleft(), dictionary)
+    while under_way:
+        yield _join(*under_way.popleft(), dictionary)
+
+
+def _join(shard: pa.Table, futures: list[Future[Chunk]], dictionary: TokenDictionary) -> pa.Table:
+    chunks = [future.result() for future in futures]
+    offsets = np.cumsum(np.concatenate([[0], *(chunk.lengths for chunk in chunks)]))
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(dictionary.add(chunks), pa.int32()))
     lengths = pa.array(np.diff(offsets), pa.int32())
     return pa.table([shard["doc_id"], shard["label"], shard["split"], lengths, lists], schema=TOKENS)
 

@@ -4,6 +4,7 @@
     python tests/benchmarks/data.py scale TRAIN TEST MORE  ours on 1, 2 and 4 times the texts: seconds and memory
     python tests/benchmarks/data.py tokenizers TRAIN       tokens per second, and time on adversarial texts
     python tests/benchmarks/data.py padding FILE...        padding and mixing of every batching scheme
+    python tests/benchmarks/data.py golden FILE...         tokens and rows against torchtext's, all documents, bit for bit
     python tests/benchmarks/data.py coverage FILE...       tokens with a vector, by tokenizer and fallbacks
     python tests/benchmarks/data.py formats TRAIN          reading CSV and JSON lines: ours, Python's csv, Arrow
 
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,9 @@ def compare_chains(files: list[str]) -> None:
         print("vectors from their text, as in a first run" if text else "vectors prepared by an earlier run")
         for name, result in results.items():
             steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result["steps"].items())
-            print(f"  {name:10} {result['total']:7.2f} s, peak {result['peak_mib']:6,.0f} MiB   ({steps})")
+            print(
+                f"  {name:10} {result['total']:7.2f} s, processor {result['cpu']:6.2f} s, peak {result['peak_mib']:6,.0f} MiB   ({steps})"
+            )
         ours, theirs = (results[name]["total"] for name in ("ours", "torchtext"))
         print(f"  torchtext takes {theirs / ours:.1f} times as long")
 
@@ -65,13 +69,13 @@ def compare_sizes(files: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepare_vectors(Path(folder))
         base = pq.read_metadata(train).num_rows + pq.read_metadata(test).num_rows
-        print(f"{'texts':>8} {'MB':>6} {'seconds':>8} {'per 50,000':>11} {'peak MiB':>9}   steps")
+        print(f"{'texts':>8} {'MB':>6} {'seconds':>8} {'CPU s':>7} {'CPU/50,000':>11} {'peak MiB':>9}   steps")
         for factor in (1, 2, 4):
             extra = [str(write_more(Path(folder), more, base * (factor - 1)))] if factor > 1 else []
             result = measure("run-ours", [train, test, *extra], folder)
             steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result["steps"].items())
             size = sum(text_bytes(file) for file in (train, test, *extra)) / 1e6
-            print(f"{base * factor:8,} {size:6,.0f} {result['total']:8.2f} {result['total'] / base / factor * 50_000:11.2f} "
+            print(f"{base * factor:8,} {size:6,.0f} {result['total']:8.2f} {result['cpu']:7.2f} {result['cpu'] / base / factor * 50_000:11.2f} "
                   f"{result['peak_mib']:9,.0f}   {steps}")  # fmt: skip
 
 
@@ -105,9 +109,11 @@ def run_ours(files: list[str]) -> None:
     tokens = clock("tokenize", lambda: tokenize_corpus.fn(
         documents, TokenizationConfig(), identify_tokenizer("basic_english")))  # fmt: skip
     vocabulary = clock("vocabulary", lambda: build_vocabulary.fn(tokens, VocabularyConfig()))
-    clock("align", lambda: align_embeddings.fn(vocabulary, vectors, tokens, AlignmentConfig(), 0))
-    buckets = clock("bucket", lambda: bucket_corpus.fn(
-        tokens, vocabulary, BucketingConfig(max_length=LONGEST, batch_size=BATCH), 0))  # fmt: skip
+    bucketing = BucketingConfig(max_length=LONGEST, batch_size=BATCH)
+    with ThreadPoolExecutor(1) as pool:  # the flow runs these two at the same time, too
+        aligned = pool.submit(align_embeddings.fn, vocabulary, vectors, tokens, AlignmentConfig(), 0)
+        buckets = clock("bucket", lambda: bucket_corpus.fn(tokens, vocabulary, bucketing, 0))
+        clock("align", aligned.result)
 
     def batches() -> int:
         splits = [load_split(buckets, name) for name in ("train", "validation", "test")]
@@ -154,6 +160,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.steps: dict[str, float] = {}
+        self.processor = time.process_time()
 
     def __call__(self, name: str, step: Callable[[], Any]) -> Any:
         started = time.perf_counter()
@@ -163,7 +170,8 @@ class Clock:
 
     def report(self) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"steps": self.steps, "total": sum(self.steps.values()), "peak_mib": peak}))
+        print(json.dumps({"steps": self.steps, "total": sum(self.steps.values()), "peak_mib": peak,
+                          "cpu": time.process_time() - self.processor}))  # fmt: skip
 
 
 def measure(part: str, files: list[str], folder: str) -> dict[str, Any]:
@@ -215,8 +223,6 @@ def write_more(folder: Path, more: str, count: int) -> Path:
 
 def compare_tokenizers(files: list[str]) -> None:
     """Print tokens per second, and the time for adversarial texts of one and two megabytes."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from torchtext.data import get_tokenizer
 
     from tasks.tokenization import CHUNK_DOCUMENTS, THREADS
@@ -320,6 +326,42 @@ def pairs_again(first: list[np.ndarray], second: list[np.ndarray]) -> float:
     return again / pairs
 
 
+# torchtext's numbers
+
+
+def compare_golden(files: list[str]) -> None:
+    """Print in how many documents `basic_english` differs from torchtext's, and how many aligned rows do."""
+    from torchtext.data import get_tokenizer
+    from torchtext.vocab import Vectors
+
+    from tasks.embeddings import VectorRows, fill_matrix, look_up_rows
+    from tasks.tokenizers import TEXT, basic_english
+
+    split = get_tokenizer("basic_english")
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_vectors(Path(folder))
+        vectors = Vectors("glove.txt", cache=folder)
+    matrix = vectors.vectors.numpy()
+    statistics = VectorRows(np.arange(len(matrix)), matrix, matrix.mean(axis=0), matrix.std(axis=0))
+    for file in files:
+        documents = wrong = tokens = 0
+        distinct: dict[str, None] = {"<pad>": None, "<unk>": None}
+        for batch in pq.ParquetFile(file).iter_batches(1000, columns=["text"]):
+            texts = batch["text"].cast(TEXT)
+            for ours, text in zip(basic_english(texts).to_pylist(), texts.to_pylist(), strict=True):
+                documents, wrong, tokens = documents + 1, wrong + (ours != split(text)), tokens + len(ours)
+                distinct.update(dict.fromkeys(ours))
+                distinct.update(dict.fromkeys(word.upper() for word in ours[:3]))  # for the lower-case road
+        itos = list(distinct)
+        words = pa.array(itos, pa.string())
+        pairs, _ = look_up_rows(words, pa.array(vectors.itos, pa.string()), fallbacks=("lowercase",))
+        rows = fill_matrix(words, pairs, statistics, missing="zero", seed=0)
+        theirs = vectors.get_vecs_by_tokens(itos, lower_case_backup=True).numpy()
+        differ = int((rows.view(np.uint32) != theirs.view(np.uint32)).any(axis=1).sum())
+        print(f"{Path(file).name:22} {documents:7,} documents, {tokens:10,} tokens, {wrong} documents differ; "
+              f"{len(itos):7,} rows, {differ} rows differ")  # fmt: skip
+
+
 # coverage
 
 
@@ -403,6 +445,7 @@ PARTS: dict[str, Callable[[list[str]], None]] = {
     "scale": compare_sizes,
     "tokenizers": compare_tokenizers,
     "padding": compare_padding,
+    "golden": compare_golden,
     "coverage": compare_coverage,
     "formats": compare_formats,
 }

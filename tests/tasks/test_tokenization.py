@@ -14,7 +14,7 @@ from pipeline_config.errors import ConfigError
 from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS, DOCUMENTS_FILE, TOKENIZER_FILE, TOKENS
 from pipeline_config.settings import TokenizationConfig
 from tasks.store import ArtifactRef, commit_output, stage_key
-from tasks.tokenization import Chunk, TokenDictionary, encode_chunk, encode_shard, iterate_shards, tokenize_corpus
+from tasks.tokenization import Chunk, TokenDictionary, encode_chunk, encode_shards, iterate_shards, tokenize_corpus
 from tasks.tokenizers import TOKEN_LISTS, Tokenize, basic_english
 
 # (text, label, split)
@@ -115,6 +115,11 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
+def only(shards: Iterator[pa.Table]) -> pa.Table:
+    (shard,) = shards
+    return shard
+
+
 def given(lists: list[list[str]]) -> Tokenize:
     """Return a tokenizer that finds the number of a list in a text."""
     return lambda texts: pa.array([lists[int(text)] for text in texts.to_pylist()], TOKEN_LISTS)
@@ -128,7 +133,7 @@ def encoded(dictionary: TokenDictionary, lists: list[list[str]], splits: list[st
 def test_a_shard_is_encoded_with_the_codes_that_a_dictionary_already_has(pool: ThreadPoolExecutor) -> None:
     dictionary = TokenDictionary()
     dictionary.codes = {"cat": 0, "the": 1}
-    table = encode_shard(table_of(CORPUS[:1]), basic_english, dictionary, pool)
+    table = only(encode_shards([table_of(CORPUS[:1])], basic_english, dictionary, pool))
     assert table["codes"].to_pylist() == [[1, 0, 2, 1, 3]]
     assert table["length"].to_pylist() == [5]
     assert dictionary.codes == {"cat": 0, "the": 1, ",": 2, "dog": 3}
@@ -170,7 +175,7 @@ def test_chunks_of_a_call_share_their_codes() -> None:
 
 def test_documents_without_any_tokens_give_an_empty_dictionary(pool: ThreadPoolExecutor) -> None:
     dictionary = TokenDictionary()
-    table = encode_shard(table_of([('"', "x", "train"), (" ", "y", "test")]), basic_english, dictionary, pool)
+    table = only(encode_shards([table_of([('"', "x", "train"), (" ", "y", "test")])], basic_english, dictionary, pool))
     assert table["codes"].to_pylist() == [[], []]
     assert dictionary.table() == DICTIONARY.empty_table()
 

