@@ -151,6 +151,7 @@ class StageOutput:
             schema,
             compression="none" if has_vectors else "zstd",  # float32 vectors do not shrink
             use_dictionary=[name for name in _REPETITIVE if name in schema.names],
+            write_statistics=[f.name for f in schema if not pa.types.is_fixed_size_list(f.type)],  # of no use there
         ) as writer:
             yield writer
 
