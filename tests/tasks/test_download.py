@@ -25,6 +25,7 @@ import trustme
 import tasks.download
 from pipeline_config.errors import InputError, ServiceError, StoreError
 from tasks.download import download_file
+from tests.campaigns import network_schedules
 from tests.https_server import Answer, Handler, Server, fixed, ranged, whole
 
 
@@ -670,3 +671,21 @@ def test_a_killed_process_frees_its_lock_and_leaves_a_part_that_resumes(server: 
         killed.set()
         assert other.result(30).read_bytes() == BODY
     assert 0 < int(server.requests[1][1]["Range"].removeprefix("bytes=").removesuffix("-")) <= HALF
+
+
+def test_random_misbehaviour_of_servers_never_leaves_a_wrong_file() -> None:
+    tally = network_schedules.run_campaign(schedules=40, seed=100)
+    assert tally["right at once"] + tally["an error, then right"] == 40
+    assert min(tally["right at once"], tally["an error, then right"]) > 0
+
+
+def test_several_processes_make_one_download(server: Server, artifacts: Path) -> None:
+    url = server.script("/glove.zip", whole(BODY))
+    code = f"from tasks.download import download_file; print(download_file([{url!r}], sha256={DIGEST!r}))"
+    command = [sys.executable, "-c", code]
+    running = [
+        subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    paths = {process.communicate(timeout=60)[0].strip() for process in running}
+    assert [Path(path).read_bytes() for path in paths] == [BODY]
+    assert len(server.requests) == 1
