@@ -1,7 +1,7 @@
 """Time the way from GloVe text to verified Parquet against the loaders that people use, in one run.
 
     pip install polars gensim
-    python tests/benchmarks/vectors.py [--folder FOLDER] [--rounds 3] [--rows 2200000]
+    python -m tests.benchmarks.vectors [--folder FOLDER] [--rounds 3] [--rows 2200000]
 
 Each measurement has a process of its own, starts after the imports, and tells its time and its peak memory. Ours is
 the stage itself: digest of the source, parsing, duplicates, Parquet, fsync, SHA-256 of what was written. The text of
@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PUBLISHED = "d8f717f8dd4b545cb7f418ef9f3d0c3e6e68a6f48b97d32f8b7aae40cb31f96f"
 VOCABULARY, KEPT = 30_000, 100_000
 Way = Callable[[], dict[str, Any]]
 
@@ -141,7 +140,7 @@ def measure(name: str, **options: object) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=os.environ["BENCHMARK_FOLDER"]) as artifacts:
         environment = {**os.environ, "GLOVEFLOW_ARTIFACTS": artifacts, "PREFECT_LOGGING_LEVEL": "ERROR"}
         given = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in options.items()})
-        command = [sys.executable, __file__, "--measure", name, given]
+        command = [sys.executable, "-m", "tests.benchmarks.vectors", "--measure", name, given]
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if result.returncode:
             raise SystemExit(f"{name}: {result.stderr}")
@@ -156,26 +155,15 @@ def measure(name: str, **options: object) -> dict[str, Any]:
 
 def write_published(path: Path) -> None:
     """Write the text of 6B 50d from the package, unless it is there, and check its digest."""
+    from tests.published_text import SHA256, published_text
+
     if not path.is_file():
-        from importlib import metadata
-
-        import numpy as np
-        import pyarrow.parquet as pq
-
-        from tasks.published_vectors import PACKAGED
-
-        packaged = PACKAGED["glove.6B.50d"]
-        distribution = metadata.distribution(packaged.distribution)
-        values = np.load(str(distribution.locate_file(packaged.array)), mmap_mode="r")
-        tokens = pq.read_table(str(distribution.locate_file(packaged.token_index)))["index"].to_pylist()
-        form = "%s " + " ".join(["%.5g"] * values.shape[1]) + "\n"
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            for token, row in zip(tokens, values, strict=True):
-                file.write(form % (token, *row.tolist()))
+        with path.open("wb") as file:
+            file.writelines(published_text())
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != PUBLISHED:
-        raise SystemExit(f"{path}: its SHA-256 is {digest}, expected the published {PUBLISHED}")
+    if digest != SHA256:
+        raise SystemExit(f"{path}: its SHA-256 is {digest}, expected the published {SHA256}")
 
 
 def write_times(path: Path, source: Path, times: int) -> None:

@@ -1,7 +1,7 @@
 """Odd lines, read by the project and by gensim: every difference has to be one of the written reasons.
 
     pip install gensim
-    python tests/campaigns/gensim_differences.py [--lines 5000] [--seed 0]
+    python -m tests.campaigns.gensim_differences [--lines 5000] [--seed 0]
 
 gensim gives up a file at the first line that it cannot read, so each line is read in a file of its own, after a good
 one. Prints how often both agree, and each difference with its reason. A difference without a reason ends the campaign.

@@ -1,6 +1,6 @@
 """Downloads from servers that misbehave at random: nothing wrong may ever get its final name.
 
-    python tests/campaigns/network_schedules.py [--schedules 2000] [--seed 0]
+    python -m tests.campaigns.network_schedules [--schedules 2000] [--seed 0]
 
 A schedule is one or two addresses on a local TLS server, each with a random list of misbehaviours. The download ends
 with the right bytes or a clear error. After it, every file with a final name is whole and right; and once the server
