@@ -78,6 +78,22 @@ def open_packed(path: Path, member: str | None = None) -> Iterator[Opened]:
             yield Opened(file, path.stat().st_size, path.name)
 
 
+def check_whole(path: Path) -> None:
+    """Raise an `InputError` if a zip file has no directory at its end, or a gzip file not its checksum.
+
+    Of a plain file, its end tells nothing.
+    """
+    with path.open("rb") as file:
+        magic = file.read(len(ZIP_MAGIC))
+        if magic == ZIP_MAGIC:
+            read_directory(file, str(path))
+        elif magic.startswith(GZIP_MAGIC):
+            file.seek(0)
+            stream = _buffered(_GzipStream(file, str(path)))
+            while stream.read(_CHUNK_BYTES):
+                pass
+
+
 def read_directory(file: BinaryIO, name: str) -> list[Member]:
     """Return the files of a zip archive.
 

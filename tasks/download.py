@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pipeline_config.errors import InputError, ServiceError
+from tasks.archives import check_whole
 from tasks.locks import file_lock, store_errors
 from tasks.progress import track_progress
 from tasks.store import artifacts_root, file_digest
@@ -161,12 +162,15 @@ def fetch_file(url: str, part: Part, final: Path, *, sha256: str | None, deadlin
     Raises:
         ServiceError: the answer is not the file.
     """
-    resumed = fetch_part(url, part, final, deadline=deadline)
+    known = sha256 is not None or read_record(final) is not None
+    resumed = fetch_part(url, part, final, checked=known, deadline=deadline)
     try:
+        if not known:
+            check_whole(part.path)
         check_digest(file_digest(part.path), final, sha256)
-    except ServiceError as error:
+    except (InputError, ServiceError) as error:
         part.discard()
-        raise PassingError(str(error)) if resumed else error from None
+        raise PassingError(str(error)) if resumed else ServiceError(str(error)) from error
     with store_errors(final):
         part.path.rename(final)
         part.sidecar.unlink(missing_ok=True)

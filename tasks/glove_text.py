@@ -34,7 +34,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +58,16 @@ class DroppedLineError(ValueError):
     """A line that holds no usable vector; its argument is the reason."""
 
 
+Lines = bytes | bytearray
+
+
+class Stream(Protocol):
+    """What is needed of a stream of bytes."""
+
+    def readline(self, limit: int, /) -> bytes: ...  # noqa: D102
+    def readinto(self, buffer: memoryview, /) -> int: ...  # noqa: D102
+
+
 class GloveTextReader:
     """Iterate over the chosen vectors of a stream as tables of `vectors_schema(dim)`.
 
@@ -70,7 +80,7 @@ class GloveTextReader:
         InputError: the first vector does not have `dim` values, or a line is endless.
     """
 
-    def __init__(self, stream: BinaryIO, *, name: str, selection: VectorSelection) -> None:
+    def __init__(self, stream: Stream, *, name: str, selection: VectorSelection) -> None:
         self.stream, self.name, self.selection = stream, name, selection
         self._promised: int | None = None
         self._rest = b""
@@ -100,19 +110,21 @@ class GloveTextReader:
         while running:
             yield from running.popleft().result()
 
-    def _read_blocks(self) -> Iterator[bytes]:
+    def _read_blocks(self) -> Iterator[bytearray]:
         """Yield whole lines; what follows a line without an end stays in `_rest`."""
-        while block := self.stream.read(BLOCK_BYTES):
-            block = self._rest + block
-            cut = block.rfind(b"\n") + 1
-            self._rest = block[cut:]
-            if cut:
-                yield block[:cut]
-            if len(self._rest) > MAX_LINE_BYTES:
+        while len(self._rest) <= MAX_LINE_BYTES:
+            block = bytearray(len(self._rest) + BLOCK_BYTES)
+            block[: len(self._rest)] = self._rest
+            with memoryview(block)[len(self._rest) :] as free:
+                read = self.stream.readinto(free)
+            size = len(self._rest) + read
+            cut = block.rfind(b"\n", 0, size) + 1 if read else size
+            self._rest = bytes(memoryview(block)[cut:size])
+            del block[cut:]
+            if block:
+                yield block
+            if not read:
                 return
-        last, self._rest = self._rest, b""
-        if last:
-            yield last
 
     def _read_first_line(self) -> None:
         first = self.stream.readline(MAX_LINE_BYTES + 1)
@@ -144,7 +156,7 @@ class GloveTextReader:
             logger.warning("%s:1: the header promises %s vectors, got %s lines", self.name, self._promised, got)
 
 
-def parse_block(block: bytes, dim: int) -> list[Part]:
+def parse_block(block: Lines, dim: int) -> list[Part]:
     """Return what some whole lines hold; only the last one may lack its line end."""
     part = _parse_fast(block, dim)
     if part:
@@ -207,18 +219,19 @@ def _csv_options(dim: int) -> tuple[list[str], csv.ParseOptions, csv.ConvertOpti
     )
 
 
-def _parse_fast(block: bytes, dim: int) -> Part | None:
+def _parse_fast(block: Lines, dim: int) -> Part | None:
     """Return what Arrow reads, or None when a line may be odd."""
-    text = block.replace(b"\r\n", b"\n") if b"\r" in block else block
-    if text.startswith(_BYTE_ORDER_MARK) or any(odd in text for odd in (b"\r", b"\x00", b"\t")):
-        return None  # Arrow drops the mark, though it may be part of a token, ends lines at \r, trims tabs off numbers
+    text = block
     batch = _read_csv(text, dim)
-    if batch is None and b" \n" in text:
-        text = text.replace(b" \n", b"\n")
-        batch = _read_csv(text, dim)
+    for odd in (b"\r\n", b" \n"):
+        if batch is None and odd in text:
+            text = text.replace(odd, b"\n")
+            batch = _read_csv(text, dim)
     if batch is None or pc.min(pc.binary_length(batch.column(0))).as_py() == 0:
         return None
-    values = np.stack([column.to_numpy() for column in batch.columns[1:]])
+    values = np.empty((dim, len(batch)), np.float32)
+    for row, column in zip(values, batch.columns[1:], strict=True):
+        row[:] = column.to_numpy()
     if not np.isfinite(values).all():
         return None
     return Part(
@@ -232,22 +245,33 @@ def _parse_fast(block: bytes, dim: int) -> Part | None:
     )
 
 
-def _read_csv(text: bytes, dim: int) -> pa.RecordBatch | None:
+def _read_csv(text: Lines, dim: int) -> pa.RecordBatch | None:
+    r"""Return the rows that Arrow makes of some lines, or None if it refuses them or may have changed them.
+
+    It drops a byte order mark, which may be part of a token, ends lines at `\r` and trims tabs off numbers: the only
+    bytes below 14 have to be the `\n` of the rows.
+    """
     columns, parse_options, convert_options = _csv_options(dim)
     read_options = csv.ReadOptions(column_names=columns, use_threads=False, block_size=len(text) + 1)
+    characters = np.frombuffer(text, np.uint8)
+    line_ends = np.count_nonzero(characters == 10)
+    if np.count_nonzero(characters < 14) != line_ends or text.startswith(_BYTE_ORDER_MARK):
+        return None
     try:
         table = csv.read_csv(pa.BufferReader(text), read_options, parse_options, convert_options)
     except pa.ArrowInvalid:
         return None
+    if len(table) != line_ends + (not text.endswith(b"\n")):
+        return None
     return table.combine_chunks().to_batches()[0]
 
 
-def _parse_careful(block: bytes, dim: int) -> Part:
+def _parse_careful(block: Lines, dim: int) -> Part:
     words: list[str] = []
     vectors: list[np.ndarray] = []
     positions: list[int] = []
     dropped: list[tuple[int, str]] = []
-    lines = block.removesuffix(b"\n").split(b"\n")
+    lines = bytes(block).removesuffix(b"\n").split(b"\n")
     for position, line in enumerate(lines):
         try:
             word, vector = parse_line(line.removesuffix(b"\r"), dim)
@@ -269,8 +293,8 @@ def _parse_careful(block: bytes, dim: int) -> Part:
     )
 
 
-def _find_repairs(block: bytes) -> dict[str, np.ndarray]:
-    lines = block.removesuffix(b"\n").split(b"\n")
+def _find_repairs(block: Lines) -> dict[str, np.ndarray]:
+    lines = bytes(block).removesuffix(b"\n").split(b"\n")
     repaired = {
         "carriage_return": [i for i, line in enumerate(lines) if line.endswith(b"\r")],
         "trailing_space": [
@@ -281,5 +305,5 @@ def _find_repairs(block: bytes) -> dict[str, np.ndarray]:
     return {reason: np.array(positions, np.int64) for reason, positions in repaired.items() if positions}
 
 
-def _line_at(block: bytes, position: int) -> bytes:
-    return block.split(b"\n", position + 1)[position]
+def _line_at(block: Lines, position: int) -> bytes:
+    return bytes(block.split(b"\n", position + 1)[position])

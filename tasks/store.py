@@ -156,6 +156,7 @@ class StageOutput:
                 for field in schema
                 if pa.types.is_large_list(field.type) and field.type.value_type == pa.int32()
             },
+            write_statistics=[f.name for f in schema if not pa.types.is_fixed_size_list(f.type)],  # of no use there
         ) as writer:
             yield writer
 

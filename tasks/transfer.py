@@ -90,8 +90,18 @@ class Part(NamedTuple):
         self.sidecar.unlink(missing_ok=True)
 
 
-def fetch_part(url: str, part: Part, final: Path, *, span: Span | None = None, deadline: float) -> bool:
+def fetch_part(
+    url: str, part: Part, final: Path, *, span: Span | None = None, checked: bool = True, deadline: float
+) -> bool:
     """Fetch a file, or a span of it, to its end, going on where the part ends; tell whether it was resumed.
+
+    Args:
+        url: where it is.
+        part: where the bytes go.
+        final: what the file will be called.
+        span: the span that is wanted; None is for all of it.
+        checked: the caller knows a digest of the file, so that a cut-off one would be noticed.
+        deadline: when to give up, on the clock of `time.monotonic`.
 
     Raises:
         PassingError: it broke.
@@ -109,7 +119,7 @@ def fetch_part(url: str, part: Part, final: Path, *, span: Span | None = None, d
             response = open_url(client, url, _range_headers(resume, span))
         with contextlib.closing(response):
             _check_range(response, resume, span)
-            check_response(response, ranged=resume is not None or span is not None, final=final)
+            check_response(response, ranged=bool(resume or span), final=final, checked=checked or span is not None)
             start = resume[0] if resume and response.status_code == 206 else 0
             with store_errors(part.path):
                 if not start:
@@ -148,8 +158,14 @@ def open_url(client: httpx.Client, url: str, headers: dict[str, str]) -> httpx.R
     raise ServiceError(f"more than {MAX_REDIRECTS} redirects")
 
 
-def check_response(response: httpx.Response, *, ranged: bool, final: Path) -> None:
+def check_response(response: httpx.Response, *, ranged: bool, final: Path, checked: bool = True) -> None:
     """Refuse an answer that does not carry the file.
+
+    Args:
+        response: the answer.
+        ranged: a range was asked for.
+        final: what the file will be called.
+        checked: a cut-off file would be noticed afterwards, by its digest or its length.
 
     Raises:
         PassingError: the server says that it cannot answer now.
@@ -165,6 +181,9 @@ def check_response(response: httpx.Response, *, ranged: bool, final: Path) -> No
         if response.status_code in _PASSING_STATUS:
             raise PassingError(problem, _asked_pause(response))
         raise ServiceError(problem)
+    framed = "content-length" in response.headers or "chunked" in response.headers.get("transfer-encoding", "")
+    if not framed and not checked:
+        raise ServiceError("states no length, and no digest of the file is known: it could be cut off unnoticed")
     if encoding != "identity" and final.suffix.lower() != ".gz":  # of those, some servers say that they are encoded
         raise ServiceError(f"got content encoding {encoding}, expected the file as it is")
 
@@ -260,6 +279,8 @@ def _copy(
                     raise ServiceError(f"begins with {first!r}, which is no {final.suffix} file")
             file.write(chunk)
             advance(len(chunk))
+        if not start and 0 < len(first) < len(magic):
+            raise PassingError(f"got {first!r} only, which is no {final.suffix} file")
         file.flush()
         os.fsync(file.fileno())
 

@@ -33,7 +33,7 @@ class Word2vecBinaryReader:
 
     def __init__(self, stream: BinaryIO, *, name: str, selection: VectorSelection) -> None:
         self.stream, self.name, self.selection = stream, name, selection
-        self._buffer, self._at = b"", 0
+        self._buffer, self._at, self._count = b"", 0, 0
 
     def __iter__(self) -> Iterator[pa.Table]:
         left = self._read_header()
@@ -70,10 +70,10 @@ class Word2vecBinaryReader:
             space = self._buffer.find(b" ", 0, MAX_TOKEN_BYTES)
         end = space + 1 + size
         if space < 0 or end > len(self._buffer):
-            where = f"vector {self.selection.lines + 1} or one of the next"
-            raise InputError(f"{self.name}: is damaged: {where} has no end, got {len(self._buffer):,} bytes of it")
+            number, got = self._count + 1, len(self._buffer)
+            raise InputError(f"{self.name}:{number}: is damaged: the vector has no end, got {got:,} bytes of it")
         token, vector = self._buffer[self._at : space].removeprefix(b"\n"), self._buffer[space + 1 : end]
-        self._at = end
+        self._at, self._count = end, self._count + 1
         return token, vector
 
 

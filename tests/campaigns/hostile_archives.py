@@ -1,6 +1,6 @@
 """Archives that lie, read by the project: each gives the bytes of its member, or a clear refusal, and nothing else.
 
-    python tests/campaigns/hostile_archives.py [--archives 5000] [--seed 0]
+    python -m tests.campaigns.hostile_archives [--archives 5000] [--seed 0]
 
 Every archive is made from a good one by one of the tricks below, or by random damage. A trick that must be refused and
 is not, wrong bytes, a foreign exception, more memory than a bound or a file written anywhere ends the campaign.

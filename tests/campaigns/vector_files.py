@@ -1,6 +1,6 @@
 """Random vector files, read by the project and by an oracle that shares no code with it.
 
-    python tests/campaigns/vector_files.py [--files 10000] [--seed 0]
+    python -m tests.campaigns.vector_files [--files 10000] [--seed 0]
 
 The oracle is written from the documented table alone: one line at a time, numbers by a grammar of its own, rounding by
 exact fractions. Each file is read with several block sizes and both have to agree on every token, every bit of every

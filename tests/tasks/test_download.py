@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gzip
 import hashlib
+import io
 import json
 import logging
 import os
@@ -12,8 +13,10 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,10 +25,19 @@ import trustme
 import tasks.download
 from pipeline_config.errors import InputError, ServiceError, StoreError
 from tasks.download import download_file
+from tests.campaigns import network_schedules
 from tests.https_server import Answer, Handler, Server, fixed, ranged, whole
 
-BODY = b"PK\x03\x04" + bytes(range(256)) * 300
-OTHER = b"PK\x03\x04" + bytes(reversed(range(256))) * 400
+
+def zipped(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("glove.txt", content)
+    return buffer.getvalue()
+
+
+BODY = zipped(bytes(range(256)) * 300)
+OTHER = zipped(bytes(reversed(range(256))) * 400)
 HALF = len(BODY) // 2
 DIGEST = hashlib.sha256(BODY).hexdigest()
 
@@ -84,8 +96,20 @@ def test_the_file_is_named_after_the_address(server: Server, path: str, ending: 
     assert download_file([server.script(path, whole(b"text,label\n"))]).name.endswith(ending)
 
 
-def test_a_body_without_a_length_is_taken_to_its_end(server: Server) -> None:
+def test_a_body_without_a_length_is_taken_to_its_end_if_its_digest_is_known(server: Server) -> None:
     url = server.script("/glove.zip", lambda handler: handler.answer(200, BODY))
+    assert "states no length, and no digest of the file is known" in fail(url)
+    assert download_file([url], sha256=DIGEST).read_bytes() == BODY
+
+
+def test_a_chunked_body_is_taken_to_its_end_and_not_before(server: Server) -> None:
+    def chunked(handler: Handler, *, last: bytes = b"0\r\n\r\n") -> None:
+        handler.protocol_version = "HTTP/1.1"
+        body = b"%x\r\n%b\r\n" % (len(BODY), BODY)
+        handler.answer(200, body + last, Transfer_Encoding="chunked")
+
+    url = server.script("/glove.zip", partial(chunked, last=b""), chunked)
+    fail(url)
     assert download_file([url]).read_bytes() == BODY
 
 
@@ -452,6 +476,23 @@ def test_another_content_than_at_the_first_download_is_refused_until_the_record_
     assert download_file([url]).read_bytes() == OTHER
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("/glove.zip", BODY[:-1]),
+        ("/glove.zip", BODY[:HALF]),
+        ("/glove.zip", b"PK\x03"),
+        ("/vectors.txt.gz", gzip.compress(b"the 1 2\n")[:-1]),
+    ],
+)
+def test_a_file_that_ends_too_early_is_not_stored_even_if_the_server_says_that_this_is_all(
+    server: Server, artifacts: Path, name: str, content: bytes
+) -> None:
+    url = server.script(name, fixed(200, content))
+    assert f"{url}: " in fail(url)
+    assert all(".part" in ending for ending in left_behind(artifacts))
+
+
 # content encoding
 
 
@@ -630,3 +671,21 @@ def test_a_killed_process_frees_its_lock_and_leaves_a_part_that_resumes(server: 
         killed.set()
         assert other.result(30).read_bytes() == BODY
     assert 0 < int(server.requests[1][1]["Range"].removeprefix("bytes=").removesuffix("-")) <= HALF
+
+
+def test_random_misbehaviour_of_servers_never_leaves_a_wrong_file() -> None:
+    tally = network_schedules.run_campaign(schedules=40, seed=100)
+    assert tally["right at once"] + tally["an error, then right"] == 40
+    assert min(tally["right at once"], tally["an error, then right"]) > 0
+
+
+def test_several_processes_make_one_download(server: Server, artifacts: Path) -> None:
+    url = server.script("/glove.zip", whole(BODY))
+    code = f"from tasks.download import download_file; print(download_file([{url!r}], sha256={DIGEST!r}))"
+    command = [sys.executable, "-c", code]
+    running = [
+        subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    paths = {process.communicate(timeout=60)[0].strip() for process in running}
+    assert [Path(path).read_bytes() for path in paths] == [BODY]
+    assert len(server.requests) == 1

@@ -15,6 +15,7 @@ from pipeline_config.errors import InputError
 from pipeline_config.schemas import vectors_schema
 from tasks.glove_text import DroppedLineError, GloveTextReader, parse_block, parse_line, round_to_float32
 from tasks.vector_selection import VectorSelection
+from tests.campaigns import vector_files
 
 BLOCK_SIZES = [1, 2, 3, 5, 7, 16, 33, 64]
 
@@ -377,3 +378,79 @@ def test_a_regular_file_takes_the_fast_road(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_tables_have_the_promised_schema() -> None:
     assert [table.schema for table in tables_of(b"a 1 2\nb 3 4\n", dim=2)] == [vectors_schema(2)]
+
+
+def test_random_files_are_read_as_the_documentation_says() -> None:
+    tally = vector_files.run_campaign(files=200, seed=100)
+    assert tally["files"] == 200
+    reasons = ("header", "blank", "not_a_vector", "not_finite", "empty_token", "undecodable", "duplicate")
+    assert all(tally[f"dropped: {reason}"] for reason in reasons)
+
+
+# what is published
+
+
+def test_a_header_that_promises_another_number_of_vectors_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert read(b"3 2\na 1 2\nb 3 4\n").rows == [("a", [1.0, 2.0]), ("b", [3.0, 4.0])]
+    assert caplog.messages == ["glove.txt:1: the header promises 3 vectors, got 2 lines"]
+
+
+@pytest.mark.parametrize("data", [b"2 2\na 1 2\nb 3 4\n", b"2 2\na 1 2\nb 3 4"])
+def test_a_header_that_is_right_is_not_told(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    read(data)
+    assert caplog.messages == []
+
+
+def test_the_odd_tokens_of_840b_are_kept_whole() -> None:
+    odd = [
+        ". .",
+        ". . .",
+        "at name@domain.com",
+        "to name@domain.com",
+        "Email name@domain.com",
+        "\u00a0",
+        "\ufffd" * 1000,
+    ]
+    data = b"".join(f"{token} 1 2\n".encode() for token in ["the", *odd, "I'm", "don't", "o'clock"])
+    assert [token for token, _ in read(data).rows] == ["the", *odd, "I'm", "don't", "o'clock"]
+
+
+def test_a_mark_at_the_beginning_of_a_block_is_part_of_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.glove_text, "BLOCK_BYTES", 6)
+    tokens = ["a", "\ufeffb", "\ufeff", "c"]
+    assert [token for token, _ in read("".join(f"{token} 1 2\n" for token in tokens).encode()).rows] == tokens
+
+
+@pytest.mark.parametrize("ending", [b" \n", b"\r\n", b" \r\n"])
+def test_line_ends_of_other_tools_take_the_fast_road(monkeypatch: pytest.MonkeyPatch, ending: bytes) -> None:
+    def refuse(line: bytes, dim: int) -> None:
+        raise AssertionError(line)
+
+    monkeypatch.setattr(tasks.glove_text, "parse_line", refuse)
+    data = b"".join(b"w%d 1 2" % i + ending for i in range(100))
+    got = read(data)
+    assert len(got.rows) == 100
+    assert set(got.repaired.values()) == {100}
+
+
+def test_one_odd_line_does_not_send_the_rest_of_its_block_on_the_careful_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    careful: list[bytes] = []
+
+    def note(line: bytes, dim: int) -> tuple[str, np.ndarray]:
+        careful.append(line)
+        return parse_line(line, dim)
+
+    monkeypatch.setattr(tasks.glove_text, "parse_line", note)
+    lines = [b"w%d 1 2\n" % i for i in range(1000)]
+    lines[500] = b"New York 1 2\n"
+    assert len(read(b"".join(lines)).rows) == 1000
+    assert b"New York 1 2" in careful
+    assert len(careful) <= tasks.glove_text.CAREFUL_LINES
+
+
+def test_an_endless_line_after_the_last_wanted_vector_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.glove_text, "MAX_LINE_BYTES", 100)
+    data = b"a 1 2\nb 3 4\n" + b"x" * 1000
+    assert len(read(data, max_vectors=2).rows) == 2
+    with pytest.raises(InputError, match=r"^glove\.txt:3: expected a line, got 1,000 bytes without an end$"):
+        read(data)

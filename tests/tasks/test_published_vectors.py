@@ -1,11 +1,13 @@
 """The table of published vector sets."""
 
+import hashlib
 import re
 
 import pytest
 
 from pipeline_config.errors import InputError
 from tasks.published_vectors import ARCHIVES, MEMBERS, MIRROR, SETS_OF_2024, PublishedSet, find_published
+from tests.published_text import SHA256, published_text
 
 
 def test_the_table_of_archives_has_every_glove_set_of_torchtext_and_nothing_else() -> None:
@@ -50,3 +52,10 @@ def test_an_unknown_set_is_an_error_that_lists_the_known_ones() -> None:
 
 def test_the_digests_of_members_are_of_members_that_are_published() -> None:
     assert {find_published(name.removesuffix(".txt")).member for name in MEMBERS} == set(MEMBERS)
+
+
+def test_the_packaged_set_written_back_as_text_is_the_published_file() -> None:
+    digest = hashlib.sha256()
+    for lines in published_text():
+        digest.update(lines)
+    assert digest.hexdigest() == MEMBERS["glove.6B.50d.txt"] == SHA256

@@ -1,0 +1,278 @@
+"""Time the way from GloVe text to verified Parquet against the loaders that people use, in one run.
+
+    pip install polars gensim
+    python -m tests.benchmarks.vectors [--folder FOLDER] [--rounds 3] [--rows 2200000]
+
+Each measurement has a process of its own, starts after the imports, and tells its time and its peak memory. Ours is
+the stage itself: digest of the source, parsing, duplicates, Parquet, fsync, SHA-256 of what was written. The text of
+6B 50d is written once, from the package, and has to have the published digest. torchtext's vectors are compared with
+ours, all tokens and all bits. `--rows` is the size of the file shaped like 840B (300 values); 0 leaves it out.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+VOCABULARY, KEPT = 30_000, 100_000
+Way = Callable[[], dict[str, Any]]
+
+
+# the ways, each run in a process of its own: imports first, then what is timed
+
+
+def read_bytes(path: Path, **_: object) -> Way:
+    def run() -> dict[str, Any]:
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+        return {}
+
+    return run
+
+
+def gloveflow(path: Path, dim: int, keep: Path | None = None, **_: object) -> Way:
+    from pipeline_config.schemas import VECTORS_FILE
+    from pipeline_config.settings import EmbeddingsConfig
+    from tasks.vectors import download_glove, locate_vectors
+
+    config = EmbeddingsConfig(source=str(path), dim=dim, keep=keep and str(keep))
+
+    def run() -> dict[str, Any]:
+        reference = download_glove.fn(locate_vectors(config), config)
+        return {"vectors": reference.facts["vectors"], "parquet": str(reference.path(VECTORS_FILE))}
+
+    return run
+
+
+def polars(path: Path, dim: int, **_: object) -> Way:
+    import polars as pl
+
+    schema = {"token": pl.String, **{str(i): pl.Float32 for i in range(dim)}}
+
+    def run() -> dict[str, Any]:
+        table = pl.read_csv(path, separator=" ", quote_char=None, has_header=False, schema=schema)
+        return {"vectors": len(table)}
+
+    return run
+
+
+def torchtext(path: Path, parquet: str | None = None, **_: object) -> Way:
+    from torchtext.vocab import Vectors
+
+    def run() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stderr(io.StringIO()):
+            vectors = Vectors(str(path), cache=cache)
+        return {"vectors": len(vectors.itos), "loaded": vectors}
+
+    return run
+
+
+def gensim(path: Path, **_: object) -> Way:
+    from gensim.models import KeyedVectors
+
+    def run() -> dict[str, Any]:
+        return {"vectors": len(KeyedVectors.load_word2vec_format(str(path), no_header=True))}
+
+    return run
+
+
+def second_use(path: Path, parquet: str, **_: object) -> Way:
+    import pyarrow as pa
+
+    from tasks.vectors import read_vectors
+
+    with path.open("rb") as file:
+        words = [line.split(b" ")[0].decode() for line in file]
+    tokens = pa.array(random.Random(0).sample(words, VOCABULARY))
+
+    def run() -> dict[str, Any]:
+        rows, _ = read_vectors(Path(parquet), tokens)
+        return {"vectors": int((rows >= 0).sum())}
+
+    return run
+
+
+WAYS = {way.__name__: way for way in (read_bytes, gloveflow, polars, torchtext, gensim, second_use)}
+
+
+def measure_here(name: str, options: dict[str, Any]) -> None:
+    """Run one way in this process and print seconds, peak memory and what it found as JSON."""
+    options = {key: Path(value) if key in ("path", "keep") else value for key, value in options.items()}
+    run = WAYS[name](**options)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    started = time.perf_counter()
+    found = run()
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    loaded = found.pop("loaded", None)
+    if loaded is not None and options.get("parquet"):
+        found["identical"] = is_identical(loaded, options["parquet"])
+    print(json.dumps({"seconds": seconds, "before": before, "peak": peak, **found}))
+
+
+def is_identical(vectors: Any, parquet: str) -> bool:
+    """Tell whether torchtext has the tokens and the very bits of our Parquet file."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(parquet)
+    values = table["vector"].combine_chunks().flatten().to_numpy()
+    same_bits = np.array_equal(values.view(np.int32), vectors.vectors.numpy().reshape(-1).view(np.int32))
+    return table["token"].to_pylist() == vectors.itos and same_bits
+
+
+def measure(name: str, **options: object) -> dict[str, Any]:
+    """Run one way in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=os.environ["BENCHMARK_FOLDER"]) as artifacts:
+        environment = {**os.environ, "GLOVEFLOW_ARTIFACTS": artifacts, "PREFECT_LOGGING_LEVEL": "ERROR"}
+        given = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in options.items()})
+        command = [sys.executable, "-m", "tests.benchmarks.vectors", "--measure", name, given]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if result.returncode:
+            raise SystemExit(f"{name}: {result.stderr}")
+        measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+        if name == "gloveflow" and options.get("hold"):
+            shutil.copyfile(measured["parquet"], str(options["hold"]))
+        return measured
+
+
+# the files
+
+
+def write_published(path: Path) -> None:
+    """Write the text of 6B 50d from the package, unless it is there, and check its digest."""
+    from tests.published_text import SHA256, published_text
+
+    if not path.is_file():
+        with path.open("wb") as file:
+            file.writelines(published_text())
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
+        raise SystemExit(f"{path}: its SHA-256 is {digest}, expected the published {SHA256}")
+
+
+def write_times(path: Path, source: Path, times: int) -> None:
+    """Write a file several times over, with other tokens each time."""
+    with path.open("wb") as file:
+        for number in range(times):
+            prefix = b"%d_" % number if number else b""
+            with source.open("rb") as lines:
+                file.writelines(prefix + line for line in lines)
+
+
+def write_large(path: Path, rows: int, dim: int = 300) -> None:
+    """Write a file shaped like 840B: 5-digit decimals, now and then a token with spaces."""
+    draw = random.Random(0)
+    block = [b" ".join(b"%.5f" % draw.gauss(0, 0.4) for _ in range(dim)) for _ in range(2000)]
+    with path.open("wb") as file:
+        for first in range(0, rows, len(block)):
+            names = range(first, min(first + len(block), rows))
+            tokens = (b"name@domain.com at %d" % i if i % 50_000 == 7 else b"token%d" % i for i in names)
+            file.writelines(token + b" " + numbers + b"\n" for token, numbers in zip(tokens, block, strict=False))
+
+
+# the tables
+
+
+def compare(path: Path, rounds: int) -> None:
+    """Print the table of all ways for 6B 50d."""
+    parquet = path.with_suffix(".parquet")
+    names = ["read_bytes", "polars", "gloveflow", "torchtext", "gensim"]
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names:
+            if number == 0 or name not in ("torchtext", "gensim"):
+                hold = parquet if name == "gloveflow" and not number else None
+                results[name].append(measure(name, path=path, dim=50, hold=hold, parquet=str(parquet)))
+    best = {name: statistics.median(result["seconds"] for result in results[name]) for name in names}
+    ours = best["gloveflow"]
+    print(f"\n{path.name}, {path.stat().st_size:,} bytes       seconds   against ours   peak RSS, before it")
+    for name in names:
+        peak, before = (max(result[key] for result in results[name]) for key in ("peak", "before"))
+        print(f"  {name:36} {best[name]:8.2f} {best[name] / ours:12.2f} x {peak:8,.0f} MiB, {before:,.0f}")
+    print(f"  torchtext has the same tokens and bits: {results['torchtext'][0]['identical']}")
+    again = [measure("second_use", path=path, parquet=str(parquet)) for _ in range(rounds)]
+    seconds = statistics.median(result["seconds"] for result in again)
+    print(f"  second use: {again[0]['vectors']:,} vectors out of the Parquet file in {seconds:.3f} s")
+
+
+def show_linear(folder: Path, path: Path, rounds: int) -> None:
+    """Print the cost of one, two and four times the file."""
+    first = None
+    for times in (1, 2, 4):
+        larger = folder / f"times{times}.txt"
+        write_times(larger, path, times)
+        results = [measure("gloveflow", path=larger, dim=50) for _ in range(rounds)]
+        seconds, peak = (statistics.median(result[key] for result in results) for key in ("seconds", "peak"))
+        first = first or seconds
+        print(f"  {times} x {seconds:8.2f} s   {seconds / first:5.2f} x the time   {peak:8,.0f} MiB")
+        larger.unlink()
+
+
+def show_large(folder: Path, rows: int) -> None:
+    """Print throughput and memory for a file shaped like 840B, all of it and a vocabulary's part."""
+    path, keep = folder / "large.txt", folder / "keep.txt"
+    write_large(path, rows)
+    size = path.stat().st_size
+    keep.write_text("\n".join(f"token{i}" for i in random.Random(1).sample(range(rows), min(KEPT, rows))))
+    print(f"\n{rows:,} x 300, {size:,} bytes")
+    for label, options in (("read the bytes", None), (f"keep {KEPT:,} tokens", keep), ("keep all", False)):
+        name = "read_bytes" if options is None else "gloveflow"
+        result = measure(name, path=path, dim=300, **({"keep": options} if options else {}))
+        speed = size / result["seconds"] / 1e6
+        found = f"{result['vectors']:,} vectors" if "vectors" in result else ""
+        print(f"  {label:22} {result['seconds']:8.1f} s {speed:8,.0f} MB/s {result['peak']:8,.0f} MiB  {found}")
+    path.unlink()
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where the files are written; they are kept there")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=2_200_000)
+    parser.add_argument("--only", choices=("compare", "linear", "large"))
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure_here(options.measure[0], json.loads(options.measure[1]))
+        return
+    with _folder(options.folder) as folder:
+        os.environ["BENCHMARK_FOLDER"] = str(folder)
+        path = folder / "glove.6B.50d.txt"
+        write_published(path)
+        if options.only in (None, "compare"):
+            compare(path, options.rounds)
+        if options.only in (None, "linear"):
+            show_linear(folder, path, options.rounds)
+        if options.rows and options.only in (None, "large"):
+            show_large(folder, options.rows)
+
+
+if __name__ == "__main__":
+    main()
