@@ -5,12 +5,13 @@ Reads the files that `tasks.corpus_sources` finds, block by block (`tasks.corpus
 left out by `corpus.max_documents`.
 
 Memory does not grow with the texts: they go block by block to a spool file and, once the splits are drawn, from
-there to the output. What stays is about 100 bytes per document and 200 per rejected row, and a few blocks of
+there to the output. What stays is about 150 bytes per document and 200 per rejected row, and a few blocks of
 `byte_stream.BLOCK_BYTES` (or of the longest row).
 """
 
 from collections import Counter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,45 @@ def ingest_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, 
     spool = output.path("spool.arrow")
     reader = CorpusReader(source, config)
     reader.read(spool)
-    index, labels, where = reader.index(), np.array(list(reader.labels), object), source.location
+    choice = choose_documents(reader, spool, config, seed)
+    late = _write_documents(output, spool, choice, reader)
+    spool.unlink()
+    rejected = pa.concat_tables([*reader.rejected, *late]).sort_by("row")
+    output.write_table(REJECTED_FILE, rejected, REJECTED)
+    reasons = Counter(rejected["reason"].to_pylist())
+    profile = {
+        **choice.profile, "rejected": dict(sorted(reasons.items())), "rows": reader.rows, "left_out": choice.left_out,
+        "files": reader.files, "oddities": dict(reader.oddities), "normalization": "NFC", "splitter": config.splitter,
+    }  # fmt: skip
+    output.write_json(PROFILE_FILE, profile)
+    output.facts.update(
+        documents=int((choice.split >= 0).sum()), rows_rejected=len(rejected),
+        classes=len({label for counts in profile["documents"].values() for label in counts}), rows=reader.rows,
+        rows_left_out=choice.left_out,
+        **{name: profile[name] for name in ("duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")},
+    )  # fmt: skip
+
+
+class Choice(NamedTuple):
+    """What becomes of the usable rows.
+
+    `split` int8[N] is -1 for a row that is no document; `rejected` gives the reason by position, for those of them
+    that are not left out; `profile` describes the documents.
+    """
+
+    split: np.ndarray
+    rejected: dict[int, str]
+    left_out: int
+    profile: dict[str, Any]
+
+
+def choose_documents(reader: CorpusReader, spool: Path, config: CorpusConfig, seed: int) -> Choice:
+    """Decide which usable rows become documents, and of which split.
+
+    Raises:
+        InputError: there is not enough to learn from, or a split is without documents.
+    """
+    index, labels, where = reader.index(), np.array(list(reader.labels), object), reader.source.location
     kept, rejected, left_out = select_documents(index, labels, config, earlier=reader.reasons(), where=where)
     near = reader.near_duplicates(spool, kept) if config.near_duplicates else None
     chosen = index.keep(kept)
@@ -50,26 +89,12 @@ def ingest_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, 
     )  # fmt: skip
     crossing = find_crossing(chosen.texts, split)
     profile = profile_documents(chosen, split, labels, reader.lengths()[kept], crossing=crossing, near=near)
-    rejected |= {
-        int(kept[i]): f"copy_in_{SPLITS[crossing[i]]}" for i in np.flatnonzero(crossing >= 0)
-    }  # fmt: skip
+    copies = np.flatnonzero(crossing >= 0)
+    rejected |= {int(kept[i]): f"copy_in_{SPLITS[crossing[i]]}" for i in copies}
     assigned = np.full(len(index), -1, np.int8)
     assigned[kept] = np.where(crossing >= 0, -1, split)
     _check_splits(assigned, where=where)
-    late = _write_documents(output, spool, assigned, rejected, reader)
-    spool.unlink()
-    table = pa.concat_tables([*reader.rejected, *late]).sort_by("row")
-    output.write_table(REJECTED_FILE, table, REJECTED)
-    reasons = Counter(table["reason"].to_pylist())
-    output.write_json(PROFILE_FILE, {
-        **profile, "rejected": dict(sorted(reasons.items())), "rows": reader.rows, "left_out": left_out,
-        "files": reader.files, "oddities": dict(reader.oddities), "normalization": "NFC", "splitter": config.splitter,
-    })  # fmt: skip
-    output.facts.update(
-        documents=int((assigned >= 0).sum()), rows_rejected=len(table),
-        classes=len(np.unique(index.labels[assigned >= 0])), rows=reader.rows, rows_left_out=left_out,
-        **{name: profile[name] for name in ("duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")},
-    )  # fmt: skip
+    return Choice(assigned, rejected, left_out, profile)
 
 
 def select_documents(
@@ -119,21 +144,19 @@ def select_documents(
     return kept, rejected, left_out
 
 
-def _write_documents(
-    output: StageOutput, spool: Path, assigned: np.ndarray, rejected: dict[int, str], reader: CorpusReader
-) -> list[pa.Table]:
+def _write_documents(output: StageOutput, spool: Path, choice: Choice, reader: CorpusReader) -> list[pa.Table]:
     """Write the documents that have a split; return the late rejected ones."""
     late, start = [], 0
     names = pa.array(SPLITS)
     starts, files = zip(*((file["first_row"], file["name"]) for file in reader.files), strict=True)
     with output.table_writer(DOCUMENTS_FILE, DOCUMENTS) as writer:
         for block in read_spool(spool):
-            split = assigned[start : start + len(block)]
-            bad = [i for i in range(len(block)) if start + i in rejected] if rejected else []
+            split = choice.split[start : start + len(block)]
+            bad = [i for i in np.flatnonzero(split < 0).tolist() if start + i in choice.rejected]
             if bad:
                 table = block.take(bad)
                 places = np.searchsorted(starts, table["doc_id"].to_numpy(), side="right") - 1
-                reasons = pa.array([rejected[start + i] for i in bad])
+                reasons = pa.array([choice.rejected[start + i] for i in bad])
                 late.append(
                     rejected_table(table["doc_id"], pa.array([files[p] for p in places]), reasons, table["text"])
                 )
