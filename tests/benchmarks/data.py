@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 BATCH = 64
@@ -299,7 +300,7 @@ def compare_padding(files: list[str]) -> None:
     for file in files:
         table = pq.read_table(file, columns=["text", "label"])
         lists = basic_english(table["text"].cast(TEXT).combine_chunks())
-        lengths = np.clip(pa.compute.list_value_length(lists).to_numpy().astype(np.int64), 1, 300)
+        lengths = np.clip(pc.list_value_length(lists).to_numpy().astype(np.int64), 1, 300)
         labels = (table["label"].to_numpy() == table["label"][0].as_py()).astype(float)
         print(f"\n{Path(file).name}: {len(lengths):,} documents, cut at 300 tokens, batches of {BATCH}\n{header}")
         for scheme in SCHEMES:
@@ -369,8 +370,6 @@ def compare_golden(files: list[str]) -> None:
 
 def compare_coverage(files: list[str]) -> None:
     """Print the share of all tokens, and of distinct ones, that have a vector."""
-    import pyarrow.compute as pc
-
     from pipeline_config.schemas import VECTORS_FILE
     from pipeline_config.settings import EmbeddingsConfig
     from tasks.embeddings import look_up_rows
@@ -439,7 +438,7 @@ def text_bytes(file: str) -> int:
 def _sizes(file: str) -> Iterator[int]:
     with pq.ParquetFile(file) as opened:
         for batch in opened.iter_batches(columns=["text"]):
-            yield pa.compute.sum(pa.compute.binary_length(batch["text"])).as_py() or 0
+            yield pc.sum(pc.binary_length(batch["text"])).as_py() or 0
 
 
 PARTS: dict[str, Callable[[list[str]], None]] = {
