@@ -91,17 +91,21 @@ def gensim(path: Path, **_: object) -> Way:
 
 
 def second_use(path: Path, parquet: str, **_: object) -> Way:
+    import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-    from tasks.vectors import read_vectors
+    from tasks.embeddings import read_rows
 
     with path.open("rb") as file:
         words = [line.split(b" ")[0].decode() for line in file]
     tokens = pa.array(random.Random(0).sample(words, VOCABULARY))
 
     def run() -> dict[str, Any]:
-        rows, _ = read_vectors(Path(parquet), tokens)
-        return {"vectors": int((rows >= 0).sum())}
+        known = pq.read_table(parquet, columns=["token"])["token"].combine_chunks()
+        rows = pc.index_in(tokens, known).drop_null().to_numpy()
+        return {"vectors": len(read_rows(Path(parquet), np.unique(rows)).vectors)}
 
     return run
 
