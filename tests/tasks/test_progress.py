@@ -204,4 +204,4 @@ def test_allow_work_undoes_stop_work(clock, lines):
     with track_progress("train", total=4, unit="steps") as advance:
         clock.now += 10
         advance(1)
-    assert lines() == ["train: 1.00 steps of 4.00 steps (25%) after 10 s, 102kB/s, 30 s left"]
+    assert lines() == ["train: 1.00 steps of 4.00 steps (25%) after 10 s, 30 s left"]
