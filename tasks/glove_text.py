@@ -45,12 +45,12 @@ from pipeline_config.errors import InputError
 from tasks.vector_selection import Part, VectorSelection
 
 logger = logging.getLogger(__name__)
-BLOCK_BYTES = 1 << 20
-BLOCKS_AHEAD = 8  # blocks per thread that are read before the first of them is taken
+BLOCK_BYTES = 2 << 20
+BLOCKS_AHEAD = 4  # blocks per thread that are read before the first of them is taken
 CAREFUL_LINES = 16  # a refused block of so few lines is not halved again
 MAX_LINE_BYTES = 16 << 20  # 4096 numbers of 400 digits take a tenth of it; memory stays bounded
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE)
-_HEADER = re.compile(rb"(\d+) (\d+)\s*")
+_HEADER = re.compile(rb"(\d{1,18}) (\d{1,18})\s*")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
