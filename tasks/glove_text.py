@@ -229,15 +229,13 @@ def _parse_fast(block: Lines, dim: int) -> Part | None:
             batch = _read_csv(text, dim)
     if batch is None or pc.min(pc.binary_length(batch.column(0))).as_py() == 0:
         return None
-    values = np.empty((dim, len(batch)), np.float32)
-    for row, column in zip(values, batch.columns[1:], strict=True):
-        row[:] = column.to_numpy()
+    values = batch.select(range(1, dim + 1)).to_tensor(null_to_nan=False, row_major=True).to_numpy()
     if not np.isfinite(values).all():
         return None
     return Part(
         lines=len(batch),
         tokens=batch.column(0),
-        values=np.ascontiguousarray(values.T),
+        values=values,
         positions=range(len(batch)),
         dropped=(),
         repaired={} if text is block and block.endswith(b"\n") else _find_repairs(block),
