@@ -110,7 +110,7 @@ class VectorSelection:
     def table_of_examples(self) -> pa.Table:
         """Return the examples as a table of `ODD_LINES`, by line."""
         if not self.examples:
-            return ODD_LINES.empty_table()
+            return pa.Table.from_batches([], schema=ODD_LINES)
         columns = zip(*sorted(self.examples), strict=True)
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, ODD_LINES, strict=True)], schema=ODD_LINES)
 
