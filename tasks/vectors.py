@@ -70,7 +70,7 @@ def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsCon
         vectors=selection.kept,
         dim=selection.dim,
         lines_dropped=selection.dropped.total(),
-        passed_over=selection.passed_over,
+        **({} if keep is None else {"passed_over": selection.passed_over}),
         dropped=dict(selection.dropped),
         repaired=dict(selection.repaired),
     )

@@ -230,7 +230,6 @@ def test_counts_of_odd_lines_are_facts_and_dropped_lines_are_listed(write: Calla
         "vectors": 2,
         "dim": 2,
         "lines_dropped": 3,
-        "passed_over": 0,
         "dropped": {"header": 1, "not_a_vector": 1, "duplicate": 1},
         "repaired": {"carriage_return": 1, "no_final_newline": 1},
         "seconds": reference.facts["seconds"],
