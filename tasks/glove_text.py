@@ -27,6 +27,7 @@ How odd lines are treated (every one is counted by reason):
 """
 
 import functools
+import io
 import logging
 import os
 import re
@@ -34,7 +35,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -61,13 +61,6 @@ class DroppedLineError(ValueError):
 Lines = bytes | bytearray
 
 
-class Stream(Protocol):
-    """What is needed of a stream of bytes."""
-
-    def readline(self, limit: int, /) -> bytes: ...  # noqa: D102
-    def readinto(self, buffer: memoryview, /) -> int: ...  # noqa: D102
-
-
 class GloveTextReader:
     """Iterate over the chosen vectors of a stream as tables of `vectors_schema(dim)`.
 
@@ -80,7 +73,7 @@ class GloveTextReader:
         InputError: the first vector does not have `dim` values, or a line is endless.
     """
 
-    def __init__(self, stream: Stream, *, name: str, selection: VectorSelection) -> None:
+    def __init__(self, stream: io.BufferedIOBase, *, name: str, selection: VectorSelection) -> None:
         self.stream, self.name, self.selection = stream, name, selection
         self._promised: int | None = None
         self._rest = b""
