@@ -133,7 +133,7 @@ def fetch_part(
 
 
 def new_client(deadline: float) -> httpx.Client:
-    """Return a client that gives up a connection without a byte, at the latest when the deadline passes."""
+    """Return a client that gives up a connection without a byte, at the latest at the deadline."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise DeadlineError
