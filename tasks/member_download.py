@@ -97,6 +97,9 @@ def download_member(
     deadline = time.monotonic() + timeout_seconds
     with one_download(places.archive, urls[0]):
         found = _find_local(places, wanted)
+        if found is None and is_intact(places.archive, wanted.archive_sha256):
+            _check_member(places, wanted)
+            found = _find_local(places, wanted)
         if found is None:
             refuse_offline(offline, member, urls[0])
             parts = [part_of(places.packed), part_of(places.archive)]
@@ -119,20 +122,22 @@ def _find_local(places: _Places, wanted: Wanted) -> tuple[Path, str | None] | No
 
 def _fetch(url: str, places: _Places, wanted: Wanted, deadline: float) -> None:
     part = part_of(places.packed)
-    if not is_intact(places.archive, wanted.archive_sha256):
-        try:
-            with _no_archive():
-                member, span = _find_remote(url, wanted.member, deadline)
-            fetch_part(url, part, places.packed, span=span, deadline=deadline)
-            _pack(part, member, places, wanted)
-            return
-        except RangeRefusedError as error:
-            logger.info("%s: %s; fetching the whole archive", url, error)
+    try:
+        with _no_archive():
+            member, span = _find_remote(url, wanted.member, deadline)
+        fetch_part(url, part, places.packed, span=span, deadline=deadline)
+        _pack(part, member, places, wanted)
+    except RangeRefusedError as error:
+        logger.info("%s: %s; fetching the whole archive", url, error)
         fetch_file(url, part_of(places.archive), places.archive, sha256=wanted.archive_sha256, deadline=deadline)
+        _check_member(places, wanted)
+        part.discard()
+
+
+def _check_member(places: _Places, wanted: Wanted) -> None:
     with _no_archive(), open_packed(places.archive, wanted.member) as opened:
         digest = hashlib.file_digest(opened.stream, "sha256").hexdigest()
     check_digest(digest, places.member, wanted.member_sha256, what=_what(wanted))
-    part.discard()
 
 
 def _find_remote(url: str, name: str, deadline: float) -> tuple[Member, Span]:

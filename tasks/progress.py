@@ -101,6 +101,7 @@ def _line(
     suffix, divisor = ("B", 1024) if unit == "B" else (f" {unit}", 1000)
     amount = tqdm.format_sizeof(done, suffix, divisor)
     whole = f" of {tqdm.format_sizeof(total, suffix, divisor)} ({done / total:.0%})" if total else ""
+    speed = f", {tqdm.format_sizeof((done - initial) / seconds, 'B', divisor)}/s" if unit == "B" and seconds else ""
     left = f", {seconds * (total - done) / (done - initial):.0f} s left" if total and done > initial else ""
     more = "".join(f", {key} {value}" for key, value in shown.items())
-    return f"{description}: {amount}{whole} after {seconds:.0f} s{left}{more}"
+    return f"{description}: {amount}{whole} after {seconds:.0f} s{speed}{left}{more}"

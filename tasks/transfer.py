@@ -62,7 +62,7 @@ class Part(NamedTuple):
 
     @property
     def sidecar(self) -> Path:
-        """Path of the description."""
+        """Path of the description, which says where the bytes are from."""
         return self.path.with_suffix(f"{self.path.suffix}.json")
 
     @property
@@ -100,8 +100,8 @@ def fetch_part(
         part: where the bytes go.
         final: what the file will be called.
         span: the span that is wanted; None is for all of it.
-        checked: the caller knows a digest of the file, so that a cut-off one would be noticed.
-        deadline: when to give up, on the clock of `time.monotonic`.
+        checked: a digest of the file is known, so that a cut-off one would be noticed.
+        deadline: on the clock of `time.monotonic`.
 
     Raises:
         PassingError: it broke.
@@ -133,7 +133,7 @@ def fetch_part(
 
 
 def new_client(deadline: float) -> httpx.Client:
-    """Return a client that gives up a connection without a byte, at the latest when the deadline passes."""
+    """Return a client that gives up a connection without a byte, at the latest at the deadline."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise DeadlineError
@@ -189,11 +189,7 @@ def check_response(response: httpx.Response, *, ranged: bool, final: Path, check
 
 
 def read_body(response: httpx.Response, most: int, deadline: float) -> bytes:
-    """Return a short body.
-
-    Raises:
-        ServiceError: it breaks, or is longer than `most` bytes.
-    """
+    """Return a short body; raise a `ServiceError` when it is longer than `most` bytes."""
     body = bytearray()
     for chunk in _chunks(response, deadline):
         body += chunk

@@ -109,7 +109,9 @@ class VectorSelection:
 
     def table_of_examples(self) -> pa.Table:
         """Return the examples as a table of `ODD_LINES`, by line."""
-        columns = list(zip(*sorted(self.examples), strict=True)) or [()] * len(ODD_LINES)
+        if not self.examples:
+            return pa.Table.from_batches([], schema=ODD_LINES)
+        columns = zip(*sorted(self.examples), strict=True)
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, ODD_LINES, strict=True)], schema=ODD_LINES)
 
     def _choose(self, words: list[str]) -> tuple[Sequence[int], list[int], list[int]]:
@@ -157,5 +159,6 @@ class VectorSelection:
 def vectors_table(tokens: pa.Array, values: np.ndarray) -> pa.Table:
     """Return tokens (string[V]) and their vectors (float32[V, dim]) as a table of `vectors_schema(dim)`."""
     schema = vectors_schema(values.shape[1])
-    flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
+    buffer = pa.py_buffer(np.ascontiguousarray(values, np.float32))
+    flat = pa.Array.from_buffers(pa.float32(), values.size, [None, buffer])  # `pa.array` would import pandas
     return pa.table([tokens, pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type)], schema=schema)

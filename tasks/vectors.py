@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
 
@@ -71,7 +70,7 @@ def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsCon
         vectors=selection.kept,
         dim=selection.dim,
         lines_dropped=selection.dropped.total(),
-        passed_over=selection.passed_over,
+        **({} if keep is None else {"passed_over": selection.passed_over}),
         dropped=dict(selection.dropped),
         repaired=dict(selection.repaired),
     )
@@ -95,32 +94,6 @@ def read_tokens(path: Path) -> set[str]:
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"embeddings.keep: {path}: expected a list of tokens, got: {error}") from error
     return {form for token in tokens if token for form in (token, token.lower())}
-
-
-def read_vectors(path: Path, tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Look tokens up in a `vectors` file, holding no more of it than a row group.
-
-    Args:
-        path: a Parquet file of `vectors_schema`.
-        tokens: string[V].
-
-    Returns:
-        int64[V] row in the file, -1 where there is none; float32[V, dim] vectors, zero where there is none.
-    """
-    with pq.ParquetFile(path, memory_map=True) as file:
-        dim = file.schema_arrow.field("vector").type.list_size
-        known = file.read(["token"])["token"].combine_chunks()
-        rows = pc.index_in(tokens, known).fill_null(-1).to_numpy().astype(np.int64)
-        vectors = np.zeros((len(tokens), dim), np.float32)
-        first = 0
-        for group in range(file.num_row_groups):
-            end = first + file.metadata.row_group(group).num_rows
-            wanted = np.flatnonzero((rows >= first) & (rows < end))
-            if len(wanted):
-                column = file.read_row_group(group, ["vector"])["vector"].combine_chunks()
-                vectors[wanted] = column.flatten().to_numpy().reshape(-1, dim)[rows[wanted] - first]
-            first = end
-    return rows, vectors
 
 
 def _locate(source: str) -> SourceRef:

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,17 +92,21 @@ def gensim(path: Path, **_: object) -> Way:
 
 
 def second_use(path: Path, parquet: str, **_: object) -> Way:
+    import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
-    from tasks.vectors import read_vectors
+    from tasks.embeddings import read_rows
 
     with path.open("rb") as file:
         words = [line.split(b" ")[0].decode() for line in file]
     tokens = pa.array(random.Random(0).sample(words, VOCABULARY))
 
     def run() -> dict[str, Any]:
-        rows, _ = read_vectors(Path(parquet), tokens)
-        return {"vectors": int((rows >= 0).sum())}
+        known = pq.read_table(parquet, columns=["token"])["token"].combine_chunks()
+        rows = pc.index_in(tokens, known).drop_null().to_numpy()
+        return {"vectors": len(read_rows(Path(parquet), np.unique(rows)).vectors)}
 
     return run
 
@@ -114,14 +119,14 @@ def measure_here(name: str, options: dict[str, Any]) -> None:
     options = {key: Path(value) if key in ("path", "keep") else value for key, value in options.items()}
     run = WAYS[name](**options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     found = run()
-    seconds = time.perf_counter() - started
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     loaded = found.pop("loaded", None)
     if loaded is not None and options.get("parquet"):
         found["identical"] = is_identical(loaded, options["parquet"])
-    print(json.dumps({"seconds": seconds, "before": before, "peak": peak, **found}))
+    print(json.dumps({"seconds": seconds, "cpu": busy, "before": before, "peak": peak, **found}))
 
 
 def is_identical(vectors: Any, parquet: str) -> bool:
@@ -201,10 +206,14 @@ def compare(path: Path, rounds: int) -> None:
                 results[name].append(measure(name, path=path, dim=50, hold=hold, parquet=str(parquet)))
     best = {name: statistics.median(result["seconds"] for result in results[name]) for name in names}
     ours = best["gloveflow"]
-    print(f"\n{path.name}, {path.stat().st_size:,} bytes       seconds   against ours   peak RSS, before it")
+    print(
+        f"\n{path.name}, {path.stat().st_size:,} bytes       seconds   against ours   CPU seconds   peak RSS, before it"
+    )
     for name in names:
         peak, before = (max(result[key] for result in results[name]) for key in ("peak", "before"))
-        print(f"  {name:36} {best[name]:8.2f} {best[name] / ours:12.2f} x {peak:8,.0f} MiB, {before:,.0f}")
+        busy = statistics.median(result["cpu"] for result in results[name])
+        shown = f"{best[name]:8.2f} {best[name] / ours:12.2f} x {busy:12.2f} {peak:10,.0f} MiB, {before:,.0f}"
+        print(f"  {name:36} {shown}")
     print(f"  torchtext has the same tokens and bits: {results['torchtext'][0]['identical']}")
     again = [measure("second_use", path=path, parquet=str(parquet)) for _ in range(rounds)]
     seconds = statistics.median(result["seconds"] for result in again)
@@ -218,9 +227,10 @@ def show_linear(folder: Path, path: Path, rounds: int) -> None:
         larger = folder / f"times{times}.txt"
         write_times(larger, path, times)
         results = [measure("gloveflow", path=larger, dim=50) for _ in range(rounds)]
-        seconds, peak = (statistics.median(result[key] for result in results) for key in ("seconds", "peak"))
-        first = first or seconds
-        print(f"  {times} x {seconds:8.2f} s   {seconds / first:5.2f} x the time   {peak:8,.0f} MiB")
+        seconds, busy, peak = (statistics.median(r[key] for r in results) for key in ("seconds", "cpu", "peak"))
+        first = first or (seconds, busy)
+        ratios = f"{seconds / first[0]:5.2f} x the time, {busy / first[1]:5.2f} x the CPU time"
+        print(f"  {times} x {seconds:8.2f} s, {busy:6.2f} s CPU   {ratios}   {peak:8,.0f} MiB")
         larger.unlink()
 
 
@@ -236,8 +246,45 @@ def show_large(folder: Path, rows: int) -> None:
         result = measure(name, path=path, dim=300, **({"keep": options} if options else {}))
         speed = size / result["seconds"] / 1e6
         found = f"{result['vectors']:,} vectors" if "vectors" in result else ""
-        print(f"  {label:22} {result['seconds']:8.1f} s {speed:8,.0f} MB/s {result['peak']:8,.0f} MiB  {found}")
+        print(
+            f"  {label:22} {result['seconds']:8.1f} s {result['cpu']:6.1f} s CPU {speed:8,.0f} MB/s {result['peak']:8,.0f} MiB  {found}"
+        )
     path.unlink()
+
+
+def show_download(folder: Path, path: Path) -> None:
+    """Serve an archive of the shape of glove.6B.zip and print how much of it a download of 6B.50d takes."""
+    import trustme
+
+    from tasks.member_download import Wanted, download_member
+    from tests.https_server import ranged, serve
+    from tests.published_text import SHA256
+
+    archive = folder / "glove.6B.zip"
+    write_archive(archive, path)
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    os.environ |= {"SSL_CERT_FILE": str(folder / "authority.pem"), "NO_PROXY": "127.0.0.1"}
+    with tempfile.TemporaryDirectory(dir=folder) as artifacts, serve(authority) as server:
+        os.environ["GLOVEFLOW_ARTIFACTS"] = artifacts
+        url = server.script("/glove.6B.zip", ranged(archive.read_bytes()))
+        started = time.perf_counter()
+        download_member([url], Wanted(path.name, None, SHA256))
+        seconds, size = time.perf_counter() - started, archive.stat().st_size
+    print(f"\n{path.name} out of an archive of {size:,} bytes: {len(server.requests)} requests, {server.sent:,} bytes,")
+    print(f"  one part in {size / server.sent:.1f} of it; fetched and checked in {seconds:.1f} s")
+    archive.unlink()
+
+
+def write_archive(archive: Path, path: Path) -> None:
+    """Write a zip file with the 50d text and three members of the sizes of the other published ones."""
+    block = path.read_bytes()[: 16 << 20]
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as file:
+        file.write(path, path.name)
+        for dim, size in ((100, 347_116_733), (200, 693_432_828), (300, 1_037_962_819)):
+            with file.open(f"glove.6B.{dim}d.txt", "w") as member:
+                for at in range(0, size, len(block)):
+                    member.write(block[: size - at])
 
 
 @contextlib.contextmanager
@@ -256,7 +303,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the files are written; they are kept there")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2_200_000)
-    parser.add_argument("--only", choices=("compare", "linear", "large"))
+    parser.add_argument("--only", choices=("compare", "linear", "large", "download"))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -270,6 +317,8 @@ def main() -> None:
             compare(path, options.rounds)
         if options.only in (None, "linear"):
             show_linear(folder, path, options.rounds)
+        if options.only in (None, "download"):
+            show_download(folder, path)
         if options.rows and options.only in (None, "large"):
             show_large(folder, options.rows)
 

@@ -223,8 +223,9 @@ def damaged(draw: random.Random, text: bytes) -> bytes:
 
 def damaged_directory(draw: random.Random, text: bytes) -> bytes:
     data = bytearray(pack(draw, (MEMBER, text), ("LICENSE", b"words")))
+    directory = data.index(CENTRAL)
     for _ in range(draw.choice([1, 2, 4])):
-        data[draw.randrange(bytes(data).index(CENTRAL), len(data))] = draw.choice([0, 1, 0xFF, draw.randrange(256)])
+        data[draw.randrange(directory, len(data))] = draw.choice([0, 1, 0xFF, draw.randrange(256)])
     return bytes(data)
 
 

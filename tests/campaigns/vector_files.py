@@ -117,7 +117,7 @@ def show(line: bytes) -> str:
 def is_header(line: bytes) -> bool:
     count, space, rest = line.partition(b" ")
     stripped = rest.rstrip(b" \t\r\x0b\x0c")
-    return bool(space) and is_digits(count) and is_digits(stripped)
+    return bool(space) and all(is_digits(part) and len(part) <= 18 for part in (count, stripped))
 
 
 def is_digits(text: bytes) -> bool:

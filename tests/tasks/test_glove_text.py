@@ -235,6 +235,7 @@ def test_little_is_read_after_the_last_vector_that_is_wanted(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("data", "where", "got"),
     [
+        (b"9" * 5000 + b" 2\na 1 2\n", 1, 1),
         (b"a 1 2 3\nb 4 5 6\n", 1, 3),
         (b"a 1\nb 2\n", 1, 1),
         (b"a\t1\t2\n", 1, 0),

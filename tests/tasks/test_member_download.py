@@ -241,3 +241,15 @@ def test_several_threads_make_one_download(server: Server) -> None:
         begun.set()
         assert {content(future.result()) for future in running} == {TEXT}
     assert len(server.requests) == 2
+
+
+def test_an_archive_that_somebody_put_there_is_used_even_offline(server: Server, artifacts: Path) -> None:
+    url = server.script("/glove.zip", ranged(ARCHIVE))
+    place = tasks.download.local_path(url, "glove.zip")
+    place.parent.mkdir(parents=True)
+    place.write_bytes(ARCHIVE)
+    assert content(download_member([url], WANTED, offline=True)) == TEXT
+    assert server.requests == []
+    place.write_bytes(ARCHIVE[:-1])
+    with pytest.raises(InputError, match=r"embeddings\.offline forbids to fetch it$"):
+        download_member([url], WANTED, offline=True)

@@ -88,7 +88,7 @@ def test_bytes_are_told_in_binary_multiples(clock, lines):
     with track_progress("download", total=4 * 2**20, unit="B") as advance:
         clock.now += 10
         advance(2**20)
-    assert lines() == ["download: 1.00MB of 4.00MB (25%) after 10 s, 30 s left"]
+    assert lines() == ["download: 1.00MB of 4.00MB (25%) after 10 s, 102kB/s, 30 s left"]
 
 
 def test_what_was_done_before_counts_as_done_but_not_as_speed(clock, lines):

@@ -17,7 +17,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -30,7 +29,7 @@ from pipeline_config.schemas import ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
 from tasks.published_vectors import ARCHIVES, PACKAGED, PublishedSet
 from tasks.store import ArtifactRef
-from tasks.vectors import download_glove, locate_vectors, read_tokens, read_vectors
+from tasks.vectors import download_glove, locate_vectors, read_tokens
 
 TEXT = b"the 1 2\nof 3 4\n"
 BINARY = b"2 2\nthe " + struct.pack("<2f", 1, 2) + b"of " + struct.pack("<2f", 3, 4)
@@ -231,7 +230,6 @@ def test_counts_of_odd_lines_are_facts_and_dropped_lines_are_listed(write: Calla
         "vectors": 2,
         "dim": 2,
         "lines_dropped": 3,
-        "passed_over": 0,
         "dropped": {"header": 1, "not_a_vector": 1, "duplicate": 1},
         "repaired": {"carriage_return": 1, "no_final_newline": 1},
         "seconds": reference.facts["seconds"],
@@ -395,18 +393,3 @@ def test_a_list_of_tokens_that_cannot_be_read_is_an_error(
     if content is None:
         with pytest.raises(InputError, match=r"^embeddings\.keep: .*: cannot be read: No such file or directory$"):
             bring(write("mine.txt", TEXT), keep=str(tmp_path / name))
-
-
-# looking tokens up
-
-
-@pytest.mark.parametrize("group_bytes", [8, 24, 1 << 20])
-def test_vectors_of_tokens_are_found_wherever_they_stand(
-    write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch, group_bytes: int
-) -> None:
-    monkeypatch.setattr(tasks.vectors, "ROW_GROUP_BYTES", group_bytes)
-    path = bring(write("mine.txt", b"a 1 2\nb 3 4\nc 5 6\nd 7 8\n")).path(VECTORS_FILE)
-    rows, vectors = read_vectors(path, pa.array(["d", "<pad>", "a", "d", "b"]))
-    assert rows.tolist() == [3, -1, 0, 3, 1]
-    assert vectors.dtype == np.float32
-    assert vectors.tolist() == [[7, 8], [0, 0], [1, 2], [7, 8], [3, 4]]
