@@ -179,7 +179,8 @@ def check_response(response: httpx.Response, *, ranged: bool, final: Path, check
             f"got status {response.status_code}, content type {kind or 'none'}, beginning {first!r}; expected the file"
         )
         if response.status_code in _PASSING_STATUS:
-            raise PassingError(problem, _asked_pause(response))
+            asked = response.headers.get("retry-after", "")
+            raise PassingError(problem, float(asked) if asked.isdecimal() else 0.0)
         raise ServiceError(problem)
     framed = "content-length" in response.headers or "chunked" in response.headers.get("transfer-encoding", "")
     if not framed and not checked:
@@ -210,11 +211,6 @@ def content_range(response: httpx.Response) -> tuple[int, int] | None:
     if unit != "bytes" or not first.isdecimal() or not whole.isdecimal():
         return None
     return int(first), int(whole)
-
-
-def _asked_pause(response: httpx.Response) -> float:
-    asked = response.headers.get("retry-after", "")
-    return float(asked) if asked.isdecimal() else 0.0
 
 
 def _range_headers(resume: tuple[int, str] | None, span: Span | None) -> dict[str, str]:
