@@ -114,7 +114,7 @@ def look_up_rows(
         int64[n, 2] pairs of position in `words` and row of the set, by position (more than one row of a word are
         to be averaged); and object[V] source: `special`, `exact`, the name of a fallback, or `missing`.
     """
-    rows = pc.index_in(words, known).fill_null(-1).to_numpy().astype(np.int64)
+    rows = find_rows(words, known)
     source = np.where(rows >= 0, "exact", "missing").astype(object)
     rows[:specials], source[:specials] = -1, "special"
     missing = np.flatnonzero(source == "missing")
@@ -132,6 +132,18 @@ def look_up_rows(
         missing, candidates = missing[left], [candidates[i] for i in left]
     together = np.concatenate(pairs)
     return together[np.argsort(together[:, 0], kind="stable")], source
+
+
+def find_rows(words: pa.Array, known: pa.Array) -> np.ndarray:
+    """Return int64[V], the row of each word in a vector set, -1 where there is none; no word stands twice in either.
+
+    The set is looked up in the words, not the other way round, because the smaller hash table stays in the cache.
+    """
+    positions = pc.index_in(known, words).fill_null(-1).to_numpy()
+    found = np.flatnonzero(positions >= 0)
+    rows = np.full(len(words), -1, np.int64)
+    rows[positions[found]] = found
+    return rows
 
 
 class VectorRows(NamedTuple):

@@ -94,10 +94,9 @@ def gensim(path: Path, **_: object) -> Way:
 def second_use(path: Path, parquet: str, **_: object) -> Way:
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from tasks.embeddings import read_rows
+    from tasks.embeddings import find_rows, read_rows
 
     with path.open("rb") as file:
         words = [line.split(b" ")[0].decode() for line in file]
@@ -105,8 +104,8 @@ def second_use(path: Path, parquet: str, **_: object) -> Way:
 
     def run() -> dict[str, Any]:
         known = pq.read_table(parquet, columns=["token"])["token"].combine_chunks()
-        rows = pc.index_in(tokens, known).drop_null().to_numpy()
-        return {"vectors": len(read_rows(Path(parquet), np.unique(rows)).vectors)}
+        rows = np.sort(find_rows(tokens, known))
+        return {"vectors": len(read_rows(Path(parquet), rows[rows >= 0]).vectors)}
 
     return run
 

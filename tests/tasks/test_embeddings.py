@@ -30,6 +30,7 @@ from tasks.embeddings import (
     align_embeddings,
     as_matrix,
     fill_matrix,
+    find_rows,
     look_up_rows,
     measure_coverage,
     read_matrix,
@@ -378,3 +379,10 @@ def test_too_little_coverage_is_an_error_that_names_the_misses_and_leaves_no_out
         "the most frequent without: dog, paris, zebra, rare"
     )
     assert not list((artifacts / "store" / "align_embeddings").glob("[!.]*"))
+
+
+def test_rows_are_found_whichever_side_is_larger() -> None:
+    known = strings(["d", "a", "c", "b"])
+    assert find_rows(strings(["a", "x", "b"]), known).tolist() == [1, -1, 3]
+    assert find_rows(known, strings(["b", "x", "a"])).tolist() == [-1, 2, -1, 0]
+    assert find_rows(strings([]), known).tolist() == []
