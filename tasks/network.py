@@ -308,6 +308,6 @@ class _Permutation(torch.autograd.Function):
         return values.flatten(0, 1).index_select(0, index).view(values.shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return gradient.flatten(0, 1).index_select(0, index).view(gradient.shape), None

@@ -115,7 +115,10 @@ def test_single_labels_cannot_be_set_because_each_would_drop_the_others():
         ("training.epochs=0", "training.epochs: Input should be greater than or equal to 1, got 0"),
         ("seed=4294967296", "seed: Input should be less than 4294967296, got 4294967296"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number, got nan"),
-        ("model.pooling=first", "model.pooling: Input should be 'last', 'mean', 'max' or 'mean_max', got 'first'"),
+        (
+            "model.pooling=first",
+            "model.pooling: Input should be 'last', 'mean', 'max', 'mean_max' or 'attention', got 'first'",
+        ),
         ("training.epochs.most=3", "training.epochs: Input should be a valid integer, got {'most': 3}"),
         ("training=3", "training: Input should be a valid dictionary or instance of TrainingConfig, got 3"),
         ("corpus.label_map={a: 1}", "corpus.label_map.a: Input should be a valid string, got 1"),
