@@ -151,9 +151,11 @@ class TextClassifier(nn.Module):
             learned linear score.
         dropout: between layers and before the linear layer.
         embedding_dropout: on whole dimensions of a document's embeddings (variational: Gal & Ghahramani 2016).
-        word_dropout: on whole tokens, which then have the padding's vector.
+        word_dropout: on whole tokens, which then read as unknown.
         recurrent_dropout: on the hidden-to-hidden weights.
         layer_norm: normalize the pooled vector (Ba et al. 2016).
+        learned_dim: dimensions that are learned for each token beside its E.
+        unk_idx: token id of unknown tokens.
         embeddings: pre-trained float32[V, E]; None starts a fresh layer.
         freeze_embeddings: do not train pre-trained vectors.
     """
@@ -174,6 +176,8 @@ class TextClassifier(nn.Module):
         word_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         layer_norm: bool = False,
+        learned_dim: int = 0,
+        unk_idx: int = 1,
         embeddings: Tensor | None = None,
         freeze_embeddings: bool = False,
     ) -> None:
@@ -191,11 +195,12 @@ class TextClassifier(nn.Module):
             self.embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
                 embeddings, freeze=freeze_embeddings, padding_idx=padding_idx
             )
+        self.learned = nn.Embedding(num_embeddings, learned_dim, padding_idx=padding_idx) if learned_dim else None
         self.lstm = PaddedLSTM(
-            embedding_dim, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
+            embedding_dim + learned_dim, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
             dropout=dropout, recurrent_dropout=recurrent_dropout,
         )  # fmt: skip
-        self.pooling = pooling
+        self.pooling, self.unk_idx = pooling, unk_idx
         self.dropout, self.embedding_dropout, self.word_dropout = dropout, embedding_dropout, word_dropout
         self.attention = nn.Linear(self.lstm.output_size, 1, bias=False) if pooling == "attention" else None
         pooled_size = self.lstm.output_size * (2 if pooling == "mean_max" else 1)
@@ -203,22 +208,34 @@ class TextClassifier(nn.Module):
         self.linear = nn.Linear(pooled_size, num_classes)
 
     def reset_weights(self, generator: Generator) -> None:
-        """Draw all weights anew, pre-trained vectors aside, from PyTorch's own distributions for such layers."""
-        with torch.no_grad():
-            if not self.pretrained:
-                self.embedding.weight.normal_(generator=generator)
-                self.embedding.weight[self.embedding.padding_idx] = 0.0
-            for name, weight in self.named_parameters():
-                if name.startswith(("lstm.", "linear.", "attention.")):
-                    bound = (self.lstm.hidden_size if name.startswith("lstm.") else self.linear.in_features) ** -0.5
-                    weight.uniform_(-bound, bound, generator=generator)
+        """Draw all weights anew, pre-trained vectors aside.
+
+        Input weights are Xavier's (Glorot & Bengio 2010), recurrent ones orthogonal per gate (Saxe et al. 2014), the
+        forget gate's bias is 1 (Jozefowicz et al. 2015), learned dimensions are small.
+        """
+        embeddings = [self.learned] if self.pretrained else [self.embedding, self.learned]
+        for embedding in filter(None, embeddings):
+            nn.init.normal_(embedding.weight, std=0.1 if embedding is self.learned else 1.0, generator=generator)
+            embedding.weight.data[self.embedding.padding_idx] = 0.0
+        for layer in (*self.lstm.forward_layers, *self.lstm.backward_layers):
+            nn.init.xavier_uniform_(layer.weight_ih_l0, generator=generator)
+            for gate in layer.weight_hh_l0.data.chunk(4):
+                nn.init.orthogonal_(gate, generator=generator)
+            nn.init.zeros_(layer.bias_hh_l0)
+            nn.init.zeros_(layer.bias_ih_l0)
+            layer.bias_ih_l0.data[self.lstm.hidden_size : 2 * self.lstm.hidden_size] = 1.0
+        for linear in filter(None, (self.linear, self.attention)):
+            nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, input_ids: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """Return logits float[B, C] for int64[B, T] token ids, padded at the end, and int64[B] lengths >= 1."""
         if self.training and self.word_dropout:
             dropped = torch.rand(input_ids.shape, generator=generator, device=input_ids.device) < self.word_dropout
-            input_ids = input_ids.masked_fill(dropped, int(self.embedding.padding_idx or 0))
+            input_ids = input_ids.masked_fill(dropped, self.unk_idx)
         embedded = self.embedding(input_ids)
+        if self.learned is not None:
+            embedded = torch.cat([embedded, self.learned(input_ids)], dim=2)
         whole_dimensions = (len(embedded), 1, embedded.shape[2])
         embedded = drop(embedded, self.embedding_dropout * self.training, generator, shape=whole_dimensions)
         pooled = self._pool(self.lstm.run_directions(embedded, lengths, generator), lengths)

@@ -22,6 +22,7 @@ from pipeline_config.schemas import (
     PADDING_IDX,
     STEPS,
     STEPS_FILE,
+    UNK_IDX,
     WEIGHTS_FILE,
 )
 from pipeline_config.settings import ModelConfig, TrainingConfig
@@ -115,7 +116,7 @@ def describe_architecture(
     """Return the arguments that build the network, as JSON values."""
     return {
         "num_embeddings": vocabulary_size, "embedding_dim": embedding_dim, "num_classes": num_classes,
-        "padding_idx": PADDING_IDX, **model.model_dump(exclude={"freeze_embeddings"}),
+        "padding_idx": PADDING_IDX, "unk_idx": UNK_IDX, **model.model_dump(exclude={"freeze_embeddings"}),
     }  # fmt: skip
 
 
