@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _name_something(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -228,8 +229,11 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """`train_classifier`: the optimizer and the loop."""
 
-    unkeyed = frozenset({"checkpoint_minutes", "checkpoint_steps", "resume_elsewhere"})
+    unkeyed = frozenset({"seeds", "checkpoint_minutes", "checkpoint_steps", "resume_elsewhere"})
 
+    seeds: tuple[Seed, ...] = Field(
+        (), description="train once per seed and keep the best by validation; empty trains once, with the run's seed"
+    )
     epochs: Positive = Field(8, description="passes over the train split at most")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="update rule")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(2e-3, description="peak learning rate")
@@ -297,7 +301,7 @@ class PipelineConfig(Section):
     """Everything one run depends on."""
 
     name: str = Field("sentiment", pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the experiment and the model")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of splits, initial weights, batches")
+    seed: Seed = Field(0, description="seed of splits, initial weights, batches")
     corpus: CorpusConfig = CorpusConfig()
     tokenization: TokenizationConfig = TokenizationConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()
