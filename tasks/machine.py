@@ -1,21 +1,24 @@
 """The machine that trains: device, threads, number formats, and what the bits of a result depend on.
 
-Reads what torch and the operating system say; changes torch's thread count for the body of a `with`.
+Reads what torch and the operating system say, and runs trainings so that they depend on nothing else.
 """
 
 import contextlib
+import contextvars
 import hashlib
 import platform
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from pipeline_config.errors import TrainingError
 from tasks.progress import raise_if_stopped
 
+T = TypeVar("T")
 _one_at_a_time = threading.Lock()
 
 
@@ -36,21 +39,34 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-@contextlib.contextmanager
-def thread_count(threads: int | None) -> Iterator[None]:
-    """Let torch use a number of threads in the body; None is the number it has.
+def run_steadily(body: Callable[[], T], *, threads: int | None) -> T:
+    """Run a body in a thread of its own whose arithmetic nothing else in the process changes; one body at a time.
 
-    The number belongs to the process and changes the bits of results, so one body runs at a time; others wait.
+    The number of torch's threads belongs to the process and changes the bits of results. Denormal numbers, which
+    gradients through long texts end in and which processors are slow at, are taken as zero; that is a property of a
+    thread and of the OpenMP threads that it starts, hence a fresh one.
+
+    Args:
+        body: what to run.
+        threads: torch's threads; None is the number it has.
     """
     while not _one_at_a_time.acquire(timeout=0.1):
         raise_if_stopped()
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="steady") as executor:
+            return executor.submit(contextvars.copy_context().run, _fix_and_run, body, threads).result()
+    finally:
+        _one_at_a_time.release()
+
+
+def _fix_and_run(body: Callable[[], T], threads: int | None) -> T:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
+    torch.set_flush_denormal(True)
     try:
-        yield
+        return body()
     finally:
         torch.set_num_threads(before)
-        _one_at_a_time.release()
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

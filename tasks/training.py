@@ -6,8 +6,10 @@ to the facts, so that the same configuration and seed give the same files. The l
 """
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
@@ -32,6 +34,12 @@ from tasks.stage import stage
 from tasks.store import ArtifactRef, StageOutput
 from tasks.tracking import MetricStream, log_tags
 from tasks.vocabulary import Vocabulary, check_vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.fitting import History
+    from tasks.network import TextClassifier
 
 _HEADLINES = ("validation_macro_f1", "validation_accuracy")
 
@@ -63,13 +71,11 @@ def train_classifier(
         TrainingError: the loss or a gradient is not finite, or there is a checkpoint of another machine.
         InputError: buckets, matrix and vocabulary do not belong together.
     """
-    import torch  # here, because a run whose stages are all cached needs no torch
-    from safetensors.torch import save
+    from safetensors.torch import save  # here, because a run whose stages are all cached needs no torch
 
     from tasks.checkpoints import Checkpoints
     from tasks.fitting import fit
-    from tasks.machine import describe_machine, pick_device, thread_count
-    from tasks.network import TextClassifier
+    from tasks.machine import describe_machine, pick_device, run_steadily
 
     labels = read_labels(buckets)
     known = Vocabulary.read(vocabulary)
@@ -77,22 +83,22 @@ def train_classifier(
     architecture = describe_architecture(model, len(known), embedding_dim, len(labels))
     matrix = read_matrix(embeddings, known) if embeddings else None
     device = pick_device(training.device)
-    with thread_count(training.threads), MetricStream(run_id) as stream:
-        with torch.random.fork_rng():
-            network = TextClassifier(
-                **architecture,
-                embeddings=None if matrix is None else torch.tensor(matrix),
-                freeze_embeddings=model.freeze_embeddings,
-            )
-        network.reset_weights(torch.Generator().manual_seed(seed))
-        checkpoints = Checkpoints(
-            output.scratch, describe_machine(device), every_steps=training.checkpoint_steps,
-            every_minutes=training.checkpoint_minutes, accept_others=training.resume_elsewhere,
-        )  # fmt: skip
+    checkpoints = Checkpoints(
+        output.scratch, {}, every_steps=training.checkpoint_steps, every_minutes=training.checkpoint_minutes,
+        accept_others=training.resume_elsewhere,
+    )  # fmt: skip
+
+    def train() -> "tuple[TextClassifier, History, dict[str, Tensor]]":
+        checkpoints.machine = describe_machine(device)
+        network = make_network(architecture, matrix, freeze=model.freeze_embeddings, seed=seed).to(device)
         history, last = fit(
-            network.to(device), load_split(buckets, "train"), load_split(buckets, "validation"),
+            network, load_split(buckets, "train"), load_split(buckets, "validation"),
             config=training, batch_size=batch_size, seed=seed, on_metrics=stream.log, checkpoints=checkpoints,
         )  # fmt: skip
+        return network, history, last
+
+    with MetricStream(run_id) as stream:
+        network, history, last = run_steadily(train, threads=training.threads)
     for name, weights in ((WEIGHTS_FILE, network.state_dict()), (LAST_WEIGHTS_FILE, last)):
         tensors = {key: weight.contiguous().cpu() for key, weight in weights.items()}
         output.path(name).write_bytes(save(tensors))  # save_file has an error of its own for a full disk
@@ -108,6 +114,21 @@ def train_classifier(
     )  # fmt: skip
     if checkpoints.machines and run_id:
         log_tags(run_id, {"gloveflow.resumed_elsewhere": json.dumps(checkpoints.machines)[:4000]})
+
+
+def make_network(
+    architecture: Mapping[str, Any], matrix: np.ndarray | None, *, freeze: bool, seed: int
+) -> "TextClassifier":
+    """Return a network of an architecture, over the vectors float32[V, E] of a matrix, with weights of a seed."""
+    import torch
+
+    from tasks.network import TextClassifier
+
+    with torch.random.fork_rng():
+        vectors = None if matrix is None else torch.tensor(matrix)
+        network = TextClassifier(**architecture, embeddings=vectors, freeze_embeddings=freeze)
+    network.reset_weights(torch.Generator().manual_seed(seed))
+    return network
 
 
 def describe_architecture(

@@ -1,3 +1,4 @@
+import contextvars
 import json
 import threading
 
@@ -6,7 +7,7 @@ import torch
 
 from pipeline_config.errors import TrainingError
 from tasks import machine
-from tasks.machine import describe_machine, pick_device, thread_count, uses_bf16
+from tasks.machine import describe_machine, pick_device, run_steadily, uses_bf16
 from tasks.progress import WorkStopped, allow_work, stop_work
 
 
@@ -29,46 +30,61 @@ class TestDevice:
             pick_device("cuda")
 
 
-class TestThreadCount:
+class TestRunSteadily:
     @pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
-    def test_number_is_put_back(self, fails):
-        threads = torch.get_num_threads()
+    def test_number_of_threads_is_put_back(self, fails):
+        before = torch.get_num_threads()
+
+        def body() -> int:
+            if fails:
+                raise TrainingError("wrong")
+            return torch.get_num_threads()
+
         try:
-            with thread_count(threads + 1):
-                assert torch.get_num_threads() == threads + 1
-                if fails:
-                    raise TrainingError("wrong")
+            assert run_steadily(body, threads=before + 1) == before + 1
         except TrainingError:
             assert fails
-        assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == before
 
     def test_none_is_the_number_torch_has(self):
-        threads = torch.get_num_threads()
-        with thread_count(None):
-            assert torch.get_num_threads() == threads
+        assert run_steadily(torch.get_num_threads, threads=None) == torch.get_num_threads()
+
+    def test_denormals_are_zero_in_the_body_on_all_threads_and_nowhere_else(self):
+        denormals = torch.full((200_000,), 1e-40)
+        assert run_steadily(lambda: int((denormals * 0.5).count_nonzero()), threads=2) == 0
+        assert int((denormals * 0.5).count_nonzero()) == 200_000
+
+    def test_the_context_of_the_caller_is_seen(self):
+        variable = contextvars.ContextVar("variable", default="none")
+        variable.set("of the caller")
+        assert run_steadily(variable.get, threads=1) == "of the caller"
 
     def test_one_body_runs_at_a_time(self):
         order, entered = [], threading.Event()
 
         def other() -> None:
             entered.set()
-            with thread_count(2):
-                order.append(("other", torch.get_num_threads()))
+            run_steadily(lambda: order.append(("other", torch.get_num_threads())), threads=2)
 
-        with thread_count(1):
+        def first() -> threading.Thread:
             thread = threading.Thread(target=other)
             thread.start()
             entered.wait()
             thread.join(0.2)
-            order.append(("this", torch.get_num_threads()))
-        thread.join()
-        assert order == [("this", 1), ("other", 2)]
+            order.append(("first", torch.get_num_threads()))
+            return thread
+
+        run_steadily(first, threads=1).join()
+        assert order == [("first", 1), ("other", 2)]
 
     def test_waiting_ends_when_work_is_stopped(self):
-        stop_work()
+        def wait_inside() -> None:
+            stop_work()
+            with pytest.raises(WorkStopped):
+                run_steadily(lambda: None, threads=1)
+
         try:
-            with thread_count(1), pytest.raises(WorkStopped), thread_count(1):
-                pass
+            run_steadily(wait_inside, threads=1)
         finally:
             allow_work()
 
