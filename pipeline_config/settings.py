@@ -220,9 +220,7 @@ class ModelConfig(Section):
     word_dropout: Rate = Field(0.0, description="dropout of whole tokens, which then read as unknown")
     recurrent_dropout: Rate = Field(0.0, description="dropout of hidden-to-hidden weights")
     layer_norm: bool = Field(False, description="normalize the pooled vector")
-    learned_dim: Annotated[int, Field(ge=0, le=4096)] = Field(
-        0, description="dimensions that are learned for each token beside its pre-trained vector"
-    )
+    pool_embeddings: bool = Field(False, description="join mean and maximum of the embeddings to the pooled outputs")
     freeze_embeddings: bool = Field(False, description="keep the pre-trained vectors as they are")
 
 

@@ -161,7 +161,7 @@ class TextClassifier(nn.Module):
         word_dropout: on whole tokens, which then read as unknown.
         recurrent_dropout: on the hidden-to-hidden weights.
         layer_norm: normalize the pooled vector (Ba et al. 2016).
-        learned_dim: dimensions that are learned for each token beside its E.
+        pool_embeddings: join mean and maximum of the embeddings to the pooled outputs.
         unk_idx: token id of unknown tokens.
         embeddings: pre-trained float32[V, E]; None starts a fresh layer.
         freeze_embeddings: do not train pre-trained vectors.
@@ -183,7 +183,7 @@ class TextClassifier(nn.Module):
         word_dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         layer_norm: bool = False,
-        learned_dim: int = 0,
+        pool_embeddings: bool = False,
         unk_idx: int = 1,
         embeddings: Tensor | None = None,
         freeze_embeddings: bool = False,
@@ -202,15 +202,14 @@ class TextClassifier(nn.Module):
             self.embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
                 embeddings, freeze=freeze_embeddings, padding_idx=padding_idx
             )
-        self.learned = nn.Embedding(num_embeddings, learned_dim, padding_idx=padding_idx) if learned_dim else None
         self.lstm = PaddedLSTM(
-            embedding_dim + learned_dim, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
+            embedding_dim, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
             dropout=dropout, recurrent_dropout=recurrent_dropout,
         )  # fmt: skip
-        self.pooling, self.unk_idx = pooling, unk_idx
+        self.pooling, self.pool_embeddings, self.unk_idx = pooling, pool_embeddings, unk_idx
         self.dropout, self.embedding_dropout, self.word_dropout = dropout, embedding_dropout, word_dropout
         self.attention = nn.Linear(self.lstm.output_size, 1, bias=False) if pooling == "attention" else None
-        pooled_size = self.lstm.output_size * (2 if pooling == "mean_max" else 1)
+        pooled_size = self.lstm.output_size * (2 if pooling == "mean_max" else 1) + 2 * embedding_dim * pool_embeddings
         self.norm = nn.LayerNorm(pooled_size) if layer_norm else None
         self.linear = nn.Linear(pooled_size, num_classes)
 
@@ -218,12 +217,11 @@ class TextClassifier(nn.Module):
         """Draw all weights anew, pre-trained vectors aside.
 
         Input weights are Xavier's (Glorot & Bengio 2010), recurrent ones orthogonal per gate (Saxe et al. 2014), the
-        forget gate's bias is 1 (Jozefowicz et al. 2015), learned dimensions are small.
+        forget gate's bias is 1 (Jozefowicz et al. 2015).
         """
-        embeddings = [self.learned] if self.pretrained else [self.embedding, self.learned]
-        for embedding in filter(None, embeddings):
-            nn.init.normal_(embedding.weight, std=0.1 if embedding is self.learned else 1.0, generator=generator)
-            embedding.weight.data[self.embedding.padding_idx] = 0.0
+        if not self.pretrained:
+            nn.init.normal_(self.embedding.weight, generator=generator)
+            self.embedding.weight.data[self.embedding.padding_idx] = 0.0
         for layer in (*self.lstm.forward_layers, *self.lstm.backward_layers):
             nn.init.xavier_uniform_(layer.weight_ih_l0, generator=generator)
             for gate in layer.weight_hh_l0.data.chunk(4):
@@ -241,33 +239,28 @@ class TextClassifier(nn.Module):
             dropped = torch.rand(input_ids.shape, generator=generator, device=input_ids.device) < self.word_dropout
             input_ids = input_ids.masked_fill(dropped, self.unk_idx)
         embedded = self.embedding(input_ids)
-        if self.learned is not None:
-            embedded = torch.cat([embedded, self.learned(input_ids)], dim=2)
         whole_dimensions = (len(embedded), 1, embedded.shape[2])
         embedded = drop(embedded, self.embedding_dropout * self.training, generator, shape=whole_dimensions)
-        pooled = self._pool(self.lstm.run_directions(embedded, lengths, generator), lengths)
+        vectors = self._pool(self.lstm.run_directions(embedded, lengths, generator), lengths)
+        if self.pool_embeddings:
+            vectors += [pool_mean(embedded, lengths), pool_max(embedded, lengths)]
+        pooled = torch.cat(vectors, dim=1)
         pooled = pooled if self.norm is None else self.norm(pooled)
         logits: Tensor = self.linear(drop(pooled, self.dropout * self.training, generator))
         return logits
 
-    def _pool(self, directions: list[Tensor], lengths: Tensor) -> Tensor:
-        """Return float[B, pooled] of outputs float[B, T, H] per direction, each in the order in which it reads."""
+    def _pool(self, directions: list[Tensor], lengths: Tensor) -> list[Tensor]:
+        """Return float[B, H] tensors of outputs float[B, T, H] per direction, each in the order in which it reads."""
         if self.pooling == "last":
             rows = torch.arange(len(lengths), device=lengths.device)
-            return torch.cat([outputs[rows, lengths - 1] for outputs in directions], dim=1)
-        real = real_positions(lengths, directions[0].shape[1])
-        pooled = []
+            return [outputs[rows, lengths - 1] for outputs in directions]
         if self.attention is not None:
-            pooled += self._attend(directions, lengths, real)
-        if "mean" in self.pooling:
-            ones = real.to(directions[0].dtype)
-            pooled += [weighted_sum(outputs, ones) / lengths.unsqueeze(1) for outputs in directions]
-        if "max" in self.pooling:
-            bias = torch.zeros_like(real, dtype=directions[0].dtype).masked_fill(~real, float("-inf")).unsqueeze(2)
-            pooled += [(outputs + bias).max(dim=1).values for outputs in directions]
-        return torch.cat(pooled, dim=1)
+            return self._attend(directions, lengths)
+        means = [pool_mean(outputs, lengths) for outputs in directions] if "mean" in self.pooling else []
+        return means + ([pool_max(outputs, lengths) for outputs in directions] if "max" in self.pooling else [])
 
-    def _attend(self, directions: list[Tensor], lengths: Tensor, real: Tensor) -> list[Tensor]:
+    def _attend(self, directions: list[Tensor], lengths: Tensor) -> list[Tensor]:
+        real = real_positions(lengths, directions[0].shape[1])
         weights = self.attention.weight.view(len(directions), -1, 1)  # type: ignore[union-attr]
         scores = [outputs @ weight for outputs, weight in zip(directions, weights, strict=True)]
         total = torch.stack(turn_backward(scores, lengths)).sum(dim=0)
@@ -294,6 +287,18 @@ def reverse(values: Tensor, lengths: Tensor) -> Tensor:
     starts = torch.arange(0, index.numel(), values.shape[1], device=lengths.device)
     reversed_values: Tensor = _Permutation.apply(values, (index + starts.unsqueeze(1)).flatten())  # type: ignore[no-untyped-call]
     return reversed_values
+
+
+def pool_mean(values: Tensor, lengths: Tensor) -> Tensor:
+    """Return float[B, X]: the mean over the real positions of float[B, T, X]."""
+    real = real_positions(lengths, values.shape[1]).to(values.dtype)
+    return weighted_sum(values, real) / lengths.unsqueeze(1)
+
+
+def pool_max(values: Tensor, lengths: Tensor) -> Tensor:
+    """Return float[B, X]: the maximum over the real positions of float[B, T, X]."""
+    padding = ~real_positions(lengths, values.shape[1]).unsqueeze(2)
+    return (values + torch.zeros_like(padding, dtype=values.dtype).masked_fill(padding, -torch.inf)).max(dim=1).values
 
 
 def turn_backward(directions: Sequence[Tensor], lengths: Tensor) -> list[Tensor]:

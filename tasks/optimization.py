@@ -16,21 +16,19 @@ from tasks.network import TextClassifier
 
 START, END = 1 / 25, 1 / 25 / 1e4  # first and last share of one_cycle's peak
 PLATEAU_FACTOR = 0.5
-_OF_TOKENS = ("embedding.", "learned.")
 
 
 def build_optimizer(network: TextClassifier, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over the trainable weights.
 
-    What belongs to single tokens is a group of its own, with its own learning rate.
+    The embedding matrix is a group of its own, with its own learning rate.
     """
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    trained = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
-    of_tokens = [weight for name, weight in trained if name.startswith(_OF_TOKENS)]
-    others = [weight for name, weight in trained if not name.startswith(_OF_TOKENS)]
+    matrix = network.embedding.weight
+    others = [weight for weight in network.parameters() if weight.requires_grad and weight is not matrix]
     groups: list[dict[str, object]] = [{"params": others}]
-    if of_tokens:
-        groups.append({"params": of_tokens, "lr": config.embedding_learning_rate or config.learning_rate})
+    if matrix.requires_grad:
+        groups.append({"params": [matrix], "lr": config.embedding_learning_rate or config.learning_rate})
     return kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 

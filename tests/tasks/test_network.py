@@ -180,7 +180,7 @@ def test_random_shapes_give_the_packed_lstm_on_both_roads(seed):
     longest = draw.choice([1, 2, 30])
     settings = {
         "pooling": draw.choice(POOLINGS), "bidirectional": draw.random() < 0.5, "num_layers": draw.randint(1, 3),
-        "layer_norm": draw.random() < 0.5,
+        "layer_norm": draw.random() < 0.5, "pool_embeddings": draw.random() < 0.5,
     }  # fmt: skip
     classifier = build_classifier(**settings).double()
     input_ids, lengths = random_documents(draw.randint(2, 9), longest)
@@ -262,7 +262,7 @@ class TestDropout:
 
 class TestResetWeights:
     def test_weights_are_a_function_of_the_seed(self):
-        one, again, other = (build_classifier(pooling="attention", learned_dim=3) for _ in range(3))
+        one, again, other = (build_classifier(pooling="attention") for _ in range(3))
         for classifier, seed in ((one, 5), (again, 5), (other, 6)):
             classifier.reset_weights(torch.Generator().manual_seed(seed))
         for name, weight in one.named_parameters():
@@ -270,14 +270,13 @@ class TestResetWeights:
             assert "bias" in name or not torch.equal(weight, other.get_parameter(name))
 
     def test_every_weight_is_drawn(self):
-        classifier = build_classifier(pooling="attention", learned_dim=3)
+        classifier = build_classifier(pooling="attention")
         with torch.no_grad():
             for weight in classifier.parameters():
                 weight.fill_(torch.nan)
         classifier.reset_weights(torch.Generator().manual_seed(1))
         assert all(torch.isfinite(weight).all() for weight in classifier.parameters())
         assert torch.equal(classifier.embedding.weight[PADDING_IDX], torch.zeros(5))
-        assert torch.equal(classifier.learned.weight[PADDING_IDX], torch.zeros(3))
 
     def test_recurrent_gates_are_orthogonal_and_the_forget_gate_is_open(self):
         classifier = build_classifier(hidden_size=6)
@@ -294,14 +293,18 @@ class TestResetWeights:
         assert torch.equal(classifier.embedding.weight, vectors)
 
 
-def test_learned_dimensions_stand_beside_the_vectors(monkeypatch):
-    classifier, seen = build_classifier(learned_dim=3, embeddings=torch.randn(VOCABULARY, 5)), []
-    run = classifier.lstm.run_directions
-    monkeypatch.setattr(classifier.lstm, "run_directions", lambda *a: seen.append(a[0]) or run(*a))
+def test_pooled_embeddings_are_joined_to_the_pooled_outputs():
+    classifier = build_classifier(pool_embeddings=True, bidirectional=False, num_layers=1).double().eval()
     input_ids, lengths = random_documents()
-    classifier(input_ids, lengths)
-    expected = [table.weight[input_ids] for table in (classifier.embedding, classifier.learned)]
-    assert torch.equal(seen[0], torch.cat(expected, dim=2))
+    documents = [classifier.embedding(row[:length]) for row, length in zip(input_ids, lengths, strict=True)]
+    outputs = [classifier.lstm.to_lstm()(document)[0] for document in documents]
+    pooled = torch.stack(
+        [
+            torch.cat([o.mean(dim=0), o.amax(dim=0), e.mean(dim=0), e.amax(dim=0)])
+            for o, e in zip(outputs, documents, strict=True)
+        ]
+    )
+    assert largest_difference(classifier(input_ids, lengths), classifier.linear(pooled)) < 1e-10
 
 
 def test_layer_norm_normalizes_the_pooled_vector():
@@ -310,7 +313,9 @@ def test_layer_norm_normalizes_the_pooled_vector():
         classifier.linear.weight.copy_(torch.eye(3, 16))
         classifier.linear.bias.zero_()
     input_ids, lengths = random_documents()
-    pooled = classifier._pool(classifier.lstm.run_directions(classifier.embedding(input_ids), lengths), lengths)
+    pooled = torch.cat(
+        classifier._pool(classifier.lstm.run_directions(classifier.embedding(input_ids), lengths), lengths), 1
+    )
     expected = (pooled - pooled.mean(1, keepdim=True)) / (pooled.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     assert largest_difference(classifier(input_ids, lengths), expected[:, :3]) < 1e-10
 

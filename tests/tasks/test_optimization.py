@@ -90,11 +90,11 @@ class TestOptimizer:
         assert id(network.embedding.weight) not in weights
         assert weights == {id(weight) for weight in network.parameters() if weight.requires_grad}
 
-    def test_what_belongs_to_tokens_is_a_group_of_its_own(self):
-        network = make_network(learned_dim=3)
-        others, tables = (group["params"] for group in build_optimizer(network, configure()).param_groups)
-        assert [id(table) for table in tables] == [id(network.embedding.weight), id(network.learned.weight)]
-        assert {id(weight) for weight in (*others, *tables)} == {id(weight) for weight in network.parameters()}
+    def test_trained_embeddings_are_a_group_of_their_own(self):
+        network = make_network()
+        others, (matrix,) = (group["params"] for group in build_optimizer(network, configure()).param_groups)
+        assert matrix is network.embedding.weight
+        assert {id(weight) for weight in (*others, matrix)} == {id(weight) for weight in network.parameters()}
 
 
 def test_balanced_classes_weigh_the_same():
