@@ -1,6 +1,6 @@
 """Trainings killed at every step, and started again: each ends with the bits of the one that was never killed.
 
-    python tests/campaigns/killed_training.py [--steps 60] [--every 1] [--threads 1]
+    python -m tests.campaigns.killed_training [--steps 60] [--every 1] [--threads 1]
 
 One and two directions, one and two layers, dropout 0 and 0.3 everywhere, float32 and bfloat16; with a moving average of
 the weights, validations between the epochs and a checkpoint every four steps. For each of these sixteen and for each

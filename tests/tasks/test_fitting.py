@@ -50,9 +50,9 @@ def make_network(seed: int = 0, **changes) -> TextClassifier:
         "num_embeddings": VOCABULARY, "embedding_dim": 4, "num_classes": CLASSES, "padding_idx": 0,
         "hidden_size": 5, "pooling": "mean_max", "dropout": 0.1,
     }  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return TextClassifier(**{**settings, **changes})
+    network = TextClassifier(**{**settings, **changes})
+    network.reset_weights(torch.Generator().manual_seed(seed))
+    return network
 
 
 def configure(**changes) -> TrainingConfig:
@@ -144,8 +144,8 @@ class TestLearning:
         assert training == [True, True]
 
     def test_validation_draws_no_random_numbers(self):
-        before = torch.random.get_rng_state()
-        validate(make_network(dropout=0.5), make_split())
+        network, before = make_network(dropout=0.5), torch.random.get_rng_state()
+        validate(network, make_split())
         assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -162,8 +162,8 @@ class TestDeterminism:
         assert are_equal(one, self.train(on_metrics=lambda *_: torch.rand(10)))
 
     def test_torchs_own_generator_is_left_alone(self):
-        before = torch.random.get_rng_state()
-        self.train()
+        network, before = make_network(**FULL_DROPOUT), torch.random.get_rng_state()
+        fit(network, make_split(), make_split(8, seed=1), config=configure(), batch_size=8, seed=0)
         assert torch.equal(torch.random.get_rng_state(), before)
 
     def test_same_bits_with_another_training_beside_it(self):
