@@ -59,7 +59,7 @@ def test_without_arguments_the_default_preset_is_taken():
 
 
 def test_the_presets_are_these():
-    assert list_presets() == ["bbc-news", "custom", "sentiment", "smoke"]
+    assert list_presets() == ["bbc-news", "custom", "imdb", "sentiment", "smoke", "sst2"]
 
 
 @pytest.mark.parametrize("preset", list_presets())
@@ -70,7 +70,9 @@ def test_preset_is_valid_and_runs_under_its_own_name(preset):
 
 
 def test_unknown_preset_is_refused_with_the_ones_there_are():
-    with pytest.raises(ConfigError, match=r"^--preset: got 'bbc', expected one of bbc-news, custom, sentiment, smoke$"):
+    with pytest.raises(
+        ConfigError, match=r"^--preset: got 'bbc', expected one of bbc-news, custom, imdb, sentiment, smoke, sst2$"
+    ):
         resolve_config(preset="bbc")
 
 
