@@ -52,6 +52,7 @@ def print_summary(result: "PipelineResult", *, name: str) -> None:
         "",
         f"  {'test split':30} accuracy  macro F1",
         f"  {'LSTM':30} {scores['lstm_accuracy']:8.4f}  {scores['lstm_macro_f1']:8.4f}",
+        *_spread_lines(result.spread),
         f"  {'TF-IDF + logistic regression':30} {scores['baseline_accuracy']:8.4f}  {scores['baseline_macro_f1']:8.4f}",
         "",
         *(_stage_line(stage) for stage in result.stages),
@@ -76,6 +77,14 @@ def print_answers(texts: list[str], answers: list[dict[str, Any]]) -> None:
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
         shares = "  ".join(f"{label} {probability:.3f}" for label, probability in ranked)
         print(f"{answer['label']:12} {shares}   {text[:60]}")
+
+
+def _spread_lines(spread: dict[str, float]) -> list[str]:
+    titles = {"mean": f"LSTM, mean of {spread['count']:.0f} seeds", "deviation": "LSTM, deviation"} if spread else {}
+    return [
+        f"  {title:30} {spread[f'test_accuracy_{name}']:8.4f}  {spread[f'test_macro_f1_{name}']:8.4f}"
+        for name, title in titles.items()
+    ]
 
 
 def _stage_line(stage: "StageSummary") -> str:

@@ -25,7 +25,7 @@ from tasks.baseline import train_baseline
 from tasks.bucketing import bucket_corpus
 from tasks.corpus import find_corpus, ingest_corpus
 from tasks.embeddings import align_embeddings
-from tasks.evaluation import evaluate_classifier
+from tasks.evaluation import compare_seeds, evaluate_classifier
 from tasks.progress import allow_work, stop_work
 from tasks.registration import Registration, register_model
 from tasks.store import ArtifactRef
@@ -52,11 +52,12 @@ class StageSummary(BaseModel):
 
 
 class PipelineResult(BaseModel):
-    """The summary of a run."""
+    """The summary of a run; `spread` is empty for a single seed (see `tasks.evaluation.compare_seeds`)."""
 
     model_config = ConfigDict(frozen=True)
 
     stages: list[StageSummary]
+    spread: dict[str, float]
     registration: Registration
     mlflow_url: str
     flow_run_url: str
@@ -107,18 +108,24 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         vocabulary = build_vocabulary.submit(tokens, config.vocabulary, extension)
         buckets = bucket_corpus.submit(tokens, vocabulary, config.bucketing, seed)
         embeddings = vectors and align_embeddings.submit(vocabulary, vectors, tokens, config.alignment, seed)
-        classifier = train_classifier.submit(
-            buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,
-            config.model, config.training, seed, run_id=run.run_id,
-        )  # fmt: skip
-        evaluation = evaluate_classifier.submit(classifier, buckets, baseline, documents, embeddings)
+        seeds = config.training.seeds or (seed,)
+        classifiers = [
+            train_classifier.submit(
+                buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,
+                config.model, config.training, number, run_id=run.run_id if len(seeds) == 1 else None,
+            )
+            for number in seeds
+        ]  # fmt: skip
+        evaluations = [evaluate_classifier.submit(c, buckets, baseline, documents, embeddings) for c in classifiers]
         raise_first_error([glove, corpus])
         outputs = collect_outputs(
-            [vectors, documents, tokens, vocabulary, embeddings, buckets, baseline, classifier, evaluation]
+            [vectors, documents, tokens, vocabulary, embeddings, buckets, baseline, *classifiers, *evaluations]
         )
-        stages = [_summarize(output, future) for output, future in outputs]
+        spread, best = compare_seeds([future.result() for future in evaluations], config.training.metric)
         references = {output.stage: output for output, _ in outputs}
-        log_results(run, references)
+        references |= {output.stage: output for output in (classifiers[best].result(), evaluations[best].result())}
+        stages = [_summarize(output, future) for output, future in outputs if references[output.stage] == output]
+        log_results(run, references, spread)
         registration = register_model(
             run,
             classifier=references["train_classifier"],
@@ -127,9 +134,10 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
             documents=references["ingest_corpus"],
             config=config,
         )
-        publish_results(references["evaluate_classifier"], registration, run.url)
+        publish_results(references["evaluate_classifier"], registration, run.url, spread)
     return PipelineResult(
         stages=stages,
+        spread=spread,
         registration=registration,
         mlflow_url=run.url,
         flow_run_url=_flow_run_url(),

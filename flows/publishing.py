@@ -39,10 +39,13 @@ _REPORTS = {
 
 
 @task(name="log_results", task_run_name="log results", retries=2, retry_delay_seconds=2, persist_result=False)
-def log_results(run: tracking.TrackedRun, outputs: dict[str, ArtifactRef]) -> None:
-    """Log stage facts, history, datasets, reports and figures of the stages' outputs to the MLflow run."""
+def log_results(run: tracking.TrackedRun, outputs: dict[str, ArtifactRef], spread: dict[str, float]) -> None:
+    """Log stage facts, history, datasets, reports and figures of the stages' outputs to the MLflow run.
+
+    `spread` holds mean and deviation over seeds, if there are several.
+    """
     identity = run.run_id
-    tracking.log_metrics(identity, gather_metrics(outputs))
+    tracking.log_metrics(identity, gather_metrics(outputs) | {f"seeds/{key}": value for key, value in spread.items()})
     classifier, evaluation = outputs["train_classifier"], outputs["evaluate_classifier"]
     for name, marker in ((EPOCHS_FILE, "train_loss"), (STEPS_FILE, "step_loss")):
         tracking.log_history(identity, classifier.read_table(name).to_pylist(), marker=marker)
@@ -118,10 +121,12 @@ def publish_link(url: str) -> None:
     create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run", description=f"MLflow run: {url}")
 
 
-def publish_results(evaluation: ArtifactRef, registration: Registration, url: str) -> None:
+def publish_results(evaluation: ArtifactRef, registration: Registration, url: str, spread: dict[str, float]) -> None:
     """Show the scores and the registered version on the page of the Prefect run."""
     create_table_artifact(
-        key="results", table=results_table(evaluation), description=f"Scores on held-out documents; [MLflow run]({url})"
+        key="results",
+        table=results_table(evaluation, spread),
+        description=f"Scores on held-out documents; [MLflow run]({url})",
     )
     version_url = tracking.model_url(registration.model, registration.version)
     create_markdown_artifact(
@@ -134,9 +139,9 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, url: st
     )
 
 
-def results_table(evaluation: ArtifactRef) -> list[dict[str, Any]]:
-    """Return one row per split and model: accuracy, macro F1, log-loss, documents."""
-    return [
+def results_table(evaluation: ArtifactRef, spread: dict[str, float]) -> list[dict[str, Any]]:
+    """Return one row per split and model: accuracy, macro F1, log-loss, documents; the spread over seeds last."""
+    rows = [
         {
             "split": split,
             "model": "LSTM" if model == "lstm" else "TF-IDF + logistic regression",
@@ -146,6 +151,12 @@ def results_table(evaluation: ArtifactRef) -> list[dict[str, Any]]:
         for split, models in evaluation.read_json(METRICS_FILE).items()
         for model, scores in models.items()
     ]
+    return rows + [
+        {"split": split, "model": f"LSTM, {name} of {spread['count']:.0f} seeds", "documents": "", **{
+            key: round(spread[f"{split}_{key}_{name}"], 4) for key in ("accuracy", "macro_f1", "log_loss")
+        }}
+        for split in evaluation.read_json(METRICS_FILE) for name in ("mean", "deviation") if spread
+    ]  # fmt: skip
 
 
 def close_flow_runs(flow_run_ids: list[str]) -> None:

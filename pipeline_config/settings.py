@@ -9,7 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _name_something(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -210,30 +212,72 @@ class ModelConfig(Section):
     hidden_size: Positive = Field(128, description="LSTM units per direction")
     num_layers: Annotated[int, Field(ge=1, le=8)] = Field(1, description="stacked LSTM layers")
     bidirectional: bool = Field(True, description="read the text in both directions")
-    pooling: Literal["last", "mean", "max", "mean_max"] = Field(
+    pooling: Literal["last", "mean", "max", "mean_max", "attention"] = Field(
         "mean_max", description="how outputs become one vector; last is the last real output per direction"
     )
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.5, description="dropout on embeddings, between layers and before the linear layer"
-    )
+    dropout: Rate = Field(0.5, description="dropout between layers and before the linear layer")
+    embedding_dropout: Rate = Field(0.5, description="dropout of whole embedding dimensions of a document")
+    word_dropout: Rate = Field(0.0, description="dropout of whole tokens, which then read as unknown")
+    recurrent_dropout: Rate = Field(0.0, description="dropout of hidden-to-hidden weights")
+    layer_norm: bool = Field(False, description="normalize the pooled vector")
+    pool_embeddings: bool = Field(False, description="join mean and maximum of the embeddings to the pooled outputs")
     freeze_embeddings: bool = Field(False, description="keep the pre-trained vectors as they are")
 
 
 class TrainingConfig(Section):
     """`train_classifier`: the optimizer and the loop."""
 
+    unkeyed = frozenset({"seeds", "checkpoint_minutes", "checkpoint_steps", "resume_elsewhere"})
+
+    seeds: tuple[Seed, ...] = Field(
+        (), description="train once per seed and keep the best by validation; empty trains once, with the run's seed"
+    )
     epochs: Positive = Field(8, description="passes over the train split at most")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="update rule")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(2e-3, description="peak learning rate")
+    embedding_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="peak learning rate of the embeddings; None is learning_rate"
+    )
+    frozen_epochs: Annotated[int, Field(ge=0)] = Field(
+        0, description="epochs at the start that leave pre-trained vectors as they are"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled for adamw, L2 for adam")
-    schedule: Literal["one_cycle", "constant"] = Field("one_cycle", description="learning rate over the steps")
+    schedule: Literal["one_cycle", "cosine", "plateau", "constant"] = Field(
+        "one_cycle",
+        description="learning rate over the steps; plateau halves it after an epoch without a better metric",
+    )
+    warmup: Fraction = Field(0.3, description="share of all steps in which the learning rate rises to its peak")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(1.0, description="largest gradient norm; None: off")
+    accumulation: Positive = Field(1, description="batches per optimizer step")
+    class_weights: Literal["balanced"] | None = Field(
+        None, description="balanced gives every class the same weight in the loss; None every document"
+    )
+    label_smoothing: Rate = Field(0.0, description="share of the target spread evenly over the classes")
+    ema_decay: Rate | None = Field(
+        None, description="decay per step of the moving average of the weights that is validated and kept; None: off"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the forward pass; auto takes bf16 on CPUs that multiply tiles of it (AMX)"
+    )
+    metric: Literal["macro_f1", "accuracy", "loss"] = Field(
+        "macro_f1", description="validation metric that decides which epoch is best"
+    )
     patience: Positive | None = Field(
-        3, description="epochs without a better validation macro_f1 before training ends; None runs all"
+        3, description="epochs without a better metric before training ends; None runs all"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when it is there")
+    road: Literal["auto", "padded", "packed"] = Field(
+        "auto", description="how batches go through the LSTM; auto is packed on CUDA, padded elsewhere"
+    )
     threads: Positive | None = Field(None, description="CPU threads of torch; None leaves torch's default")
     log_every_steps: Positive = Field(10, description="steps between two points of the step metrics")
+    checkpoint_minutes: Annotated[float, Field(ge=0)] | None = Field(
+        5.0, description="minutes between two checkpoints; None: off"
+    )
+    checkpoint_steps: Positive | None = Field(None, description="steps between two checkpoints; None: off")
+    resume_elsewhere: bool = Field(
+        False, description="go on from a checkpoint of another machine or version of torch; the result is tagged"
+    )
 
 
 class RegistrationConfig(Section):
@@ -255,7 +299,7 @@ class PipelineConfig(Section):
     """Everything one run depends on."""
 
     name: str = Field("sentiment", pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the experiment and the model")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seed of splits, initial weights, batches")
+    seed: Seed = Field(0, description="seed of splits, initial weights, batches")
     corpus: CorpusConfig = CorpusConfig()
     tokenization: TokenizationConfig = TokenizationConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()

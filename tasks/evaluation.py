@@ -4,6 +4,8 @@ Reads the weights, the buckets, the baseline's predictions and the reports of ea
 predictions, figures and one self-contained HTML report.
 """
 
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -112,6 +114,31 @@ def measure(predictions: pa.Table, labels: list[str], split: str) -> dict[str, A
         },
         "confusion": confusion_matrix(label_ids, predicted, labels=classes).tolist(),
     }
+
+
+def compare_seeds(evaluations: Sequence[ArtifactRef], metric: str) -> tuple[dict[str, float], int]:
+    """Compare the evaluations of trainings that differ in their seed.
+
+    Args:
+        evaluations: one per seed.
+        metric: validation metric that decides: `accuracy`, `macro_f1` or `loss`.
+
+    Returns:
+        `<split>_<metric>_mean` and `_deviation` (that of a sample) of the LSTM, and the `count` of seeds, empty for a
+        single seed; and the position of the best evaluation.
+    """
+    scores = [evaluation.read_json(METRICS_FILE) for evaluation in evaluations]
+    name, sign = ("log_loss", -1) if metric == "loss" else (metric, 1)
+    best = max(range(len(scores)), key=lambda number: sign * scores[number]["validation"]["lstm"][name])
+    if len(scores) == 1:
+        return {}, best
+    spread = {"count": float(len(scores))}
+    for split in EVALUATED:
+        for key in ("accuracy", "macro_f1", "log_loss"):
+            values = [score[split]["lstm"][key] for score in scores]
+            spread[f"{split}_{key}_mean"] = statistics.mean(values)
+            spread[f"{split}_{key}_deviation"] = statistics.stdev(values)
+    return spread, best
 
 
 def find_confident_errors(

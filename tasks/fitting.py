@@ -1,7 +1,8 @@
-"""The training loop: Adam over length buckets, a learning rate schedule, early stopping on macro F1.
+"""The training loop: length buckets in, a trained network and its history out, resumable at every step.
 
-Takes a network and encoded splits, changes the network; touches no file. On the CPU the network's padded road
-is used (see `tasks.network`), so batches come from length buckets to keep padding rare.
+Changes the network; touches no file but through `tasks.checkpoints`. A step is a function of weights, optimizer
+state, seed and step number: the order of batches and all dropout are drawn anew from (seed, epoch) and (seed,
+step). So a checkpoint needs no state of a random generator, and what else runs in the process changes nothing.
 """
 
 import contextlib
@@ -9,7 +10,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,23 +20,44 @@ from torch import Tensor, nn
 from pipeline_config.errors import TrainingError
 from pipeline_config.settings import TrainingConfig
 from tasks.bucketing import EncodedSplit
+from tasks.checkpoints import Checkpoints
+from tasks.machine import uses_bf16
 from tasks.network import TextClassifier
-from tasks.progress import track_progress
-from tasks.scores import predict_probabilities, score_predictions, to_tensors
+from tasks.optimization import (
+    average_weights,
+    balance_classes,
+    build_optimizer,
+    learning_rate_factor,
+    set_learning_rates,
+)
+from tasks.progress import WorkStopped, raise_if_stopped, track_progress
+from tasks.scores import to_tensors, validate
 
 logger = logging.getLogger(__name__)
+OnMetrics = Callable[[dict[str, float], int], None]
 
 
 @dataclass
 class History:
-    """What happened: one entry per logged step and per epoch, the best epoch, and wall-clock figures."""
+    """What happened so far: one entry per logged step and per epoch, the best epoch, and where training is.
+
+    `step` counts the steps taken, `epoch_loss` sums the loss over the documents of the unfinished epoch, `tokens`
+    counts real tokens, and `seconds` are those of the training passes alone.
+    """
 
     steps: list[dict[str, float]] = field(default_factory=list)
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    best_macro_f1: float = -1.0
+    best_score: float = 0.0
+    step: int = 0
+    epoch_loss: float = 0.0
     tokens: int = 0
-    seconds: float = 0.0  # of the training passes alone
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Real tokens per second of the training passes."""
+        return self.tokens / max(self.seconds, 1e-9)
 
 
 def fit(
@@ -45,138 +68,237 @@ def fit(
     config: TrainingConfig,
     batch_size: int,
     seed: int,
-    on_metrics: Callable[[dict[str, float], int], None] = lambda _metrics, _step: None,
-) -> History:
+    on_metrics: OnMetrics = lambda _metrics, _step: None,
+    checkpoints: Checkpoints | None = None,
+) -> tuple[History, dict[str, Tensor]]:
     """Train a network in place and leave the best epoch's weights in it.
 
     Args:
         network: the network, on the device to train on.
         train: documents to learn from.
-        validation: documents that decide which epoch is best, by macro F1.
+        validation: documents that decide which epoch is best.
         config: optimizer, schedule and stopping rule.
-        batch_size: documents per step.
-        seed: of the order of batches.
+        batch_size: documents per batch.
+        seed: of the order of batches and of dropout.
         on_metrics: called with metrics and the step they belong to.
+        checkpoints: where to save, and to go on from when there is one; saved too when work is stopped.
+
+    Returns:
+        What happened, and the weights after the last step.
 
     Raises:
-        TrainingError: the loss or a gradient is not finite; the step is not taken.
+        TrainingError: the loss or a gradient is not finite; the step is not taken, the last checkpoint stays.
     """
-    history = History()
-    plans = [train.plan_batches(batch_size=batch_size, seed=seed, epoch=e) for e in range(config.epochs)]
-    total = sum(len(plan) for plan in plans)
-    optimizer = build_optimizer(network, config)
-    scheduler = build_scheduler(optimizer, config, total)
-    best: dict[str, Tensor] = {}
-    with track_progress("train", total=total, unit="steps", artifact="training-progress") as advance:
-        for epoch, plan in enumerate(plans, start=1):
-            loss = _train_epoch(network, train, plan, optimizer, scheduler, config, history, on_metrics, advance)
-            scores = validate(network, validation)
-            step = sum(len(done) for done in plans[:epoch])
-            history.epochs.append({"epoch": epoch, "step": step, "train_loss": loss, **scores})
-            on_metrics({k: v for k, v in history.epochs[-1].items() if k != "step"}, step)
-            _log_epoch(history, config.epochs)
-            if scores["validation_macro_f1"] > history.best_macro_f1:
-                history.best_epoch, history.best_macro_f1 = epoch, scores["validation_macro_f1"]
-                best = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
-            elif config.patience and epoch - history.best_epoch >= config.patience:
-                logger.info("no better validation macro F1 for %d epochs: training ends", config.patience)
-                break
-    network.load_state_dict(best)
-    return history
+    training = Training(network, train, validation, config=config, batch_size=batch_size, seed=seed)
+    restored = checkpoints.load() if checkpoints else None
+    if restored:
+        training.restore(*restored)
+        logger.info("training goes on after step %d of %d", training.history.step, training.total_steps)
+    try:
+        with track_progress(
+            "train", total=training.total_steps, unit="steps", initial=training.history.step,
+            artifact="training-progress",
+        ) as advance:  # fmt: skip
+            while not training.is_finished():
+                for metrics in training.run_epoch():
+                    _report_step(training, metrics, on_metrics)
+                    if checkpoints and checkpoints.is_due(training.history.step):
+                        checkpoints.save(*training.snapshot())
+                    advance(1, loss=f"{metrics['step_loss']:.3f}", rate=f"{metrics['learning_rate']:.2g}")
+                training.close_epoch()
+                epoch = {k: v for k, v in training.history.epochs[-1].items() if k != "step"}
+                on_metrics({**epoch, "tokens_per_second": training.history.tokens_per_second}, training.history.step)
+    except WorkStopped:
+        if checkpoints:
+            checkpoints.save(*training.snapshot())
+        raise
+    return training.history, training.finish()
 
 
-def validate(network: TextClassifier, split: EncodedSplit) -> dict[str, float]:
-    """Return loss, accuracy and macro F1 of a network on a split, with keys `validation_*`."""
-    scores = score_predictions(split.label_ids, predict_probabilities(network, split))
-    return {f"validation_{name}": scores[key] for name, key in (
-        ("loss", "log_loss"), ("accuracy", "accuracy"), ("macro_f1", "macro_f1"))}  # fmt: skip
+class Training:
+    """One training between two steps: what a checkpoint holds, and how it goes on."""
 
+    def __init__(
+        self,
+        network: TextClassifier,
+        train: EncodedSplit,
+        validation: EncodedSplit,
+        *,
+        config: TrainingConfig,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self.network, self.train, self.validation, self.config, self.seed = network, train, validation, config, seed
+        self.device = next(network.parameters()).device
+        self.generator = torch.Generator(self.device)
+        self.weights: dict[str, Tensor] = {
+            n: weight for n, weight in network.named_parameters() if weight.requires_grad
+        }
+        self.average = {name: weight.detach().clone() for name, weight in self.weights.items()} if (
+            config.ema_decay is not None
+        ) else {}  # fmt: skip
+        self.best: dict[str, Tensor] = {}
+        self.optimizer = build_optimizer(network, config)
+        self.history = History()
+        self.plans = [
+            plan_steps(train, batch_size=batch_size, accumulation=config.accumulation, seed=seed, epoch=epoch)
+            for epoch in range(config.epochs)
+        ]
+        self.total_steps = sum(len(plan) for plan in self.plans)
+        self.label_ids = torch.as_tensor(train.label_ids.astype(np.int64), device=self.device)
+        classes = network.linear.out_features
+        shares = balance_classes(train.label_ids, classes) if config.class_weights else np.ones(classes, np.float32)
+        self.class_weights = torch.from_numpy(shares).to(self.device)
+        self.autocast_type = torch.bfloat16 if uses_bf16(config.precision) else None
+        network.lstm.road = None if config.road == "auto" else config.road
 
-def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over the trainable weights."""
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    return kind(weights, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    def is_finished(self) -> bool:
+        """Tell whether all epochs are done or no better one is expected."""
+        done, patience = len(self.history.epochs), self.config.patience
+        return done >= len(self.plans) or (patience is not None and done - self.history.best_epoch >= patience)
 
+    def run_epoch(self) -> Iterator[dict[str, float]]:
+        """Take the steps of the epoch that are left and yield the metrics of each."""
+        epoch = len(self.history.epochs)
+        if self.network.pretrained and "embedding.weight" in self.weights:
+            self.network.embedding.weight.requires_grad_(epoch >= self.config.frozen_epochs)
+        self.network.train()
+        first = self.history.step - sum(len(plan) for plan in self.plans[:epoch])
+        for batches in self.plans[epoch][first:]:
+            yield self.take_step(batches)
 
-def build_scheduler(
-    optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the learning rate schedule over `steps` optimizer steps; one_cycle is Smith & Topin's (2018)."""
-    if config.schedule == "constant":
-        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=steps, cycle_momentum=False
-    )
+    def take_step(self, batches: list[np.ndarray]) -> dict[str, float]:
+        """Update the weights by the gradient over some batches and return loss, rate, norm and padding.
 
+        Raises:
+            TrainingError: loss or gradient is not finite; nothing is changed.
+        """
+        started, history = time.perf_counter(), self.history
+        self.generator.manual_seed(draw_seed(self.seed, history.step))
+        loss, tokens, positions = self._accumulate(batches)
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm or math.inf))
+        documents = np.concatenate(batches)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.optimizer.zero_grad()
+            raise TrainingError(
+                f"step {history.step + 1}: loss {loss}, gradient norm {norm}, expected finite numbers; documents "
+                f"{self.train.doc_ids[documents][:10].tolist()} ...; a smaller training.learning_rate may help"
+            )
+        scores = [self._score(epoch) for epoch in history.epochs]
+        factor = learning_rate_factor(self.config, step=history.step, steps=self.total_steps, scores=scores)
+        rate = set_learning_rates(self.optimizer, factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.config.ema_decay is not None:
+            average_weights(self.average, self.weights, self.config.ema_decay, history.step)
+        history.step += 1
+        history.epoch_loss += loss * len(documents)
+        history.tokens += tokens
+        history.seconds += time.perf_counter() - started
+        return {
+            "step_loss": loss, "learning_rate": rate, "gradient_norm": norm,
+            "batch_padding_efficiency": tokens / positions,
+        }  # fmt: skip
 
-def pick_device(name: str) -> torch.device:
-    """Return the device to train on; `auto` is CUDA when there is one.
+    def close_epoch(self) -> None:
+        """Validate the network, record the epoch, and keep its weights if they are the best so far."""
+        history = self.history
+        with self._averaged():
+            scores = validate(self.network, self.validation)
+            epoch = len(history.epochs) + 1
+            history.epochs.append(
+                {"epoch": epoch, "step": history.step, "train_loss": history.epoch_loss / len(self.train), **scores}
+            )
+            history.epoch_loss = 0.0
+            if not history.best_epoch or self._score(scores) > history.best_score:
+                history.best_epoch, history.best_score = epoch, self._score(scores)
+                self.best = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        _log_epoch(history, len(self.plans))
 
-    Raises:
-        TrainingError: CUDA is asked for and not there.
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise TrainingError("training.device: got cuda, but torch sees no CUDA device; use auto or cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    def finish(self) -> dict[str, Tensor]:
+        """Put the best weights into the network and return the last ones."""
+        with self._averaged():
+            last = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
+        self._put(self.best)
+        return last
 
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what a checkpoint holds: tensors, and the history as JSON values."""
+        optimizer = self.optimizer.state_dict()["state"]
+        groups: dict[str, dict[str, Tensor]] = {"weights": self.weights, "average": self.average, "best": self.best}
+        groups |= {f"optimizer/{number}": state for number, state in optimizer.items()}
+        tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+        return tensors, asdict(self.history)
 
-@contextlib.contextmanager
-def seeded(seed: int, threads: int | None = None) -> Iterator[None]:
-    """Seed torch for the body and put its generators and thread count back afterwards."""
-    before = torch.get_num_threads()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        torch.set_num_threads(threads or before)
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for path, tensor in tensors.items():
+            group, _, name = path.rpartition("/")
+            groups.setdefault(group, {})[name] = tensor.to(self.device)
+        self._put(groups["weights"])
+        self.average, self.best = groups.get("average", {}), groups.get("best", {})
+        states = {int(g.partition("/")[2]): value for g, value in groups.items() if g.startswith("optimizer/")}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        self.history = History(**state)
+
+    def _accumulate(self, batches: list[np.ndarray]) -> tuple[float, int, int]:
+        """Sum up the gradient over batches; return the mean loss over their documents, real and all positions."""
+        total = float(self.class_weights[self.label_ids[np.concatenate(batches)]].sum())
+        loss, tokens, positions = 0.0, 0, 0
+        for documents in batches:
+            raise_if_stopped()
+            input_ids, lengths = to_tensors(self.train, documents, self.device)
+            with torch.autocast(self.device.type, self.autocast_type, enabled=self.autocast_type is not None):
+                logits = self.network(input_ids, lengths, self.generator)
+            part = nn.functional.cross_entropy(
+                logits.float(), self.label_ids[documents], weight=self.class_weights, reduction="sum",
+                label_smoothing=self.config.label_smoothing,
+            ) / total  # fmt: skip
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+            tokens += int(lengths.sum())
+            positions += input_ids.numel()
+        return loss, tokens, positions
+
+    def _score(self, scores: dict[str, float]) -> float:
+        value = scores[f"validation_{self.config.metric}"]
+        return -value if self.config.metric == "loss" else value
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Let the body see the averaged weights, where an average is kept."""
+        raw = {name: weight.detach().clone() for name, weight in self.weights.items()} if self.average else {}
+        self._put(self.average)
         try:
             yield
         finally:
-            torch.set_num_threads(before)
+            self._put(raw)
+
+    def _put(self, values: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in values.items():
+                self.weights[name].copy_(value)
 
 
-def _train_epoch(
-    network: TextClassifier,
-    split: EncodedSplit,
-    plan: list[np.ndarray],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
-    config: TrainingConfig,
-    history: History,
-    on_metrics: Callable[[dict[str, float], int], None],
-    advance: Callable[..., None],
-) -> float:
-    device = next(network.parameters()).device
-    label_ids = torch.as_tensor(split.label_ids.astype(np.int64), device=device)
-    network.train()
-    started, total_loss = time.perf_counter(), 0.0
-    first = history.epochs[-1]["step"] if history.epochs else 0
-    for step, documents in enumerate(plan, start=int(first) + 1):
-        input_ids, lengths = to_tensors(split, documents, device)
-        loss = nn.functional.cross_entropy(network(input_ids, lengths), label_ids[documents])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
-        value, size = loss.item(), norm.item()
-        if not (math.isfinite(value) and math.isfinite(size)):
-            raise TrainingError(
-                f"step {step}: loss {value}, gradient norm {size}, expected finite numbers; documents "
-                f"{split.doc_ids[documents][:10].tolist()} ...; a smaller training.learning_rate may help"
-            )
-        optimizer.step()
-        metrics: dict[str, float] = {
-            "step_loss": value, "learning_rate": float(scheduler.get_last_lr()[0]), "gradient_norm": size,
-            "batch_padding_efficiency": float(lengths.sum()) / input_ids.numel(),
-        }  # fmt: skip
-        scheduler.step()
-        total_loss += value * len(documents)
-        history.tokens += int(lengths.sum())
-        if step % config.log_every_steps == 0:
-            history.steps.append({"step": step, **metrics})
-            on_metrics(metrics, step)
-        advance(1, loss=f"{value:.3f}")
-    history.seconds += time.perf_counter() - started
-    return total_loss / len(split)
+def plan_steps(
+    split: EncodedSplit, *, batch_size: int, accumulation: int, seed: int, epoch: int
+) -> list[list[np.ndarray]]:
+    """Return the batches of each step of an epoch."""
+    batches = split.plan_batches(batch_size=batch_size, seed=seed, epoch=epoch)
+    return [batches[start : start + accumulation] for start in range(0, len(batches), accumulation)]
+
+
+def draw_seed(seed: int, step: int) -> int:
+    """Return 32 bits that stand for a step of a training."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _report_step(training: Training, metrics: dict[str, float], on_metrics: OnMetrics) -> None:
+    step = training.history.step
+    if step % training.config.log_every_steps == 0:
+        training.history.steps.append({"step": step, **metrics})
+        on_metrics({**metrics, "tokens_per_second": training.history.tokens_per_second}, step)
 
 
 def _log_epoch(history: History, epochs: int) -> None:
@@ -184,5 +306,5 @@ def _log_epoch(history: History, epochs: int) -> None:
     logger.info(
         "epoch %d of %d: train loss %.3f, validation loss %.3f, accuracy %.3f, macro F1 %.3f, %s tokens/s",
         last["epoch"], epochs, last["train_loss"], last["validation_loss"], last["validation_accuracy"],
-        last["validation_macro_f1"], f"{history.tokens / max(history.seconds, 1e-9):,.0f}",
+        last["validation_macro_f1"], f"{history.tokens_per_second:,.0f}",
     )  # fmt: skip

@@ -37,6 +37,12 @@ def allow_work() -> None:
     _stopped.clear()
 
 
+def raise_if_stopped() -> None:
+    """End here after `stop_work`, in work too long between two steps of progress."""
+    if _stopped.is_set():
+        raise WorkStopped
+
+
 @contextlib.contextmanager
 def track_progress(
     description: str,
@@ -67,8 +73,7 @@ def track_progress(
 
     def advance(amount: float, **shown: object) -> None:
         nonlocal done, next_line, next_update
-        if _stopped.is_set():
-            raise WorkStopped
+        raise_if_stopped()
         done += amount
         bar.update(amount)
         if shown:

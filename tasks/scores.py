@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tasks.bucketing import EncodedSplit
 from tasks.network import TextClassifier
+from tasks.progress import raise_if_stopped
 
 EVALUATION_BATCH = 256
 
@@ -22,6 +23,7 @@ def predict_probabilities(network: TextClassifier, split: EncodedSplit) -> np.nd
     network.eval()
     with torch.inference_mode():
         for start in range(0, len(order), EVALUATION_BATCH):
+            raise_if_stopped()
             documents = order[start : start + EVALUATION_BATCH]
             logits = network(*to_tensors(split, documents, device))
             probabilities[documents] = logits.double().softmax(dim=1).cpu().numpy()
@@ -37,6 +39,13 @@ def score_predictions(label_ids: np.ndarray, probabilities: np.ndarray) -> dict[
         "macro_f1": float(f1_score(label_ids, predicted, labels=classes, average="macro", zero_division=0.0)),
         "log_loss": float(log_loss(label_ids, probabilities, labels=classes)),
     }
+
+
+def validate(network: TextClassifier, split: EncodedSplit) -> dict[str, float]:
+    """Return loss, accuracy and macro F1 of a network on a split, with keys `validation_*`."""
+    scores = score_predictions(split.label_ids, predict_probabilities(network, split))
+    return {f"validation_{name}": scores[key] for name, key in (
+        ("loss", "log_loss"), ("accuracy", "accuracy"), ("macro_f1", "macro_f1"))}  # fmt: skip
 
 
 def to_tensors(split: EncodedSplit, documents: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:

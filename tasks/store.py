@@ -119,11 +119,13 @@ class Manifest(BaseModel):
 class StageOutput:
     """What a stage writes through: a temporary directory that becomes the output when the stage returns.
 
-    Set `facts` for counts and measurements worth reporting.
+    Set `facts` for counts and measurements worth reporting. `scratch` is a directory for work in progress that
+    survives a kill, for the stage to make; it is removed once the output is committed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, scratch: Path | None = None) -> None:
         self.directory = directory
+        self.scratch = scratch or directory.with_name(f"{directory.name}-scratch")
         self.facts: dict[str, Any] = {}
 
     def path(self, name: str) -> Path:
@@ -225,7 +227,9 @@ def commit_output(
         directory.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(directory.parent / f".{key}.lock", waiting_for=f"another run to finish {stage}"):
         found = find_output(stage, key)
+        scratch = artifacts_root() / "checkpoints" / stage / key
         if found is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
             return found, False
         _sweep_temporaries(directory)
         temporary = directory.parent / f".tmp-{key}-{uuid.uuid4().hex[:8]}"
@@ -233,12 +237,13 @@ def commit_output(
         with store_errors(temporary):
             temporary.mkdir()
         try:
-            output = StageOutput(temporary)
+            output = StageOutput(temporary, scratch)
             with store_errors(temporary, only_full=True):
                 write(output)
             with store_errors(temporary):
                 _write_manifest(stage, key, output, inputs or {}, seconds=time.perf_counter() - started)
                 _publish(temporary, directory)
+            shutil.rmtree(scratch, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         found = find_output(stage, key)

@@ -5,18 +5,26 @@ Reads the buckets and, when there are pre-trained vectors, the aligned matrix. W
 to the facts, so that the same configuration and seed give the same files. The loop is in `tasks.fitting`.
 """
 
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
 
+from pipeline_config.errors import GloveflowError
 from pipeline_config.schemas import (
     EPOCHS,
     EPOCHS_FILE,
+    LAST_WEIGHTS_FILE,
     MODEL_FILE,
     PADDING_FILE,
     PADDING_IDX,
     STEPS,
     STEPS_FILE,
+    UNK_IDX,
     WEIGHTS_FILE,
 )
 from pipeline_config.settings import ModelConfig, TrainingConfig
@@ -24,11 +32,24 @@ from tasks.bucketing import load_split, read_labels
 from tasks.embeddings import read_matrix
 from tasks.stage import stage
 from tasks.store import ArtifactRef, StageOutput
-from tasks.tracking import MetricStream
+from tasks.tracking import MetricStream, log_tags
 from tasks.vocabulary import Vocabulary, check_vocabulary
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@stage(version=2, unkeyed=("run_id",))
+    from tasks.fitting import History
+    from tasks.network import TextClassifier
+
+_HEADLINES = ("validation_macro_f1", "validation_accuracy")
+
+
+def is_worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Tell whether a failed training may work when it goes on from its checkpoint: not after an error of ours."""
+    return not isinstance(state.result(raise_on_failure=False), GloveflowError)
+
+
+@stage(version=3, unkeyed=("run_id",), retries=1, retry_delay_seconds=5, retry_condition_fn=is_worth_a_retry)
 def train_classifier(
     output: StageOutput,
     buckets: ArtifactRef,
@@ -41,47 +62,73 @@ def train_classifier(
     seed: int,
     run_id: str | None = None,
 ) -> None:
-    """Write the best epoch's weights, the model description and the history.
+    """Write the best epoch's weights, the last ones, the model description and the history.
 
     Without `embeddings` the embedding layer starts fresh and is trained. Metrics go to the MLflow run `run_id`
-    while training goes on.
+    while training goes on. Killed or stopped, it goes on from its last checkpoint when it is started again.
 
     Raises:
-        TrainingError: the loss or a gradient is not finite.
+        TrainingError: the loss or a gradient is not finite, or there is a checkpoint of another machine.
         InputError: buckets, matrix and vocabulary do not belong together.
     """
-    import torch  # here, because a run whose stages are all cached needs no torch
-    from safetensors.torch import save
+    from safetensors.torch import save  # here, because a run whose stages are all cached needs no torch
 
-    from tasks.fitting import fit, pick_device, seeded
-    from tasks.network import TextClassifier
+    from tasks.checkpoints import Checkpoints
+    from tasks.fitting import fit
+    from tasks.machine import describe_machine, pick_device, run_steadily
 
     labels = read_labels(buckets)
     known = Vocabulary.read(vocabulary)
     check_vocabulary(known, buckets.read_json(PADDING_FILE)["vocabulary"], where=str(buckets.directory))
     architecture = describe_architecture(model, len(known), embedding_dim, len(labels))
     matrix = read_matrix(embeddings, known) if embeddings else None
-    with seeded(seed, training.threads), MetricStream(run_id) as stream:
-        network = TextClassifier(
-            **architecture,
-            embeddings=None if matrix is None else torch.tensor(matrix),
-            freeze_embeddings=model.freeze_embeddings,
-        ).to(pick_device(training.device))
-        history = fit(
+    device = pick_device(training.device)
+    checkpoints = Checkpoints(
+        output.scratch, {}, every_steps=training.checkpoint_steps, every_minutes=training.checkpoint_minutes,
+        accept_others=training.resume_elsewhere,
+    )  # fmt: skip
+
+    def train() -> "tuple[TextClassifier, History, dict[str, Tensor]]":
+        checkpoints.machine = describe_machine(device)
+        network = make_network(architecture, matrix, freeze=model.freeze_embeddings, seed=seed).to(device)
+        history, last = fit(
             network, load_split(buckets, "train"), load_split(buckets, "validation"),
-            config=training, batch_size=batch_size, seed=seed, on_metrics=stream.log,
+            config=training, batch_size=batch_size, seed=seed, on_metrics=stream.log, checkpoints=checkpoints,
         )  # fmt: skip
-    weights = {name: weight.contiguous().cpu() for name, weight in network.state_dict().items()}
-    output.path(WEIGHTS_FILE).write_bytes(save(weights))  # save_file has an error of its own for a full disk
+        return network, history, last
+
+    with MetricStream(run_id) as stream:
+        network, history, last = run_steadily(train, threads=training.threads)
+    for name, weights in ((WEIGHTS_FILE, network.state_dict()), (LAST_WEIGHTS_FILE, last)):
+        tensors = {key: weight.contiguous().cpu() for key, weight in weights.items()}
+        output.path(name).write_bytes(save(tensors))  # save_file has an error of its own for a full disk
     output.write_json(MODEL_FILE, {"architecture": architecture, "labels": labels, "best_epoch": history.best_epoch})
     output.write_table(EPOCHS_FILE, _columns(history.epochs, EPOCHS), EPOCHS)
     output.write_table(STEPS_FILE, _columns(history.steps, STEPS), STEPS)
     output.facts.update(
-        epochs=len(history.epochs), best_epoch=history.best_epoch, validation_macro_f1=history.best_macro_f1,
-        tokens_per_second=history.tokens / max(history.seconds, 1e-9), training_seconds=history.seconds,
-        parameters=sum(weight.numel() for weight in network.parameters()),
-        device=str(next(network.parameters()).device),
+        epochs=len(history.epochs), best_epoch=history.best_epoch,
+        **{key: value for key, value in history.epochs[history.best_epoch - 1].items() if key in _HEADLINES},
+        tokens_per_second=history.tokens_per_second, training_seconds=history.seconds,
+        parameters=sum(weight.numel() for weight in network.parameters()), device=str(device),
+        machine=checkpoints.machine, resumed_from_machines=checkpoints.machines,
     )  # fmt: skip
+    if checkpoints.machines and run_id:
+        log_tags(run_id, {"gloveflow.resumed_elsewhere": json.dumps(checkpoints.machines)[:4000]})
+
+
+def make_network(
+    architecture: Mapping[str, Any], matrix: np.ndarray | None, *, freeze: bool, seed: int
+) -> "TextClassifier":
+    """Return a network of an architecture, over the vectors float32[V, E] of a matrix, with weights of a seed."""
+    import torch
+
+    from tasks.network import TextClassifier
+
+    with torch.random.fork_rng():
+        vectors = None if matrix is None else torch.tensor(matrix)
+        network = TextClassifier(**architecture, embeddings=vectors, freeze_embeddings=freeze)
+    network.reset_weights(torch.Generator().manual_seed(seed))
+    return network
 
 
 def describe_architecture(
@@ -90,7 +137,7 @@ def describe_architecture(
     """Return the arguments that build the network, as JSON values."""
     return {
         "num_embeddings": vocabulary_size, "embedding_dim": embedding_dim, "num_classes": num_classes,
-        "padding_idx": PADDING_IDX, **model.model_dump(exclude={"freeze_embeddings"}),
+        "padding_idx": PADDING_IDX, "unk_idx": UNK_IDX, **model.model_dump(exclude={"freeze_embeddings"}),
     }  # fmt: skip
 
 

@@ -1,28 +1,44 @@
-"""Time one pass of training, ours against the tutorial's way, on the same documents, network and optimizer.
+"""Time training steps, ours against others' ways, on the same documents, network and optimizer.
 
-    python tests/benchmarks/training.py [--lengths short|long] [--documents N] [--hidden H]
+    python tests/benchmarks/training.py [--lengths long|short|FILE.parquet] [--batches N] [--hidden H] [--threads N]
 
-The tutorial's way: batches in random order, `pack_padded_sequence`, a bidirectional `nn.LSTM`, gather of the last
-real output. Ours: length buckets, padding, no packing. Prints real tokens per second of each and their ratio, the
-median of alternating rounds. Documents are generated: `short` has the lengths of tweets, `long` those of film
-reviews cut at 400 tokens.
+- tutorial: batches in random order, `pack_padded_sequence`, a bidirectional `nn.LSTM`, gather of the last real output
+- torchtext: the same network over `BucketIterator` batches, sorted within
+- tutorial, denormals as zero: the first with `torch.set_flush_denormal(True)`, which users seldom call; gradients
+  through long texts end in denormal numbers, which processors are slow at
+- gloveflow: our buckets and network, and the whole step of the project's loop: clipping, checks for finite numbers,
+  metrics; in float32, in bfloat16, and in float32 with all kinds of dropout
+
+Lengths are those of the column `text` of a Parquet file (in `basic_english` tokens, cut at 400), or generated: `short`
+has those of tweets, `long` those of film reviews. Token ids are random, by Zipf's law. Each way runs some batches of its
+own plan of an epoch of all documents. Prints the medians of alternating rounds: real tokens per second, the ratio to the
+tutorial, the padding of the plan, and the share of the machine's float32 matrix product that the LSTM's counted
+operations come to (three times the forward pass, real tokens only).
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
+from torchtext.data import BucketIterator, Dataset, Example, Field
 
+from pipeline_config.settings import TrainingConfig
 from tasks.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
 from tasks.bucketing import EncodedSplit
+from tasks.fitting import Training
+from tasks.machine import run_steadily
 from tasks.network import TextClassifier
 from tasks.scores import to_tensors
+from tasks.tokenizers import tokenize_texts
 
-VOCABULARY, EMBEDDING, CLASSES, BATCH, ROUNDS = 15_000, 50, 3, 64, 3
+VOCABULARY, EMBEDDING, CLASSES, BATCH, LONGEST = 30_000, 100, 2, 64, 400
+CPU = torch.device("cpu")
+Batches = list[np.ndarray]
 
 
 class Packed(nn.Module):
@@ -42,69 +58,157 @@ class Packed(nn.Module):
         return self.linear(torch.cat([hidden[0], hidden[1]], dim=1))
 
 
-def generate(kind: str, documents: int) -> EncodedSplit:
-    """Return documents with the length distribution of a kind of text."""
-    draw = np.random.default_rng(0)
-    if kind == "short":
-        lengths = np.clip(draw.normal(19, 6, documents).round(), 2, 60).astype(np.int64)
-    else:
-        lengths = np.clip(draw.lognormal(5.4, 0.65, documents).round(), 10, 400).astype(np.int64)
-    boundaries = draw_boundaries(lengths, scheme="quantile", num_buckets=16)
-    return EncodedSplit(
-        input_ids=draw.integers(2, VOCABULARY, lengths.sum()).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        label_ids=draw.integers(0, CLASSES, documents).astype(np.int32),
-        buckets=assign_buckets(lengths, boundaries).astype(np.int32),
-        doc_ids=np.arange(documents),
-    )
-
-
-def time_pass(network: nn.Module, split: EncodedSplit, plan: list[np.ndarray]) -> float:
-    """Return real tokens per second of one pass over the documents."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    label_ids = torch.from_numpy(split.label_ids.astype(np.int64))
-    started = time.perf_counter()
-    for documents in plan:
-        loss = nn.functional.cross_entropy(
-            network(*to_tensors(split, documents, torch.device("cpu"))), label_ids[documents]
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return float(split.lengths.sum()) / (time.perf_counter() - started)
-
-
 def main() -> None:
     """Run the rounds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lengths", choices=("short", "long"), default="long")
-    parser.add_argument("--documents", type=int, default=1000)
+    parser.add_argument("--lengths", default="long", help="long, short, or a Parquet file with a column `text`")
+    parser.add_argument("--batches", type=int, default=6, help="batches of each round")
     parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="CPU threads; without it, torch's default")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.manual_seed(0)
-    split = generate(options.lengths, options.documents)
-    random_plan = plan_batches(np.zeros(len(split), np.int32), batch_size=BATCH, seed=0, epoch=0)
-    bucket_plan = plan_batches(split.buckets, batch_size=BATCH, seed=0, epoch=0)
-    padded = TextClassifier(
-        num_embeddings=VOCABULARY, embedding_dim=EMBEDDING, num_classes=CLASSES, padding_idx=0,
-        hidden_size=options.hidden, pooling="last",
-    )  # fmt: skip
-    packed = Packed(options.hidden)
-    ways: dict[str, Callable[[], float]] = {
-        "tutorial: random batches, packed": lambda: time_pass(packed, split, random_plan),
-        "bucketed, packed": lambda: time_pass(packed, split, bucket_plan),
-        "gloveflow: bucketed, padded": lambda: time_pass(padded, split, bucket_plan),
-    }
-    for run in ways.values():
-        run()  # warm-up
-    rounds = [{name: run() for name, run in ways.items()} for _ in range(ROUNDS)]
+    split = make_split(read_lengths(options.lengths))
+    ways = list_ways(split, options.hidden)
+    chosen = {name: draw_batches(plan, split, options.batches) for name, (plan, _) in ways.items()}
+    for name, (_, run) in ways.items():
+        run(chosen[name][:1])  # warm-up
+    rounds, ceilings = [], []
+    for _ in range(options.rounds):
+        rounds.append({name: time_run(run, split, chosen[name]) for name, (_, run) in ways.items()})
+        ceilings.append(measure_product())
+    operations = 3 * 2 * 2 * 4 * options.hidden * (EMBEDDING + options.hidden)  # of a token, two directions
+    print(f"{len(split):,} documents, {torch.get_num_threads()} threads, ", end="")
+    print(f"float32 product {statistics.median(ceilings) / 1e9:.0f} GFLOP/s\n{'':36} tokens/s   ratio  padding  share")
     first = next(iter(ways))
-    print(f"{'':36} tokens/s   ratio   padding efficiency")
-    for name in ways:
+    for name, (plan, _) in ways.items():
         speed = statistics.median(r[name] for r in rounds)
         ratio = statistics.median(r[name] / r[first] for r in rounds)
-        efficiency = padding_efficiency(split.lengths, random_plan if name == first else bucket_plan)
-        print(f"{name:36} {speed:8,.0f} {ratio:7.1f}   {efficiency:.3f}")
+        share = statistics.median(r[name] * operations / c for r, c in zip(rounds, ceilings, strict=True))
+        print(f"{name:36} {speed:8,.0f} {ratio:7.1f} {padding_efficiency(split.lengths, plan):8.3f} {share:6.2f}")
+
+
+def read_lengths(source: str) -> np.ndarray:
+    """Return the lengths of documents in tokens, int64[N]."""
+    draw = np.random.default_rng(0)
+    if source == "short":
+        return np.clip(draw.normal(19, 6, 25_000).round(), 2, 60).astype(np.int64)
+    if source == "long":
+        return np.clip(draw.lognormal(5.4, 0.65, 25_000).round(), 10, LONGEST).astype(np.int64)
+    texts = pq.read_table(source, columns=["text"])["text"].to_pylist()
+    return np.array([min(max(len(tokens), 1), LONGEST) for tokens in tokenize_texts(texts, "basic_english")])
+
+
+def make_split(lengths: np.ndarray) -> EncodedSplit:
+    """Return documents of these lengths, with random tokens and labels."""
+    draw = np.random.default_rng(1)
+    shares = 1 / np.arange(1, VOCABULARY - 1)
+    boundaries = draw_boundaries(lengths, scheme="quantile", num_buckets=16)
+    return EncodedSplit(
+        input_ids=draw.choice(np.arange(2, VOCABULARY), lengths.sum(), p=shares / shares.sum()).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        label_ids=draw.integers(0, CLASSES, len(lengths)).astype(np.int32),
+        buckets=assign_buckets(lengths, boundaries).astype(np.int32),
+        doc_ids=np.arange(len(lengths)),
+    )
+
+
+def list_ways(split: EncodedSplit, hidden: int) -> dict[str, tuple[Batches, Callable[[Batches], None]]]:
+    """Return per way its plan of an epoch and what runs some of its batches."""
+    random_plan = plan_batches(np.zeros(len(split), np.int32), batch_size=BATCH, seed=0, epoch=0)
+    bucket_plan = plan_batches(split.buckets, batch_size=BATCH, seed=0, epoch=0)
+    everything = {"dropout": 0.5, "embedding_dropout": 0.5, "word_dropout": 0.1, "recurrent_dropout": 0.2}
+    return {
+        "tutorial: random batches, packed": (random_plan, run_tutorial(Packed(hidden), split)),
+        "tutorial, denormals as zero": (random_plan, run_apart(run_tutorial(Packed(hidden), split))),
+        "torchtext: BucketIterator, packed": (plan_torchtext(split), run_tutorial(Packed(hidden), split)),
+        "gloveflow": (bucket_plan, run_apart(run_ours(split, hidden, "fp32"))),
+        "gloveflow, bf16": (bucket_plan, run_apart(run_ours(split, hidden, "bf16"))),
+        "gloveflow, mean_max and all dropout": (
+            bucket_plan, run_apart(run_ours(split, hidden, "fp32", pooling="mean_max", **everything))
+        ),
+    }  # fmt: skip
+
+
+def plan_torchtext(split: EncodedSplit) -> Batches:
+    """Return the batches that torchtext's iterator makes of the documents."""
+    fields = [("number", Field(sequential=False, use_vocab=False))]
+    examples = [Example.fromlist([number], fields) for number in range(len(split))]
+    lengths = split.lengths
+    iterator = BucketIterator(
+        Dataset(examples, fields), BATCH, sort_key=lambda example: lengths[example.number], sort_within_batch=True,
+        shuffle=True, train=True,
+    )  # fmt: skip
+    return [batch.number.numpy() for batch in iterator]
+
+
+def run_apart(run: Callable[[Batches], None]) -> Callable[[Batches], None]:
+    """Return the same as the project runs its trainings: in a thread that takes denormals as zero."""
+    return lambda batches: run_steadily(lambda: run(batches), threads=None)
+
+
+def run_tutorial(network: nn.Module, split: EncodedSplit) -> Callable[[Batches], None]:
+    """Return the tutorial's loop."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    label_ids = torch.from_numpy(split.label_ids.astype(np.int64))
+
+    def run(batches: Batches) -> None:
+        for documents in batches:
+            optimizer.zero_grad()
+            logits = network(*to_tensors(split, documents, CPU))
+            loss = nn.functional.cross_entropy(logits, label_ids[documents])
+            loss.backward()
+            optimizer.step()
+            loss.item()
+
+    return run
+
+
+def run_ours(
+    split: EncodedSplit, hidden: int, precision: str, *, pooling: str = "last", **rates: float
+) -> Callable[[Batches], None]:
+    """Return the project's own steps."""
+    network = TextClassifier(
+        num_embeddings=VOCABULARY, embedding_dim=EMBEDDING, num_classes=CLASSES, padding_idx=0, hidden_size=hidden,
+        pooling=pooling, **rates,
+    )  # fmt: skip
+    config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision=precision, device="cpu", epochs=1)
+    training = Training(network, split, split, config=config, batch_size=BATCH, seed=0)
+    network.train()
+
+    def run(batches: Batches) -> None:
+        for documents in batches:
+            training.take_step([documents])
+
+    return run
+
+
+def draw_batches(plan: Batches, split: EncodedSplit, count: int) -> Batches:
+    """Return some batches of a plan, evenly spread over its batches ordered by their tokens."""
+    by_tokens = sorted(plan, key=lambda documents: int(split.lengths[documents].sum()))
+    return [by_tokens[i] for i in np.linspace(0, len(by_tokens) - 1, count + 2)[1:-1].astype(int)]
+
+
+def time_run(run: Callable[[Batches], None], split: EncodedSplit, batches: Batches) -> float:
+    """Return real tokens per second."""
+    started = time.perf_counter()
+    run(batches)
+    return float(sum(split.lengths[documents].sum() for documents in batches)) / (time.perf_counter() - started)
+
+
+def measure_product(size: int = 1024) -> float:
+    """Return the operations per second of a large float32 matrix product."""
+    one, other = torch.randn(size, size), torch.randn(size, size)
+    best = min(_times(lambda: one @ other, 12))
+    return 2 * size**3 / best
+
+
+def _times(body: Callable[[], object], count: int) -> Iterator[float]:
+    for _ in range(count):
+        started = time.perf_counter()
+        body()
+        yield time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -186,3 +186,5 @@ def test_an_interrupted_run_ends_soon_and_says_so_everywhere(
     assert run.info.status == "KILLED"
     assert flow_state(run) == flow_run_state
     assert digests(command_line.artifacts)["train_classifier"] == []
+    (checkpoint,) = (command_line.artifacts / "checkpoints" / "train_classifier").glob("*/checkpoint.safetensors")
+    assert checkpoint.stat().st_size > 0  # from which the next run goes on

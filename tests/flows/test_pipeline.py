@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pyarrow.parquet as pq
 import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import (
@@ -147,6 +148,32 @@ def test_a_changed_section_reruns_only_what_depends_on_it(on_finished: Any, conf
     changed = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
     result = train_pipeline(changed)
     assert [stage.name for stage in result.stages if not stage.cached] == ["train_classifier", "evaluate_classifier"]
+
+
+def test_several_seeds_give_mean_and_deviation_and_the_best_by_validation_is_registered(
+    on_finished: Any, config: PipelineConfig
+) -> None:
+    seeds = {"training": config.training.model_copy(update={"seeds": (config.seed, 1), "epochs": 1})}
+    result = train_pipeline(config.model_copy(update=seeds))
+    assert [stage.name for stage in result.stages] == STAGES
+    run = mlflow_run(result)
+    trained = [
+        json.loads(Path(path, "metrics.json").read_text())
+        for path in Path(result.store["evaluate_classifier"]).parent.iterdir()
+        if path.is_dir() and json.loads(Path(path, "manifest.json").read_text())["inputs"]["classifier"]["digest"] in {
+            json.loads(Path(other, "manifest.json").read_text())["digest"]
+            for other in Path(result.store["train_classifier"]).parent.iterdir()
+            if other.is_dir() and len(pq.read_table(Path(other, "epochs.parquet"))) == 1
+        }
+    ]  # fmt: skip
+    scores = {split: [m[split]["lstm"]["macro_f1"] for m in trained] for split in ("validation", "test")}
+    assert len(scores["test"]) == 2
+    assert run.data.metrics["seeds/count"] == 2
+    assert run.data.metrics["seeds/test_macro_f1_mean"] == pytest.approx(sum(scores["test"]) / 2)
+    assert run.data.metrics["seeds/test_macro_f1_deviation"] == pytest.approx(
+        abs(scores["test"][0] - scores["test"][1]) / 2**0.5
+    )
+    assert run.data.metrics["validation_macro_f1"] == max(scores["validation"])
 
 
 def test_without_vectors_the_embedding_layer_starts_fresh(on_finished: Any, config: PipelineConfig) -> None:

@@ -59,7 +59,7 @@ def test_without_arguments_the_default_preset_is_taken():
 
 
 def test_the_presets_are_these():
-    assert list_presets() == ["bbc-news", "custom", "sentiment", "smoke"]
+    assert list_presets() == ["bbc-news", "custom", "imdb", "sentiment", "smoke", "sst2"]
 
 
 @pytest.mark.parametrize("preset", list_presets())
@@ -70,7 +70,9 @@ def test_preset_is_valid_and_runs_under_its_own_name(preset):
 
 
 def test_unknown_preset_is_refused_with_the_ones_there_are():
-    with pytest.raises(ConfigError, match=r"^--preset: got 'bbc', expected one of bbc-news, custom, sentiment, smoke$"):
+    with pytest.raises(
+        ConfigError, match=r"^--preset: got 'bbc', expected one of bbc-news, custom, imdb, sentiment, smoke, sst2$"
+    ):
         resolve_config(preset="bbc")
 
 
@@ -115,7 +117,10 @@ def test_single_labels_cannot_be_set_because_each_would_drop_the_others():
         ("training.epochs=0", "training.epochs: Input should be greater than or equal to 1, got 0"),
         ("seed=4294967296", "seed: Input should be less than 4294967296, got 4294967296"),
         ("training.learning_rate=.nan", "training.learning_rate: Input should be a finite number, got nan"),
-        ("model.pooling=first", "model.pooling: Input should be 'last', 'mean', 'max' or 'mean_max', got 'first'"),
+        (
+            "model.pooling=first",
+            "model.pooling: Input should be 'last', 'mean', 'max', 'mean_max' or 'attention', got 'first'",
+        ),
         ("training.epochs.most=3", "training.epochs: Input should be a valid integer, got {'most': 3}"),
         ("training=3", "training: Input should be a valid dictionary or instance of TrainingConfig, got 3"),
         ("corpus.label_map={a: 1}", "corpus.label_map.a: Input should be a valid string, got 1"),

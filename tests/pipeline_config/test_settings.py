@@ -58,7 +58,7 @@ def test_every_field_says_what_it_is(section):
         (EmbeddingsConfig, "timeout_seconds", 0, "greater than 0"),
         (BucketingConfig, "batch_size", 0, "greater than or equal to 1"),
         (ModelConfig, "dropout", 1.0, "less than 1"),
-        (ModelConfig, "pooling", "first", "'last', 'mean', 'max' or 'mean_max'"),
+        (ModelConfig, "pooling", "first", "'last', 'mean', 'max', 'mean_max' or 'attention'"),
         (TrainingConfig, "epochs", 2.5, "valid integer"),
         (TrainingConfig, "learning_rate", 0, "greater than 0"),
         (TrainingConfig, "learning_rate", float("nan"), "finite number"),

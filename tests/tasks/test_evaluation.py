@@ -1,5 +1,6 @@
 import math
 import shutil
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,8 @@ from pipeline_config.schemas import (
     predictions_schema,
 )
 from tasks.baseline import predictions_table
-from tasks.evaluation import evaluate_classifier, find_confident_errors, measure, predict_splits
+from tasks.evaluation import compare_seeds, evaluate_classifier, find_confident_errors, measure, predict_splits
+from tasks.store import ArtifactRef, commit_output
 
 LABELS = ["a", "b", "c"]
 
@@ -61,6 +63,41 @@ class TestMeasure:
     def test_columns_are_found_by_name_not_by_position(self):
         mirrored = make_predictions([(1, "test", "a", [0.1, 0.9])], ["b", "a"])
         assert measure(mirrored, ["a", "b"], "test")["confusion"] == [[1, 0], [0, 0]]
+
+
+@pytest.mark.usefixtures("artifacts")
+class TestCompareSeeds:
+    @pytest.fixture
+    def evaluations(self) -> list[ArtifactRef]:
+        """Three outputs with made-up scores: accuracy, macro F1, log-loss on validation and test."""
+        made = [
+            ((0.7, 0.6, 0.5), (0.5, 0.4, 1.0)),
+            ((0.8, 0.5, 0.6), (0.6, 0.5, 1.1)),
+            ((0.6, 0.7, 0.7), (0.7, 0.6, 1.2)),
+        ]
+        outputs = []
+        for number, splits in enumerate(made):
+            scores = {
+                split: {"lstm": dict(zip(("accuracy", "macro_f1", "log_loss"), values, strict=True))}
+                for split, values in zip(("validation", "test"), splits, strict=True)
+            }
+            write = partial(lambda scores, output: output.write_json(METRICS_FILE, scores), scores)
+            outputs.append(commit_output("evaluate_classifier", f"{number:032x}", write)[0])
+        return outputs
+
+    @pytest.mark.parametrize(("metric", "best"), [("loss", 0), ("accuracy", 1), ("macro_f1", 2)])
+    def test_best_is_that_by_the_validation_metric(self, evaluations, metric, best):
+        assert compare_seeds(evaluations, metric)[1] == best
+
+    def test_mean_and_deviation_of_a_sample(self, evaluations):
+        spread, _ = compare_seeds(evaluations, "accuracy")
+        assert spread["count"] == 3
+        assert spread["test_accuracy_mean"] == pytest.approx(0.6)
+        assert spread["test_accuracy_deviation"] == pytest.approx(0.1)
+        assert spread["validation_log_loss_mean"] == pytest.approx(0.6)
+
+    def test_a_single_seed_has_no_spread(self, evaluations):
+        assert compare_seeds(evaluations[1:2], "accuracy") == ({}, 0)
 
 
 class TestConfidentErrors:

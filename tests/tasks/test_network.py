@@ -1,5 +1,7 @@
 import ast
+import random
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from tasks import network, tokenizers
-from tasks.network import POOLINGS, PaddedLSTM, TextClassifier, last_outputs, real_positions, reversal_index
+from tasks.network import POOLINGS, ROADS, PaddedLSTM, TextClassifier, drop, real_positions, reversal_index, reverse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
@@ -41,6 +43,13 @@ def build_classifier(**changes) -> TextClassifier:
     return TextClassifier(**{**settings, **changes})
 
 
+def build_like(classifier: TextClassifier, **changes) -> TextClassifier:
+    """The same weights under other settings, in evaluation mode."""
+    other = build_classifier(**changes)
+    other.load_state_dict(classifier.state_dict())
+    return other.eval()
+
+
 def run_packed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """The reference: outputs (zero at padding) and final states h_n of a packed `nn.LSTM`."""
     packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
@@ -60,10 +69,12 @@ def largest_difference(got: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
-class TestPaddedAgainstPacked:
+@pytest.mark.parametrize("road", ROADS)
+class TestBothRoadsAgainstPackedLSTM:
     @pytest.fixture
-    def case(self, num_layers, bidirectional, dtype):
+    def case(self, num_layers, bidirectional, dtype, road):
         padded = PaddedLSTM(5, 4, num_layers=num_layers, bidirectional=bidirectional).to(dtype)
+        padded.road = road
         lengths = random_lengths(11, 13)
         return padded, torch.randn(11, 13, 5, dtype=dtype), lengths
 
@@ -76,7 +87,8 @@ class TestPaddedAgainstPacked:
     def test_final_states_are_the_last_outputs(self, case, bidirectional, dtype):
         padded, inputs, lengths = case
         _, final = run_packed(padded.to_lstm(), inputs, lengths)
-        got = last_outputs(padded(inputs, lengths), lengths, bidirectional=bidirectional)
+        directions = padded.run_directions(inputs, lengths)
+        got = torch.cat([outputs[range(11), lengths - 1] for outputs in directions], dim=1)
         assert largest_difference(got, directed_final_states(final, bidirectional=bidirectional)) < TOLERANCE[dtype]
 
     def test_gradients_of_weights_and_inputs_are_equal(self, case, dtype):
@@ -107,6 +119,8 @@ def test_logits_equal_those_of_a_packed_lstm_pooled_document_by_document(pooling
     input_ids, lengths = random_documents()
     outputs, final = run_packed(classifier.lstm.to_lstm(), classifier.embedding(input_ids), lengths)
     documents = [row[:length] for row, length in zip(outputs, lengths, strict=True)]
+    scorer = classifier.attention or nn.Linear(outputs.shape[2], 1, bias=False).double()
+    weights = [scorer(document).softmax(dim=0) for document in documents]
     mean = torch.stack([document.mean(dim=0) for document in documents])
     highest = torch.stack([document.max(dim=0).values for document in documents])
     pooled = {
@@ -114,6 +128,7 @@ def test_logits_equal_those_of_a_packed_lstm_pooled_document_by_document(pooling
         "mean": mean,
         "max": highest,
         "mean_max": torch.cat([mean, highest], dim=1),
+        "attention": torch.stack([(w * document).sum(dim=0) for w, document in zip(weights, documents, strict=True)]),
     }[pooling]
     expected = pooled @ classifier.linear.weight.T + classifier.linear.bias
     assert largest_difference(classifier(input_ids, lengths), expected) < 1e-10
@@ -150,13 +165,159 @@ class TestInvariance:
         assert largest_difference(reordered, classifier(input_ids, lengths)[order]) < 1e-10
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "max", "attention"])
 def test_every_pooling_of_one_token_is_its_output(pooling):
     classifier = build_classifier(pooling=pooling).double().eval()
     input_ids = torch.tensor([[3], [8]])
     outputs, _ = classifier.lstm.to_lstm()(classifier.embedding(input_ids))
     expected = classifier.linear(outputs[:, 0])
     assert largest_difference(classifier(input_ids, torch.tensor([1, 1])), expected) < 1e-10
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_shapes_give_the_packed_lstm_on_both_roads(seed):
+    draw = random.Random(seed)
+    longest = draw.choice([1, 2, 30])
+    settings = {
+        "pooling": draw.choice(POOLINGS), "bidirectional": draw.random() < 0.5, "num_layers": draw.randint(1, 3),
+        "layer_norm": draw.random() < 0.5, "pool_embeddings": draw.random() < 0.5,
+    }  # fmt: skip
+    classifier = build_classifier(**settings).double()
+    input_ids, lengths = random_documents(draw.randint(2, 9), longest)
+    results = []
+    for road in ROADS:
+        classifier.zero_grad()
+        classifier.lstm.road = road
+        logits = classifier(input_ids, lengths)
+        nn.functional.cross_entropy(logits, torch.arange(len(lengths)) % 3).backward()
+        gradients = torch.cat([weight.grad.flatten() for weight in classifier.parameters()])
+        results.append((logits, gradients))
+        alone = torch.cat([classifier(input_ids[i : i + 1, :n], lengths[i : i + 1]) for i, n in enumerate(lengths)])
+        assert largest_difference(logits, alone) < 1e-10
+    (padded, packed), (padded_gradients, packed_gradients) = zip(*results, strict=True)
+    assert largest_difference(padded, packed) < 1e-10
+    assert largest_difference(padded_gradients, packed_gradients) < 1e-10
+
+
+def test_road_is_padded_on_the_cpu_unless_told_otherwise(monkeypatch):
+    padded, packed = PaddedLSTM(5, 4), []
+    monkeypatch.setattr(padded, "_run_packed", lambda *_: packed.append(1))
+    padded.run_directions(torch.randn(2, 3, 5), torch.tensor([3, 1]))
+    assert not packed
+    padded.road = "packed"
+    padded.run_directions(torch.randn(2, 3, 5), torch.tensor([3, 1]))
+    assert packed
+
+
+class TestDropout:
+    """Every mask comes from the generator that is handed in."""
+
+    RATES: ClassVar = {"dropout": 0.4, "embedding_dropout": 0.3, "word_dropout": 0.2, "recurrent_dropout": 0.3}
+
+    @pytest.mark.parametrize("name", RATES)
+    def test_acts_in_training_only(self, name):
+        classifier, documents = build_classifier(**{name: 0.5}), random_documents()
+        assert not torch.equal(classifier(*documents), classifier(*documents))
+        classifier.eval()
+        assert torch.equal(classifier(*documents), classifier(*documents))
+        assert torch.equal(classifier(*documents), build_like(classifier, **{name: 0.0})(*documents))
+
+    def test_a_pass_is_a_function_of_the_seed_and_leaves_torchs_own_generator_alone(self):
+        classifier, documents = build_classifier(**self.RATES), random_documents()
+        before = torch.random.get_rng_state()
+        one, again, other = (classifier(*documents, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+    def test_recurrent_dropout_zeroes_weights_and_scales_the_rest(self):
+        padded = PaddedLSTM(5, 4, recurrent_dropout=0.5)
+        inputs, lengths = torch.randn(3, 6, 5), torch.tensor([6, 2, 4])
+        got = padded(inputs, lengths, torch.Generator().manual_seed(3))
+        plain = padded.to_lstm()
+        mask = torch.empty(16, 4).bernoulli_(0.5, generator=torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            plain.weight_hh_l0 *= mask / 0.5
+        assert largest_difference(got, plain(inputs)[0]) < 1e-6
+
+    def test_embedding_dropout_takes_whole_dimensions_and_word_dropout_whole_tokens(self, monkeypatch):
+        seen = []
+        vectors = torch.ones(VOCABULARY, 5)
+        vectors[2] = 0.0
+        classifier = build_classifier(embeddings=vectors, embedding_dropout=0.5, word_dropout=0.5, unk_idx=2)
+        run = classifier.lstm.run_directions
+        monkeypatch.setattr(classifier.lstm, "run_directions", lambda *a: seen.append(a[0].detach()) or run(*a))
+        classifier(torch.ones(4, 50, dtype=torch.long), torch.full((4,), 50))
+        (embedded,) = seen
+        dimensions, tokens = embedded.amax(dim=1), embedded.amax(dim=2)
+        assert set(embedded.unique().tolist()) == {0.0, 2.0}
+        assert torch.equal(embedded, dimensions.unsqueeze(1) * tokens.unsqueeze(2) / 2)
+        assert 0.3 < (tokens == 0).float().mean() < 0.7
+
+    def test_drop_keeps_the_mean(self):
+        values = drop(torch.ones(100_000), 0.25, torch.Generator().manual_seed(0))
+        assert values.unique().tolist() == pytest.approx([0.0, 4 / 3])
+        assert float(values.mean()) == pytest.approx(1.0, abs=0.01)
+
+
+class TestResetWeights:
+    def test_weights_are_a_function_of_the_seed(self):
+        one, again, other = (build_classifier(pooling="attention") for _ in range(3))
+        for classifier, seed in ((one, 5), (again, 5), (other, 6)):
+            classifier.reset_weights(torch.Generator().manual_seed(seed))
+        for name, weight in one.named_parameters():
+            assert torch.equal(weight, again.get_parameter(name))
+            assert "bias" in name or not torch.equal(weight, other.get_parameter(name))
+
+    def test_every_weight_is_drawn(self):
+        classifier = build_classifier(pooling="attention")
+        with torch.no_grad():
+            for weight in classifier.parameters():
+                weight.fill_(torch.nan)
+        classifier.reset_weights(torch.Generator().manual_seed(1))
+        assert all(torch.isfinite(weight).all() for weight in classifier.parameters())
+        assert torch.equal(classifier.embedding.weight[PADDING_IDX], torch.zeros(5))
+
+    def test_recurrent_gates_are_orthogonal_and_the_forget_gate_is_open(self):
+        classifier = build_classifier(hidden_size=6)
+        classifier.reset_weights(torch.Generator().manual_seed(1))
+        for layer in (*classifier.lstm.forward_layers, *classifier.lstm.backward_layers):
+            for gate in layer.weight_hh_l0.detach().chunk(4):
+                assert largest_difference(gate @ gate.T, torch.eye(6)) < 1e-5
+            assert (layer.bias_ih_l0 + layer.bias_hh_l0).tolist() == [0.0] * 6 + [1.0] * 6 + [0.0] * 12
+
+    def test_pretrained_vectors_stay(self):
+        vectors = torch.randn(VOCABULARY, 5)
+        classifier = build_classifier(embeddings=vectors.clone())
+        classifier.reset_weights(torch.Generator().manual_seed(1))
+        assert torch.equal(classifier.embedding.weight, vectors)
+
+
+def test_pooled_embeddings_are_joined_to_the_pooled_outputs():
+    classifier = build_classifier(pool_embeddings=True, bidirectional=False, num_layers=1).double().eval()
+    input_ids, lengths = random_documents()
+    documents = [classifier.embedding(row[:length]) for row, length in zip(input_ids, lengths, strict=True)]
+    outputs = [classifier.lstm.to_lstm()(document)[0] for document in documents]
+    pooled = torch.stack(
+        [
+            torch.cat([o.mean(dim=0), o.amax(dim=0), e.mean(dim=0), e.amax(dim=0)])
+            for o, e in zip(outputs, documents, strict=True)
+        ]
+    )
+    assert largest_difference(classifier(input_ids, lengths), classifier.linear(pooled)) < 1e-10
+
+
+def test_layer_norm_normalizes_the_pooled_vector():
+    classifier = build_classifier(layer_norm=True).double().eval()
+    with torch.no_grad():
+        classifier.linear.weight.copy_(torch.eye(3, 16))
+        classifier.linear.bias.zero_()
+    input_ids, lengths = random_documents()
+    pooled = torch.cat(
+        classifier._pool(classifier.lstm.run_directions(classifier.embedding(input_ids), lengths), lengths), 1
+    )
+    expected = (pooled - pooled.mean(1, keepdim=True)) / (pooled.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    assert largest_difference(classifier(input_ids, lengths), expected[:, :3]) < 1e-10
 
 
 def test_dropout_between_layers_acts_in_training_only():
@@ -237,7 +398,7 @@ def test_vectors_of_a_wrong_shape_are_refused_with_both_shapes(shape):
 
 
 def test_an_unknown_pooling_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="pooling: got 'median', expected one of last, mean, max, mean_max"):
+    with pytest.raises(ValueError, match="pooling: got 'median', expected one of last, mean, max, mean_max, attention"):
         build_classifier(pooling="median")
 
 
@@ -253,14 +414,12 @@ def test_reversal_index_by_hand_keeps_padding_where_it_is():
     assert reversal_index(torch.tensor([3, 1, 4]), 4).tolist() == [[2, 1, 0, 3], [0, 1, 2, 3], [3, 2, 1, 0]]
 
 
-@pytest.mark.parametrize(
-    ("bidirectional", "expected"),
-    [(False, [[2.0, 20.0], [5.0, 50.0]]), (True, [[2.0, 10.0], [5.0, 40.0]])],
-    ids=["one-way", "two-way"],
-)
-def test_last_outputs_by_hand(bidirectional, expected):
-    outputs = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]], [[4.0, 40.0], [5.0, 50.0], [6.0, 60.0]]])
-    assert last_outputs(outputs, torch.tensor([2, 2]), bidirectional=bidirectional).tolist() == expected
+def test_reverse_by_hand_and_its_gradient():
+    values = torch.tensor([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]], requires_grad=True)
+    turned = reverse(values, torch.tensor([3, 2]))
+    assert turned.flatten().tolist() == [3.0, 2.0, 1.0, 5.0, 4.0, 6.0]
+    (turned.flatten() * torch.arange(6.0)).sum().backward()
+    assert values.grad.flatten().tolist() == [2.0, 1.0, 0.0, 4.0, 3.0, 5.0]
 
 
 @pytest.mark.parametrize("module", [network, tokenizers], ids=lambda module: module.__name__)

@@ -295,6 +295,32 @@ def test_kill_between_moving_a_damaged_output_away_and_replacing_it_is_mended(st
     assert leftovers() == [KEY]
 
 
+def write_with_scratch(output: StageOutput) -> None:
+    """Write the pair at the second try; at the first, leave half of the work in the scratch directory and fail."""
+    half_done = output.scratch / "half-done"
+    if not half_done.exists():
+        output.scratch.mkdir(parents=True)
+        half_done.write_text("a")
+        raise RuntimeError("at half-time")
+    write_pair(output)
+
+
+def test_scratch_survives_a_failure_and_is_removed_when_the_output_is_committed(artifacts):
+    with pytest.raises(RuntimeError, match="at half-time"):
+        commit_output(STAGE, KEY, write_with_scratch)
+    assert [path.name for path in (artifacts / "checkpoints" / STAGE / KEY).iterdir()] == ["half-done"]
+    reference, _ = commit_output(STAGE, KEY, write_with_scratch)
+    assert reference.digest == PAIR_DIGEST
+    assert not (artifacts / "checkpoints" / STAGE / KEY).exists()
+
+
+def test_scratch_left_by_a_kill_after_the_commit_is_removed_when_the_output_is_found(stored, artifacts):
+    scratch = artifacts / "checkpoints" / STAGE / KEY
+    scratch.mkdir(parents=True)
+    assert commit_output(STAGE, KEY, write_pair)[1] is False
+    assert not scratch.exists()
+
+
 def test_temporaries_of_a_dead_run_are_swept_but_those_of_other_keys_are_left_alone(artifacts):
     folder = output_directory(STAGE, KEY).parent
     for name in (f".tmp-{KEY}-dead", f".tmp-{KEY}-dead-damaged", ".tmp-otherkey-alive"):

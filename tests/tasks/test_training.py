@@ -1,18 +1,36 @@
+import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from prefect.states import Failed
+from prefect.testing.utilities import prefect_test_harness
 from safetensors.torch import load_file
 
 from pipeline_config.errors import TrainingError
-from pipeline_config.schemas import EMBEDDINGS_FILE, EPOCHS, EPOCHS_FILE, MODEL_FILE, STEPS, STEPS_FILE, WEIGHTS_FILE
+from pipeline_config.schemas import (
+    EMBEDDINGS_FILE,
+    EPOCHS,
+    EPOCHS_FILE,
+    LAST_WEIGHTS_FILE,
+    MODEL_FILE,
+    STEPS,
+    STEPS_FILE,
+    WEIGHTS_FILE,
+)
+from tasks import machine
+from tasks.checkpoints import CHECKPOINT, Checkpoints
 from tasks.embeddings import as_matrix
 from tasks.progress import WorkStopped, allow_work, stop_work
 from tasks.store import ArtifactRef, artifacts_root
-from tasks.training import train_classifier
+from tasks.training import is_worth_a_retry, train_classifier
 
 
 def train(toy, *, model=None, training=None, seed=None, embeddings="as in the run", run_id=None) -> ArtifactRef:
@@ -78,7 +96,8 @@ class TestOutput:
         assert description["architecture"] == {
             "num_embeddings": toy.vocabulary.facts["vocabulary_size"], "embedding_dim": 8, "num_classes": 3,
             "padding_idx": 0, "hidden_size": 6, "num_layers": 1, "bidirectional": True, "pooling": "mean_max",
-            "dropout": 0.2,
+            "dropout": 0.2, "embedding_dropout": 0.5, "word_dropout": 0.0, "recurrent_dropout": 0.0, "layer_norm": False,
+            "pool_embeddings": False, "unk_idx": 1,
         }  # fmt: skip
         assert 1 <= description["best_epoch"] <= 3
 
@@ -87,6 +106,12 @@ class TestOutput:
         assert (epochs.schema, steps.schema) == (EPOCHS, STEPS)
         assert epochs["step"].to_pylist() == [9, 18, 27]  # 72 documents in batches of 8
         assert steps["step"].to_pylist() == list(range(2, 27, 2))
+
+    def test_best_and_last_weights_are_kept(self, toy):
+        files = [toy.classifier.path(name).read_bytes() for name in (WEIGHTS_FILE, LAST_WEIGHTS_FILE)]
+        best_is_last = toy.classifier.read_json(MODEL_FILE)["best_epoch"] == 3
+        assert (files[0] == files[1]) is best_is_last
+        assert load_file(toy.classifier.path(LAST_WEIGHTS_FILE)).keys() == weights(toy.classifier).keys()
 
     def test_best_epoch_is_the_one_with_the_best_macro_f1(self, toy):
         scores = toy.classifier.read_table(EPOCHS_FILE)["validation_macro_f1"].to_pylist()
@@ -150,7 +175,121 @@ class TestFailure:
         finally:
             allow_work()
         assert self.outputs() == []
+        assert checkpoint_of(toy.classifier).exists()
         assert train(toy).digest == toy.classifier.digest
+
+
+def checkpoint_of(output: ArtifactRef) -> Path:
+    return artifacts_root() / "checkpoints" / "train_classifier" / output.key / CHECKPOINT
+
+
+# Python that trains on the store it is pointed to and is killed after the tenth step.
+KILLED_TRAINING = """
+import os, signal, sys
+from pipeline_config.settings import PipelineConfig
+from tasks.checkpoints import Checkpoints
+from tasks.store import ArtifactRef
+from tasks.training import train_classifier
+
+is_due = Checkpoints.is_due
+Checkpoints.is_due = lambda self, step: os.kill(os.getpid(), signal.SIGKILL) if step == 10 else is_due(self, step)
+config = PipelineConfig.model_validate_json(sys.argv[1])
+references = [ArtifactRef.model_validate_json(text) for text in sys.argv[2:]]
+train_classifier.fn(
+    *references, config.embeddings.dim, config.bucketing.batch_size, config.model, config.training, config.seed
+)
+"""
+
+
+class TestResume:
+    @pytest.fixture(autouse=True)
+    def _untrained(self, toy):
+        forget(toy.classifier)
+
+    @pytest.fixture
+    def interrupted(self, toy, monkeypatch) -> Path:
+        """The checkpoint of a training that an error ended after step 10."""
+
+        def fail_at_ten(self, step):
+            if step == 10:
+                raise RuntimeError("something passing")
+            return is_due(self, step)
+
+        is_due = Checkpoints.is_due
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "is_due", fail_at_ten)
+            with pytest.raises(RuntimeError, match="something passing"):
+                train(toy, training={"checkpoint_steps": 4})
+        return checkpoint_of(toy.classifier)
+
+    def test_a_killed_process_leaves_a_checkpoint_from_which_the_next_one_ends_with_the_same_files(self, toy, caplog):
+        config = toy.config.model_copy(
+            update={"training": toy.config.training.model_copy(update={"checkpoint_steps": 4})}
+        )
+        inputs = [config, toy.buckets, toy.vocabulary, toy.embeddings]
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_TRAINING, *(value.model_dump_json() for value in inputs)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=120,
+        )  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL
+        assert checkpoint_of(toy.classifier).exists()
+        with caplog.at_level(logging.INFO):
+            again = train(toy)
+        assert "training goes on after step 8 of 27" in caplog.text
+        assert again.digest == toy.classifier.digest
+        assert not checkpoint_of(toy.classifier).parent.exists()
+
+    @pytest.mark.usefixtures("interrupted")
+    def test_settings_of_checkpoints_are_not_part_of_the_key(self, toy):
+        other = {"checkpoint_steps": None, "checkpoint_minutes": None, "resume_elsewhere": True}
+        assert train(toy, training=other).key == toy.classifier.key
+
+    @pytest.mark.usefixtures("interrupted")
+    def test_a_checkpoint_of_another_machine_is_refused_until_it_is_allowed_and_then_told(self, toy, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(machine, "_processor", lambda: "another processor")
+            with pytest.raises(TrainingError, match=r"made elsewhere \(cpu: .*another processor"):
+                train(toy)
+            output = train(toy, training={"resume_elsewhere": True})
+        assert output.digest == toy.classifier.digest  # here the numbers are the same ones
+        (first,) = output.facts["resumed_from_machines"]
+        assert first["cpu"] != "another processor"
+        assert output.facts["machine"]["cpu"] == "another processor"
+
+    def test_an_unbroken_training_names_its_machine_alone(self, toy):
+        facts = train(toy).facts
+        assert facts["resumed_from_machines"] == []
+        assert facts["machine"]["torch"] == torch.__version__
+
+    def test_prefect_retries_what_failed_in_passing_and_it_goes_on(self, toy, monkeypatch, caplog):
+        failed = []
+
+        def fail_once(self, step):
+            if step == 10 and not failed:
+                failed.append(step)
+                raise RuntimeError("something passing")
+            return is_due(self, step)
+
+        is_due = Checkpoints.is_due
+        monkeypatch.setattr(Checkpoints, "is_due", fail_once)
+        config = toy.config
+        training = config.training.model_copy(update={"checkpoint_steps": 4})
+        task = train_classifier.with_options(retry_delay_seconds=0)
+        with caplog.at_level(logging.INFO), prefect_test_harness():
+            output = task(
+                toy.buckets, toy.vocabulary, toy.embeddings, config.embeddings.dim, config.bucketing.batch_size,
+                config.model, training, config.seed,
+            )  # fmt: skip
+        assert failed == [10]
+        assert "training goes on after step 8 of 27" in caplog.text
+        assert output.digest == toy.classifier.digest
+
+    @pytest.mark.parametrize(
+        ("error", "retried"), [(RuntimeError("passing"), True), (TrainingError("step 3: loss nan"), False)]
+    )
+    def test_errors_of_the_project_are_not_retried(self, error, retried):
+        state = Failed(data=error)
+        assert is_worth_a_retry(train_classifier, None, state) is retried
 
 
 def test_metrics_of_steps_and_epochs_go_to_the_mlflow_run(toy, tracked):

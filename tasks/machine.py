@@ -1,0 +1,90 @@
+"""The machine that trains: device, threads, number formats, and what the bits of a result depend on.
+
+Reads what torch and the operating system say, and runs trainings so that they depend on nothing else.
+"""
+
+import contextlib
+import contextvars
+import hashlib
+import platform
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from pipeline_config.errors import TrainingError
+from tasks.progress import raise_if_stopped
+
+T = TypeVar("T")
+_one_at_a_time = threading.Lock()
+
+
+def uses_bf16(precision: str) -> bool:
+    """Tell whether the forward pass is in bfloat16; without tiles (AMX) oneDNN's LSTM is no faster in it."""
+    return precision == "bf16" or (precision == "auto" and bool(torch.cpu.get_capabilities().get("amx_bf16")))
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device to train on; `auto` is CUDA when there is one.
+
+    Raises:
+        TrainingError: CUDA is asked for and not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise TrainingError("training.device: got cuda, but torch sees no CUDA device; use auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def run_steadily(body: Callable[[], T], *, threads: int | None) -> T:
+    """Run a body in a thread of its own whose arithmetic nothing else in the process changes; one body at a time.
+
+    The number of torch's threads belongs to the process and changes the bits of results. Denormal numbers, which
+    gradients through long texts end in and which processors are slow at, are taken as zero; that is a property of a
+    thread and of the OpenMP threads that it starts, hence a fresh one.
+
+    Args:
+        body: what to run.
+        threads: torch's threads; None is the number it has.
+    """
+    while not _one_at_a_time.acquire(timeout=0.1):
+        raise_if_stopped()
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="steady") as executor:
+            return executor.submit(contextvars.copy_context().run, _fix_and_run, body, threads).result()
+    finally:
+        _one_at_a_time.release()
+
+
+def _fix_and_run(body: Callable[[], T], threads: int | None) -> T:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    torch.set_flush_denormal(True)
+    try:
+        return body()
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what the bits of a training depend on besides configuration and inputs, as JSON values."""
+    features = ",".join(sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True))
+    return {
+        "cpu": _processor(),
+        "cpu_features": hashlib.sha256(features.encode()).hexdigest()[:12],
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,153 @@
+"""Trainings killed at every step, and started again: each ends with the bits of the one that was never killed.
+
+    python -m tests.campaigns.killed_training [--steps 60] [--every 1] [--threads 1]
+
+One and two directions, one and two layers, dropout 0 and 0.3 everywhere, float32 and bfloat16; with a moving average of
+the weights, validations between the epochs and a checkpoint every four steps. For each of these sixteen and for each
+step, a process trains and kills itself with SIGKILL: after the step, or half-way through writing a checkpoint, or right
+after one was renamed into place, by turns. Another process goes on. Best weights, last weights and history are compared
+byte for byte with those of an unbroken training. A difference ends the campaign with exit code 1.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from pipeline_config.settings import TrainingConfig
+from tasks import checkpoints as checkpoint_module
+from tasks.bucketing import EncodedSplit
+from tasks.checkpoints import Checkpoints
+from tasks.fitting import fit
+from tasks.machine import describe_machine
+from tasks.network import TextClassifier
+
+VOCABULARY, CLASSES, BATCH, EPOCHS = 200, 3, 8, 4
+MOMENTS = ("after the step", "half-way through a checkpoint", "after a checkpoint")
+
+
+def main() -> None:
+    """Run the campaign and print a line per kind of training."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60, help="steps of a training, a multiple of 4")
+    parser.add_argument("--every", type=int, default=1, help="kill at every n-th step")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    kills, started = 0, time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="killed-training-") as folder:
+        torch.set_num_threads(1)  # for OpenMP's threads would not survive the forks
+        train(Path(folder, "warm-up"), options.steps, False, 1, 0.0, "fp32")  # import what torch imports late
+        for variant in itertools.product((False, True), (1, 2), (0.0, 0.3), ("fp32", "bf16"), (options.threads,)):
+            root = Path(folder, "-".join(map(str, variant)))
+            unbroken = finish(root / "unbroken", options.steps, *variant)
+            for step in range(1, options.steps + 1, options.every):
+                moment = MOMENTS[step % len(MOMENTS)]
+                in_child(-signal.SIGKILL, die, root / str(step), step, moment, options.steps, *variant)
+                if finish(root / str(step), options.steps, *variant) != unbroken:
+                    sys.exit(f"{variant}: killed at step {step}, {moment}, it ends with other bits")
+                kills += 1
+            print(f"{variant}: always the same bits ({kills} kills so far)", flush=True)
+    print(f"{kills} kills, {time.monotonic() - started:.0f} s, no difference")
+
+
+def finish(directory: Path, *arguments: Any) -> bytes:
+    """Train to the end in a child process and return its results."""
+    in_child(0, write_results, directory, *arguments)
+    return (directory / "results").read_bytes()
+
+
+def in_child(expected: int, body: Callable[..., Any], *arguments: Any) -> None:
+    """Run a body in a forked process and check how it ends."""
+    child = os.fork()
+    if child == 0:
+        try:
+            body(*arguments)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code != expected:
+        sys.exit(f"a process ended with {code}, expected {expected}")
+
+
+def die(directory: Path, step: int, moment: str, steps: int, *variant: Any) -> None:
+    """Train and be killed at a moment of a step."""
+
+    def kill(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    is_due, save_checkpoint = Checkpoints.is_due, Checkpoints.save
+
+    def is_due_or_dead(self: Checkpoints, now: int) -> bool:
+        if now == step and moment == MOMENTS[0]:
+            kill()
+        return now == step or is_due(self, now)
+
+    def save_and_die(self: Checkpoints, tensors: Any, state: Any) -> None:
+        if state["step"] == step and moment == MOMENTS[1]:
+            checkpoint_module._sync = kill  # the file is written to the side and has no name yet
+        save_checkpoint(self, tensors, state)
+        if state["step"] == step:
+            kill()
+
+    Checkpoints.is_due, Checkpoints.save = is_due_or_dead, save_and_die
+    train(directory, steps, *variant)
+
+
+def write_results(directory: Path, steps: int, *variant: Any) -> None:
+    """Train to the end, from a checkpoint if there is one, and write all that must not differ."""
+    results = train(directory, steps, *variant)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "results").write_bytes(results)
+
+
+def train(
+    directory: Path, steps: int, bidirectional: bool, num_layers: int, dropout: float, precision: str, threads: int = 1
+) -> bytes:
+    """Return best weights, last weights and history of a training as bytes."""
+    torch.set_num_threads(threads)
+    rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
+    network = TextClassifier(
+        num_embeddings=VOCABULARY, embedding_dim=12, num_classes=CLASSES, padding_idx=0, hidden_size=16,
+        num_layers=num_layers, bidirectional=bidirectional, pooling="mean_max", **dict.fromkeys(rates, dropout),
+    )  # fmt: skip
+    network.reset_weights(torch.Generator().manual_seed(0))
+    config = TrainingConfig(epochs=EPOCHS, precision=precision, ema_decay=0.9, patience=None, log_every_steps=1)
+    documents = steps // EPOCHS * BATCH
+    history, last = fit(
+        network, make_split(documents, seed=0), make_split(40, seed=1), config=config, batch_size=BATCH, seed=0,
+        checkpoints=Checkpoints(directory, describe_machine(torch.device("cpu")), every_steps=4),
+    )  # fmt: skip
+    if history.step != steps:
+        raise ValueError(f"{history.step} steps, expected {steps}: --steps has to be a multiple of {EPOCHS}")
+    told = {name: value for name, value in vars(history).items() if name != "seconds"}
+    return save(dict(network.state_dict())) + save(last) + json.dumps(told, sort_keys=True).encode()
+
+
+def make_split(documents: int, *, seed: int) -> EncodedSplit:
+    """Return random documents of 1 to 20 tokens."""
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(1, 21, documents)
+    return EncodedSplit(
+        input_ids=draw.integers(2, VOCABULARY, lengths.sum()).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        label_ids=draw.integers(0, CLASSES, documents).astype(np.int32),
+        buckets=(lengths // 8).astype(np.int32),
+        doc_ids=np.arange(documents),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+import contextvars
+import json
+import threading
+
+import pytest
+import torch
+
+from pipeline_config.errors import TrainingError
+from tasks import machine
+from tasks.machine import describe_machine, pick_device, run_steadily, uses_bf16
+from tasks.progress import WorkStopped, allow_work, stop_work
+
+
+class TestDevice:
+    @pytest.mark.parametrize("name", ["auto", "cpu"])
+    def test_without_cuda_it_is_the_cpu(self, monkeypatch, name):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert pick_device(name) == torch.device("cpu")
+
+    @pytest.mark.parametrize(("name", "kind"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
+    def test_with_cuda_it_is_cuda_unless_the_cpu_is_asked_for(self, monkeypatch, name, kind):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert pick_device(name).type == kind
+
+    def test_cuda_that_is_not_there_is_an_error_with_advice(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(
+            TrainingError, match=r"training\.device: got cuda, but torch sees no CUDA device; use auto or cpu"
+        ):
+            pick_device("cuda")
+
+
+class TestRunSteadily:
+    @pytest.mark.parametrize("fails", [False, True], ids=["returns", "raises"])
+    def test_number_of_threads_is_put_back(self, fails):
+        before = torch.get_num_threads()
+
+        def body() -> int:
+            if fails:
+                raise TrainingError("wrong")
+            return torch.get_num_threads()
+
+        try:
+            assert run_steadily(body, threads=before + 1) == before + 1
+        except TrainingError:
+            assert fails
+        assert torch.get_num_threads() == before
+
+    def test_none_is_the_number_torch_has(self):
+        assert run_steadily(torch.get_num_threads, threads=None) == torch.get_num_threads()
+
+    def test_denormals_are_zero_in_the_body_on_all_threads_and_nowhere_else(self):
+        denormals = torch.full((200_000,), 1e-40)
+        assert run_steadily(lambda: int((denormals * 0.5).count_nonzero()), threads=2) == 0
+        assert int((denormals * 0.5).count_nonzero()) == 200_000
+
+    def test_the_context_of_the_caller_is_seen(self):
+        variable = contextvars.ContextVar("variable", default="none")
+        variable.set("of the caller")
+        assert run_steadily(variable.get, threads=1) == "of the caller"
+
+    def test_one_body_runs_at_a_time(self):
+        order, entered = [], threading.Event()
+
+        def other() -> None:
+            entered.set()
+            run_steadily(lambda: order.append(("other", torch.get_num_threads())), threads=2)
+
+        def first() -> threading.Thread:
+            thread = threading.Thread(target=other)
+            thread.start()
+            entered.wait()
+            thread.join(0.2)
+            order.append(("first", torch.get_num_threads()))
+            return thread
+
+        run_steadily(first, threads=1).join()
+        assert order == [("first", 1), ("other", 2)]
+
+    def test_waiting_ends_when_work_is_stopped(self):
+        def wait_inside() -> None:
+            stop_work()
+            with pytest.raises(WorkStopped):
+                run_steadily(lambda: None, threads=1)
+
+        try:
+            run_steadily(wait_inside, threads=1)
+        finally:
+            allow_work()
+
+
+class TestPrecision:
+    @pytest.mark.parametrize(
+        ("precision", "tiles", "expected"),
+        [("auto", True, True), ("auto", False, False), ("fp32", True, False), ("bf16", False, True)],
+    )
+    def test_auto_is_bf16_on_processors_with_tiles(self, monkeypatch, precision, tiles, expected):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": tiles})
+        assert uses_bf16(precision) is expected
+
+
+class TestDescribeMachine:
+    def test_it_is_json_and_names_what_bits_depend_on(self):
+        described = describe_machine(torch.device("cpu"))
+        assert json.loads(json.dumps(described)) == described
+        assert described["torch"] == torch.__version__
+        assert described["threads"] == torch.get_num_threads()
+        assert described["device"] == "cpu"
+        assert set(described) == {"cpu", "cpu_features", "instructions", "torch", "threads", "device"}
+
+    def test_another_instruction_set_is_another_machine(self, monkeypatch):
+        here = describe_machine(torch.device("cpu"))
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+        assert describe_machine(torch.device("cpu"))["cpu_features"] != here["cpu_features"]
+
+    def test_without_proc_the_platform_is_asked(self, monkeypatch):
+        monkeypatch.setattr(machine, "Path", lambda _name: (_ for _ in ()).throw(OSError()))
+        assert machine._processor()
