@@ -70,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     configured = argparse.ArgumentParser(add_help=False)
     configured.add_argument(
-        "--preset", default=DEFAULT_PRESET, help="sentiment (default), bbc-news, smoke, or custom for your own"
+        "--preset",
+        default=DEFAULT_PRESET,
+        help="sentiment (default), bbc-news, smoke, imdb, sst2, or custom for your own",
     )
     configured.add_argument("--config", type=Path, metavar="FILE", help="YAML file with your own values")
     configured.add_argument(

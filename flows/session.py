@@ -42,6 +42,8 @@ def run_flow(root: Path, load: Callable[[], Callable[..., Any]], *arguments: Any
     embedded = "PREFECT_API_URL" not in os.environ
     with _terminate_like_ctrl_c(), embedded_prefect(root) as wait_for_server:
         flow = load()
+        # again, because a library may have put a handler under Python's: polars, which mlflow imports if it is there
+        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         open_loggers()
