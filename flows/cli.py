@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     configured.add_argument(
         "--preset",
         default=DEFAULT_PRESET,
-        help="sentiment (default), bbc-news, smoke, imdb, sst2, or custom for your own",
+        help="sentiment (default), bbc-news, smoke, imdb, sst2, or custom",
     )
     configured.add_argument("--config", type=Path, metavar="FILE", help="YAML file with your own values")
     configured.add_argument(
