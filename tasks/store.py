@@ -17,6 +17,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _TOOLS = ("gloveflow", "torch", "torchtext", "pyarrow", "numpy", "scikit-learn", "safetensors")
 _REPETITIVE = ("label", "split", "reason", "source", "prediction")  # columns worth a Parquet dictionary
-_verified: dict[tuple[str, int, int, int], str] = {}  # (path, inode, size, mtime_ns) -> SHA-256, this process only
+_verified: dict[tuple[int, ...], str] = {}  # device, inode, size, mtime_ns, ctime_ns -> SHA-256, this process only
 
 
 def artifacts_root() -> Path:
@@ -253,9 +254,9 @@ def commit_output(
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; unchanged files are read once per process."""
+    """Return the SHA-256 of a file in hexadecimal; unchanged files, renamed or not, are read once per process."""
     status = path.stat()
-    identity = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if identity not in _verified:
         with path.open("rb") as file:
             _verified[identity] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -302,11 +303,14 @@ def _content_digest(files: Mapping[str, str]) -> str:
 
 def _write_manifest(stage: str, key: str, output: StageOutput, inputs: Mapping[str, Any], *, seconds: float) -> None:
     files: dict[str, dict[str, Any]] = {}
-    for path in sorted(output.directory.iterdir()):
-        _sync(path)
-        files[path.name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
-        if path.suffix == ".parquet":
-            files[path.name]["rows"] = pq.read_metadata(path).num_rows
+    with ThreadPoolExecutor(1, thread_name_prefix="sync") as disk:  # which takes its time while the digests are made
+        paths = sorted(output.directory.iterdir())
+        synced = disk.map(_sync, paths)
+        for path in paths:
+            files[path.name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
+            if path.suffix == ".parquet":
+                files[path.name]["rows"] = pq.read_metadata(path).num_rows
+        list(synced)  # raises what a sync raised
     manifest = {
         "stage": stage,
         "key": key,

@@ -123,15 +123,18 @@ class VectorSelection:
             rows = [row for row, word in enumerate(words) if word in self.keep]
             others = [row for row, word in enumerate(words) if word not in self.keep]
             wanted = [words[row] for row in rows]
-        new = set(wanted)
-        if len(new) == len(rows) and self._seen.isdisjoint(new):
-            self._seen |= new
-            return rows, [], others
+        known = self._seen
+        if known.isdisjoint(wanted):  # as good as always, and cheaper than one look-up after the other
+            before = len(self._seen)
+            self._seen.update(wanted)
+            if len(self._seen) == before + len(rows):
+                return rows, [], others
+            known = set()
         fresh: list[int] = []
         duplicates: list[int] = []
         for row in rows:
-            (duplicates if words[row] in self._seen else fresh).append(row)
-            self._seen.add(words[row])
+            (duplicates if words[row] in known else fresh).append(row)
+            known.add(words[row])
         return fresh, duplicates, others
 
     def _count(self, part: Part, dropped: Sequence[tuple[int, str]], stop: int) -> None:

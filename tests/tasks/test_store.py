@@ -654,6 +654,26 @@ def test_file_digest_reads_a_file_once_until_it_changes(tmp_path, monkeypatch):
     assert len(reads) == 2
 
 
+def test_file_digest_reads_a_file_once_though_its_directory_is_renamed(tmp_path, monkeypatch):
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/abc").write_bytes(b"abc")
+    before = file_digest(tmp_path / "before/abc")
+    (tmp_path / "before").rename(tmp_path / "after")
+    monkeypatch.setattr("hashlib.file_digest", None)
+    assert file_digest(tmp_path / "after/abc") == before
+
+
+def test_file_digest_reads_a_file_again_that_was_changed_under_an_old_date(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")
+    file_digest(path)
+    status = path.stat()
+    while path.stat().st_ctime_ns == status.st_ctime_ns:  # the clock of the file system ticks every few milliseconds
+        path.write_bytes(b"abd")
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file_digest(path) == hashlib.sha256(b"abd").hexdigest()
+
+
 def test_tree_digest_covers_names_and_contents_but_not_where_the_files_are(tmp_path):
     for name, content in {"x": b"1", "y": b"2", "z": b"2"}.items():
         (tmp_path / name).write_bytes(content)
