@@ -31,7 +31,7 @@ from tasks.store import ArtifactRef, StageOutput
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
 
-@stage(version=3)
+@stage(version=4)
 def evaluate_classifier(
     output: StageOutput,
     classifier: ArtifactRef,

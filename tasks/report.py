@@ -96,8 +96,8 @@ def draw_corpus(evidence: Evidence) -> Figure:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     classes, lengths = figure.subplots(1, 2)
     left = np.zeros(len(evidence.labels))
-    for (split, counts), color in zip(evidence.profile["documents"].items(), (BLUE, ORANGE, GREEN), strict=True):
-        widths = np.array([counts.get(label, 0) for label in evidence.labels])
+    for split, color in zip(SPLITS, (BLUE, ORANGE, GREEN), strict=True):
+        widths = np.array([evidence.profile["documents"][split].get(label, 0) for label in evidence.labels])
         classes.barh(range(len(left)), widths, left=left, color=color, label=split)
         left += widths
     classes.set(title="Documents", yticks=range(len(left)), xlabel="documents")

@@ -20,27 +20,27 @@ def write_file(tmp_path):
 
 
 def test_each_layer_overrides_the_one_below_and_each_value_knows_its_layer(write_file):
-    file = write_file("training: {epochs: 5, patience: 2}\nbucketing: {batch_size: 16}\n")
+    file = write_file("training: {epochs: 5, patience: 2}\nbucketing: {batch_size: 24}\n")
     config, origins = resolve_config(preset="bbc-news", file=file, overrides=["training.epochs=9"])
     values = [
         ("training.epochs", config.training.epochs),
         ("training.patience", config.training.patience),
         ("bucketing.batch_size", config.bucketing.batch_size),
-        ("bucketing.max_length", config.bucketing.max_length),
+        ("corpus.test_fraction", config.corpus.test_fraction),
         ("model.hidden_size", config.model.hidden_size),
     ]
     assert [(key, value, origins[key]) for key, value in values] == [
-        ("training.epochs", 9, "--set training.epochs=9"),  # preset 12, file 5
+        ("training.epochs", 9, "--set training.epochs=9"),  # preset 8, file 5
         ("training.patience", 2, f"file {file}"),
-        ("bucketing.batch_size", 16, f"file {file}"),  # preset 32
-        ("bucketing.max_length", 400, "preset bbc-news"),
+        ("bucketing.batch_size", 24, f"file {file}"),  # preset 16
+        ("corpus.test_fraction", 0.2, "preset bbc-news"),
         ("model.hidden_size", 128, "default"),
     ]
 
 
 def test_a_layer_leaves_the_other_keys_of_its_section_alone():
     config, _ = resolve_config(preset="bbc-news", overrides=["bucketing.num_buckets=3"])
-    assert (config.bucketing.num_buckets, config.bucketing.batch_size) == (3, 32)
+    assert (config.bucketing.num_buckets, config.bucketing.batch_size) == (3, 16)
 
 
 def test_the_last_of_two_overrides_wins():
