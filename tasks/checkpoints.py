@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline_config.errors import TrainingError
+from tasks.store import sync
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
@@ -59,9 +59,9 @@ class Checkpoints:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             save_file(tensors, temporary, metadata=header)
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(self.directory / CHECKPOINT)
-            _sync(self.directory)
+            sync(self.directory)
         except (OSError, SafetensorError) as error:
             logger.warning("%s: no checkpoint could be saved, training goes on: %s", self.directory, error)
             with contextlib.suppress(OSError):
@@ -108,11 +108,3 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].flatten().numpy().data)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

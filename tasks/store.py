@@ -305,7 +305,7 @@ def _write_manifest(stage: str, key: str, output: StageOutput, inputs: Mapping[s
     files: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(1, thread_name_prefix="sync") as disk:  # which takes its time while the digests are made
         paths = sorted(output.directory.iterdir())
-        synced = disk.map(_sync, paths)
+        synced = disk.map(sync, paths)
         for path in paths:
             files[path.name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
             if path.suffix == ".parquet":
@@ -322,15 +322,15 @@ def _write_manifest(stage: str, key: str, output: StageOutput, inputs: Mapping[s
         "tools": {name: metadata.version(name) for name in _TOOLS},
     }
     output.path(MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    _sync(output.path(MANIFEST))
+    sync(output.path(MANIFEST))
 
 
 def _publish(temporary: Path, directory: Path) -> None:
-    _sync(temporary)
+    sync(temporary)
     if directory.exists():  # damaged, or it would have been found
         directory.rename(temporary.with_name(f"{temporary.name}-damaged"))
     temporary.rename(directory)
-    _sync(directory.parent)
+    sync(directory.parent)
     _sweep_temporaries(directory)
 
 
@@ -339,7 +339,8 @@ def _sweep_temporaries(directory: Path) -> None:
         shutil.rmtree(stale, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -38,6 +38,7 @@ from tasks.vocabulary import Vocabulary, check_vocabulary
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.checkpoints import Checkpoints
     from tasks.fitting import History
     from tasks.network import TextClassifier
 
@@ -71,9 +72,7 @@ def train_classifier(
         TrainingError: the loss or a gradient is not finite, or there is a checkpoint of another machine.
         InputError: buckets, matrix and vocabulary do not belong together.
     """
-    from safetensors.torch import save  # here, because a run whose stages are all cached needs no torch
-
-    from tasks.checkpoints import Checkpoints
+    from tasks.checkpoints import Checkpoints  # here, because a run whose stages are all cached needs no torch
     from tasks.fitting import fit
     from tasks.machine import describe_machine, pick_device, run_steadily
 
@@ -83,32 +82,24 @@ def train_classifier(
     architecture = describe_architecture(model, len(known), embedding_dim, len(labels))
     matrix = read_matrix(embeddings, known) if embeddings else None
     device = pick_device(training.device)
-    checkpoints = Checkpoints(
-        output.scratch, {}, every_steps=training.checkpoint_steps, every_minutes=training.checkpoint_minutes,
-        accept_others=training.resume_elsewhere,
-    )  # fmt: skip
 
-    def train() -> "tuple[TextClassifier, History, dict[str, Tensor]]":
-        checkpoints.machine = describe_machine(device)
+    def train() -> "tuple[TextClassifier, History, dict[str, Tensor], Checkpoints]":
         network = make_network(architecture, matrix, freeze=model.freeze_embeddings, seed=seed).to(device)
+        checkpoints = Checkpoints(
+            output.scratch, describe_machine(device), every_steps=training.checkpoint_steps,
+            every_minutes=training.checkpoint_minutes, accept_others=training.resume_elsewhere,
+        )  # fmt: skip
         history, last = fit(
             network, load_split(buckets, "train"), load_split(buckets, "validation"),
             config=training, batch_size=batch_size, seed=seed, on_metrics=stream.log, checkpoints=checkpoints,
         )  # fmt: skip
-        return network, history, last
+        return network, history, last, checkpoints
 
     with MetricStream(run_id) as stream:
-        network, history, last = run_steadily(train, threads=training.threads)
-    for name, weights in ((WEIGHTS_FILE, network.state_dict()), (LAST_WEIGHTS_FILE, last)):
-        tensors = {key: weight.contiguous().cpu() for key, weight in weights.items()}
-        output.path(name).write_bytes(save(tensors))  # save_file has an error of its own for a full disk
+        network, history, last, checkpoints = run_steadily(train, threads=training.threads)
     output.write_json(MODEL_FILE, {"architecture": architecture, "labels": labels, "best_epoch": history.best_epoch})
-    output.write_table(EPOCHS_FILE, _columns(history.epochs, EPOCHS), EPOCHS)
-    output.write_table(STEPS_FILE, _columns(history.steps, STEPS), STEPS)
+    _write_training(output, history, {WEIGHTS_FILE: network.state_dict(), LAST_WEIGHTS_FILE: last})
     output.facts.update(
-        epochs=len(history.epochs), best_epoch=history.best_epoch,
-        **{key: value for key, value in history.epochs[history.best_epoch - 1].items() if key in _HEADLINES},
-        tokens_per_second=history.tokens_per_second, training_seconds=history.seconds,
         parameters=sum(weight.numel() for weight in network.parameters()), device=str(device),
         machine=checkpoints.machine, resumed_from_machines=checkpoints.machines,
     )  # fmt: skip
@@ -139,6 +130,22 @@ def describe_architecture(
         "num_embeddings": vocabulary_size, "embedding_dim": embedding_dim, "num_classes": num_classes,
         "padding_idx": PADDING_IDX, "unk_idx": UNK_IDX, **model.model_dump(exclude={"freeze_embeddings"}),
     }  # fmt: skip
+
+
+def _write_training(output: StageOutput, history: "History", weights: "Mapping[str, Mapping[str, Tensor]]") -> None:
+    """Write weights by file name, the history, and the facts about both."""
+    from safetensors.torch import save
+
+    for name, tensors in weights.items():
+        plain = {key: tensor.contiguous().cpu() for key, tensor in tensors.items()}
+        output.path(name).write_bytes(save(plain))  # save_file has an error of its own for a full disk
+    output.write_table(EPOCHS_FILE, _columns(history.epochs, EPOCHS), EPOCHS)
+    output.write_table(STEPS_FILE, _columns(history.steps, STEPS), STEPS)
+    output.facts.update(
+        epochs=len(history.epochs), best_epoch=history.best_epoch,
+        **{key: value for key, value in history.epochs[history.best_epoch - 1].items() if key in _HEADLINES},
+        tokens_per_second=history.tokens_per_second, training_seconds=history.seconds,
+    )  # fmt: skip
 
 
 def _columns(rows: list[dict[str, float]], schema: pa.Schema) -> pa.Table:

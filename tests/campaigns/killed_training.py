@@ -97,7 +97,7 @@ def die(directory: Path, step: int, moment: str, steps: int, *variant: Any) -> N
 
     def save_and_die(self: Checkpoints, tensors: Any, state: Any) -> None:
         if state["step"] == step and moment == MOMENTS[1]:
-            checkpoint_module._sync = kill  # the file is written to the side and has no name yet
+            checkpoint_module.sync = kill  # the file is written to the side and has no name yet
         save_checkpoint(self, tensors, state)
         if state["step"] == step:
             kill()

@@ -56,7 +56,7 @@ def test_a_truncated_checkpoint_is_told_and_not_used(saved, caplog):
     assert "cannot be read, training starts again" in caplog.text
 
 
-@pytest.mark.parametrize("step", ["save_file", "_sync"])
+@pytest.mark.parametrize("step", ["save_file", "sync"])
 def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(saved, monkeypatch, caplog, step):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")

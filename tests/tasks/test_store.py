@@ -541,7 +541,7 @@ def test_full_disk_is_told_and_leaves_nothing(artifacts, write):
 
 
 def test_disk_that_is_full_when_the_manifest_is_written_is_told(artifacts, monkeypatch):
-    monkeypatch.setattr("tasks.store._sync", _fill_disk)
+    monkeypatch.setattr("tasks.store.sync", _fill_disk)
     with pytest.raises(StoreError, match="No space left on device; free some space"):
         commit_output(STAGE, KEY, write_pair)
     assert leftovers() == []
