@@ -8,7 +8,7 @@ import logging
 import resource
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from prefect import flow, runtime
 from prefect.context import FlowRunContext
@@ -38,6 +38,7 @@ from tasks.vocabulary import build_vocabulary
 
 logger = logging.getLogger(__name__)
 STOP_SECONDS = 3.0
+Future: TypeAlias = PrefectFuture[ArtifactRef]
 
 
 class StageSummary(BaseModel):
@@ -66,6 +67,13 @@ class PipelineResult(BaseModel):
     peak_memory_mib: float
 
 
+class DataStages(NamedTuple):
+    """The runs of what comes before training: of the sources, and of the stages by the noun of their output."""
+
+    sources: list[PrefectFuture[Any] | None]
+    stages: dict[str, Future | None]
+
+
 def name_flow_run() -> str:
     """Return a flow run's name: the configuration's name and the time."""
     config = runtime.flow_run.parameters.get("config")
@@ -91,36 +99,13 @@ def train_pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
 
 def run_stages(config: PipelineConfig) -> PipelineResult:
     """Run the stages in order, inside one MLflow run."""
-    started, seed = time.perf_counter(), config.seed
+    started = time.perf_counter()
     with track_run(config, name=runtime.flow_run.name, tags=_prefect_tags()) as run:
         publish_link(run.url)
-        wanted = config.embeddings.source != "none"
-        glove = find_vectors.submit(config.embeddings) if wanted else None
-        vectors = download_glove.submit(glove, config.embeddings) if wanted else None
-        corpus = find_corpus.submit(config.corpus)
-        documents = ingest_corpus.submit(corpus, config.corpus, seed)
-        tokenizer = identify_tokenizer(config.tokenization.tokenizer)
-        tokens = tokenize_corpus.submit(documents, config.tokenization, tokenizer)
-        baseline = train_baseline.submit(documents, config.baseline)
-        if not _vectors_usable([glove, vectors], config, run.run_id):
-            glove = vectors = None
-        extension = vectors if config.vocabulary.extend_from_vectors else None
-        vocabulary = build_vocabulary.submit(tokens, config.vocabulary, extension)
-        buckets = bucket_corpus.submit(tokens, vocabulary, config.bucketing, seed)
-        embeddings = vectors and align_embeddings.submit(vocabulary, vectors, tokens, config.alignment, seed)
-        seeds = config.training.seeds or (seed,)
-        classifiers = [
-            train_classifier.submit(
-                buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,
-                config.model, config.training, number, run_id=run.run_id if len(seeds) == 1 else None,
-            )
-            for number in seeds
-        ]  # fmt: skip
-        evaluations = [evaluate_classifier.submit(c, buckets, baseline, documents, embeddings) for c in classifiers]
-        raise_first_error([glove, corpus])
-        outputs = collect_outputs(
-            [vectors, documents, tokens, vocabulary, embeddings, buckets, baseline, *classifiers, *evaluations]
-        )
+        data = submit_data_stages(config, run.run_id)
+        classifiers, evaluations = submit_trainings(data, config, run.run_id)
+        raise_first_error(data.sources)
+        outputs = collect_outputs([*data.stages.values(), *classifiers, *evaluations])
         spread, best = compare_seeds([future.result() for future in evaluations], config.training.metric)
         references = {output.stage: output for output, _ in outputs}
         references |= {output.stage: output for output in (classifiers[best].result(), evaluations[best].result())}
@@ -147,6 +132,49 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
     )
 
 
+def submit_data_stages(config: PipelineConfig, run_id: str) -> DataStages:
+    """Start everything that comes before training; what does not depend on each other runs at the same time."""
+    seed, wanted = config.seed, config.embeddings.source != "none"
+    glove = find_vectors.submit(config.embeddings) if wanted else None
+    vectors = download_glove.submit(glove, config.embeddings) if wanted else None
+    corpus = find_corpus.submit(config.corpus)
+    documents = ingest_corpus.submit(corpus, config.corpus, seed)
+    tokenizer = identify_tokenizer(config.tokenization.tokenizer)
+    tokens = tokenize_corpus.submit(documents, config.tokenization, tokenizer)
+    baseline = train_baseline.submit(documents, config.baseline)
+    if not _vectors_usable([glove, vectors], config, run_id):
+        glove = vectors = None
+    extension = vectors if config.vocabulary.extend_from_vectors else None
+    vocabulary = build_vocabulary.submit(tokens, config.vocabulary, extension)
+    buckets = bucket_corpus.submit(tokens, vocabulary, config.bucketing, seed)
+    embeddings = vectors and align_embeddings.submit(vocabulary, vectors, tokens, config.alignment, seed)
+    stages = {
+        "vectors": vectors, "documents": documents, "tokens": tokens, "vocabulary": vocabulary,
+        "embeddings": embeddings, "buckets": buckets, "baseline": baseline,
+    }  # fmt: skip
+    return DataStages([glove, corpus], stages)
+
+
+def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> tuple[list[Future], list[Future]]:
+    """Start a training for each seed, and the evaluation of each; live metrics are those of a single training."""
+    stages, seeds = data.stages, config.training.seeds or (config.seed,)
+    classifiers = [
+        train_classifier.submit(
+            stages["buckets"], stages["vocabulary"], stages["embeddings"], config.embeddings.dim,
+            config.bucketing.batch_size, config.model, config.training, seed,
+            run_id=run_id if len(seeds) == 1 else None,
+        )
+        for seed in seeds
+    ]  # fmt: skip
+    evaluations = [
+        evaluate_classifier.submit(
+            classifier, stages["buckets"], stages["baseline"], stages["documents"], stages["embeddings"]
+        )
+        for classifier in classifiers
+    ]
+    return classifiers, evaluations
+
+
 def abandon_tasks() -> None:
     """Stop the tasks that run in other threads; one that does not stop within `STOP_SECONDS` is left behind."""
     stop_work()
@@ -170,9 +198,7 @@ def raise_first_error(futures: Sequence[PrefectFuture[Any] | None]) -> None:
                 future.result()
 
 
-def collect_outputs(
-    futures: Sequence[PrefectFuture[ArtifactRef] | None],
-) -> list[tuple[ArtifactRef, PrefectFuture[ArtifactRef]]]:
+def collect_outputs(futures: Sequence[Future | None]) -> list[tuple[ArtifactRef, Future]]:
     """Wait for stages, given in the order of the data, and return their outputs; the first error is raised."""
     raise_first_error(futures)
     return [(future.result(), future) for future in futures if future is not None]
@@ -194,7 +220,7 @@ def _vectors_usable(futures: Sequence[PrefectFuture[Any] | None], config: Pipeli
     return True
 
 
-def _summarize(output: ArtifactRef, future: PrefectFuture[ArtifactRef]) -> StageSummary:
+def _summarize(output: ArtifactRef, future: Future) -> StageSummary:
     facts = {key: value for key, value in output.facts.items() if key != "seconds"}
     return StageSummary(
         name=output.stage, cached=future.state.name == "Cached", seconds=output.facts["seconds"], facts=facts
