@@ -166,20 +166,26 @@ def open_member(file: BinaryIO, member: Member, name: str) -> io.BufferedReader:
     return _buffered(_MemberStream(file, member, name))
 
 
-class _MemberStream(io.RawIOBase):
-    """The bytes of one member. Counts what goes in and what comes out; the directory has to be right about both."""
+class _UnpackedStream(io.RawIOBase):
+    """Unpacked bytes, counted."""
 
-    def __init__(self, file: BinaryIO, member: Member, name: str) -> None:
-        self._file, self._member, self._name = file, member, name
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == zipfile.ZIP_DEFLATED else None
-        self._left, self._size, self._crc = member.packed, 0, 0
-        self._input = b""
+    _size = 0
 
     def readable(self) -> bool:
         return True
 
     def tell(self) -> int:
         return self._size
+
+
+class _MemberStream(_UnpackedStream):
+    """The bytes of one member. Counts what goes in and what comes out; the directory has to be right about both."""
+
+    def __init__(self, file: BinaryIO, member: Member, name: str) -> None:
+        self._file, self._member, self._name = file, member, name
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == zipfile.ZIP_DEFLATED else None
+        self._left, self._crc = member.packed, 0
+        self._input = b""
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         with _damage_told(self._name):
@@ -223,18 +229,11 @@ class _MemberStream(io.RawIOBase):
             )
 
 
-class _GzipStream(io.RawIOBase):
+class _GzipStream(_UnpackedStream):
     """The bytes of a gzip file, as long as they are in proportion to what was read of it."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._unpacked, self._name = file, gzip.GzipFile(fileobj=file), name
-        self._size = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._size
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         with _damage_told(self._name):

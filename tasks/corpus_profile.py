@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline_config.schemas import SPLITS
 from tasks.splitting import TRAIN, DocumentIndex
-from tasks.tokenizers import largest_bytes
+from tasks.tokenizers import largest_bytes, text_bytes
 
 _HISTOGRAM = 24  # bins of the length histogram, each half as wide again as the one before
 
@@ -94,12 +94,9 @@ def _histogram(characters: np.ndarray) -> list[list[int]]:
 
 def _count_control(texts: pa.Array) -> int:
     """Count the texts with an ASCII control character other than tab and line ends."""
-    if not len(texts) or texts.buffers()[2] is None:
-        return 0
-    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    data = np.frombuffer(texts.buffers()[2], np.uint8)[: offsets[-1]]
+    data, offsets = text_bytes(texts)
     low = np.flatnonzero((data < 0x20) | (data == 0x7F))
-    low = low[(low >= offsets[0]) & ~np.isin(data[low], np.frombuffer(b"\t\n\r", np.uint8))]
+    low = low[~np.isin(data[low], np.frombuffer(b"\t\n\r", np.uint8))]
     return len(np.unique(np.searchsorted(offsets, low, side="right")))
 
 

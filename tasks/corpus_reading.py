@@ -4,12 +4,12 @@ Takes the files of a corpus, writes usable rows to a spool file and keeps a few 
 """
 
 import hashlib
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +21,11 @@ from tasks.corpus_formats import read_blocks
 from tasks.corpus_profile import count_oddities
 from tasks.corpus_sources import CorpusRef
 from tasks.near_duplicates import find_near_duplicates
+from tasks.parallel import THREADS, map_ahead
 from tasks.progress import track_progress
 from tasks.splitting import NOT_GIVEN, DocumentIndex
-from tasks.tokenizers import largest_bytes, normalize_texts
+from tasks.tokenizers import largest_bytes, normalize_texts, text_bytes
 
-T = TypeVar("T")
-R = TypeVar("R")
-THREADS = 2
 EXCERPT = 80  # characters of a rejected row that are kept
 _SPLIT_NAMES: dict[str, int] = {"train": 0, "validation": 1, "val": 1, "valid": 1, "dev": 1, "test": 2}
 _SPOOL = pa.schema(
@@ -137,17 +135,6 @@ class CorpusReader:
         return pa.table([numbers, block.table["text"], block.table["label"]], schema=_SPOOL)
 
 
-def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield the results in order, with a few items under way at a time, so that memory stays bounded."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > THREADS:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
 def prepare_block(block: pa.Table, config: CorpusConfig, split: str | None) -> PreparedBlock:
     """Tell usable rows from others, and normalize and measure their texts.
 
@@ -198,8 +185,7 @@ def stripped_lengths(texts: pa.Array) -> np.ndarray:
     lengths: np.ndarray = pc.utf8_length(texts).to_numpy().copy()
     filled = np.flatnonzero(lengths)
     if len(filled):
-        offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
-        data = np.frombuffer(texts.buffers()[2], np.uint8)
+        data, offsets = text_bytes(texts)
         ends = np.stack([data[offsets[:-1][filled]], data[offsets[1:][filled] - 1]])
         odd = filled[((ends <= 0x20) | (ends >= 0x80)).any(axis=0)]
         lengths[odd] = pc.utf8_length(pc.utf8_trim_whitespace(texts.take(pa.array(odd)))).to_numpy()
@@ -211,11 +197,11 @@ def text_keys(texts: pa.Array) -> list[bytes]:
 
     It is the BLAKE2b digest of the case-folded text without its white space.
     """
-    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist()
-    data = texts.buffers()[2].to_pybytes() if len(texts) and texts.buffers()[2] else b""
+    data, offsets = text_bytes(texts)
+    whole, ends = data.tobytes(), offsets.tolist()
     keys = []
-    for start, end, largest in zip(offsets[:-1], offsets[1:], largest_bytes(texts).tolist(), strict=True):
-        folded = data[start:end].translate(_LOWER, _WHITE_SPACE)
+    for start, end, largest in zip(ends[:-1], ends[1:], largest_bytes(texts).tolist(), strict=True):
+        folded = whole[start:end].translate(_LOWER, _WHITE_SPACE)
         if largest >= 0x80:
             folded = "".join(folded.decode().casefold().split()).encode()
         keys.append(hashlib.blake2b(folded, digest_size=16).digest())

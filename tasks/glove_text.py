@@ -28,12 +28,11 @@ How odd lines are treated (every one is counted by reason):
 
 import functools
 import io
+import itertools
 import logging
-import os
 import re
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import numpy as np
@@ -42,6 +41,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from pipeline_config.errors import InputError
+from tasks.parallel import THREADS, map_ahead
 from tasks.vector_selection import Part, VectorSelection
 
 logger = logging.getLogger(__name__)
@@ -80,9 +80,12 @@ class GloveTextReader:
 
     def __iter__(self) -> Iterator[pa.Table]:
         self._read_first_line()
-        pool = ThreadPoolExecutor(threads := len(os.sched_getaffinity(0)), thread_name_prefix="glove-text")
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="glove-text")
+        parse = functools.partial(parse_block, dim=self.selection.dim)
         try:
-            for part in self._parse_ahead(pool, threads * BLOCKS_AHEAD):
+            for part in itertools.chain.from_iterable(
+                map_ahead(pool, parse, self._read_blocks(), ahead=THREADS * BLOCKS_AHEAD)
+            ):
                 table = self.selection.take(part)
                 if len(table):
                     yield table
@@ -92,16 +95,6 @@ class GloveTextReader:
             pool.shutdown(cancel_futures=True)
         self._check_line_size(self._rest)
         self._compare_with_header()
-
-    def _parse_ahead(self, pool: ThreadPoolExecutor, ahead: int) -> Iterator[Part]:
-        """Yield the parts of all blocks in file order while the next ones are being read and parsed."""
-        running: deque[Future[list[Part]]] = deque()
-        for block in self._read_blocks():
-            running.append(pool.submit(parse_block, block, self.selection.dim))
-            if len(running) > ahead:
-                yield from running.popleft().result()
-        while running:
-            yield from running.popleft().result()
 
     def _read_blocks(self) -> Iterator[bytearray]:
         """Yield whole lines; what follows a line without an end stays in `_rest`."""

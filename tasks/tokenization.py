@@ -28,13 +28,13 @@ from pipeline_config.schemas import (
     TOKENS,
 )
 from pipeline_config.settings import TokenizationConfig
+from tasks.parallel import THREADS
 from tasks.progress import track_progress
 from tasks.stage import stage
 from tasks.store import ArtifactRef, StageOutput
 from tasks.tokenizers import TEXT, Tokenize, load_tokenizer
 
 CHUNK_DOCUMENTS = 1000  # documents per call of a tokenizer: small enough for the cache, large enough for Arrow
-THREADS = 2
 _COUNTED = (*SPLITS, "train_documents")
 
 

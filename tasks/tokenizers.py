@@ -75,13 +75,23 @@ def normalize_texts(texts: pa.Array) -> pa.Array:
     return pc.replace_with_mask(texts, mask, pa.array([normalize_text(candidates[i]) for i in changed], TEXT))
 
 
+def text_bytes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return the UTF-8 of texts (large_string) in a row, uint8, and int64[N + 1]: where in it each begins."""
+    if not len(texts):
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    _, ends, data = texts.buffers()
+    offsets = np.frombuffer(ends, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    if offsets[0] == offsets[-1]:
+        return np.zeros(0, np.uint8), np.zeros(len(offsets), np.int64)
+    return np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0]
+
+
 def largest_bytes(texts: pa.Array) -> np.ndarray:
     """Return uint8[N]: the largest byte of each text's UTF-8, 0 for an empty one."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data, offsets = text_bytes(texts)
     largest = np.zeros(len(texts), np.uint8)
     filled = np.diff(offsets) > 0
     if filled.any():
-        data = np.frombuffer(texts.buffers()[2], np.uint8)[: offsets[-1]]
         largest[filled] = np.maximum.reduceat(data, offsets[:-1][filled])
     return largest
 
@@ -143,11 +153,9 @@ def _split(texts: pa.Array, classes: np.ndarray) -> pa.Array:
         mask = pa.array(odd)
         plain = pc.replace_substring_regex(texts.filter(mask), _ODD_SPACE, " ")
         texts = pc.replace_with_mask(texts, mask, plain)
-    offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    if not len(texts) or offsets[0] == offsets[-1]:
+    data, offsets = text_bytes(texts)
+    if not len(data):
         return pa.array([[]] * len(texts), TOKEN_LISTS)
-    data = np.frombuffer(texts.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-    offsets = offsets - offsets[0]
     found = np.take(classes, data)
     inside, alone = found != 1, found == 2
     borders = found > 0

@@ -228,7 +228,8 @@ def compare_tokenizers(files: list[str]) -> None:
     """Print tokens per second, and the time for adversarial texts of one and two megabytes."""
     from torchtext.data import get_tokenizer
 
-    from tasks.tokenization import CHUNK_DOCUMENTS, THREADS
+    from tasks.parallel import THREADS
+    from tasks.tokenization import CHUNK_DOCUMENTS
     from tasks.tokenizers import COLUMNAR, TEXT
 
     texts = pq.read_table(files[0], columns=["text"])["text"].cast(TEXT).combine_chunks()

@@ -20,17 +20,6 @@ from tasks.store import ArtifactRef
 Writer = Callable[[str, bytes], Path]
 
 
-@pytest.fixture
-def write(tmp_path: Path, artifacts: Path) -> Writer:
-    def write(name: str, content: bytes) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    return write
-
-
 def config_of(source: object, **options: object) -> CorpusConfig:
     return CorpusConfig(source=str(source), **{"min_class_documents": 3, **options})
 

@@ -21,17 +21,6 @@ from tasks.corpus_formats import read_blocks
 Writer = Callable[[str, bytes], Path]
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Writer:
-    def write(name: str, content: bytes) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    return write
-
-
 @pytest.fixture(params=[None, 64], ids=["one block", "small blocks"])
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with blocks of the usual size, and with blocks of a few rows."""

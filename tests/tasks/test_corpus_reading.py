@@ -1,29 +1,17 @@
 """Reading a corpus: which rows are usable, and that every row of any file is accounted for."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus_reading import THREADS, CorpusReader, map_ahead, stripped_lengths, text_keys
+from tasks.corpus_reading import CorpusReader, stripped_lengths, text_keys
 from tasks.corpus_sources import locate_corpus
 from tests.campaigns import corpus_files
 
 Writer = Callable[[str, bytes], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path, artifacts: Path) -> Writer:
-    def write(name: str, content: bytes) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    return write
 
 
 def read(source: Path, **options: object) -> CorpusReader:
@@ -132,17 +120,6 @@ def test_texts_that_differ_in_case_and_white_space_alone_have_one_key(one: str, 
     assert keys[0] == keys[3] != keys[2]
     assert {len(key) for key in keys} == {16}
     assert text_keys(pa.array(["zero", one, other], pa.large_string()).slice(1)) == keys[:2]
-
-
-@pytest.mark.parametrize("items", [0, 1, 2, 50])
-def test_work_ahead_keeps_its_order_and_its_bounds(items: int) -> None:
-    taken = []
-    source = (taken.append(i) or i for i in range(items))
-    with ThreadPoolExecutor(2) as pool:
-        for number, result in enumerate(map_ahead(pool, lambda i: i * i, source)):
-            assert result == number**2
-            assert len(taken) <= number + 1 + THREADS
-    assert taken == list(range(items))
 
 
 @pytest.mark.parametrize("part", range(3))

@@ -1,16 +1,11 @@
 """Where a corpus is: paths, globs, directories, addresses, packages, and sources that cannot be used."""
 
-import ssl
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
 import pytest
-import trustme
 
 from pipeline_config.errors import InputError, ServiceError
 from pipeline_config.settings import CorpusConfig
@@ -18,17 +13,6 @@ from tasks.corpus_formats import read_blocks
 from tasks.corpus_sources import CorpusRef, locate_corpus
 
 Writer = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path, artifacts: Path) -> Writer:
-    def write(name: str, content: bytes = b"text,label\nx,a\n") -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    return write
 
 
 def locate(source: object, **options: object) -> CorpusRef:
@@ -217,26 +201,6 @@ def test_the_home_directory_may_be_abbreviated(write: Writer, tmp_path: Path, mo
     monkeypatch.setenv("HOME", str(tmp_path))
     write("c.csv")
     assert locate("~/c.csv").location == f"{tmp_path}/c.csv"
-
-
-@pytest.fixture
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> Iterator[str]:
-    """Serve the test's directory over HTTPS, with a certificate that the environment says to trust."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"https://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def test_an_address_is_downloaded(write: Writer, served: str) -> None:
