@@ -14,7 +14,8 @@ from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE, predictions_schema
 from pipeline_config.settings import BaselineConfig
 from tasks.stage import stage
-from tasks.store import ArtifactRef, StageOutput
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

@@ -31,7 +31,8 @@ from pipeline_config.schemas import (
 from pipeline_config.settings import BucketingConfig
 from tasks import batching
 from tasks.stage import stage
-from tasks.store import ArtifactRef, StageOutput
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef
 from tasks.tokenization import iterate_shards
 from tasks.vocabulary import Vocabulary
 

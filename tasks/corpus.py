@@ -25,7 +25,7 @@ from tasks.corpus_reading import CorpusReader, read_spool, rejected_table
 from tasks.corpus_sources import CorpusRef, locate_corpus
 from tasks.splitting import DocumentIndex, draw_splits, find_crossing
 from tasks.stage import stage
-from tasks.store import StageOutput
+from tasks.stage_output import StageOutput
 
 find_corpus = task(name="find_corpus", task_run_name="find corpus", persist_result=False)(locate_corpus)
 

@@ -19,13 +19,11 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline_config.errors import GateError
 from pipeline_config.schemas import (
@@ -35,17 +33,17 @@ from pipeline_config.schemas import (
     PADDING_IDX,
     SPLITS,
     VECTORS_FILE,
-    VOCABULARY_FILE,
     embeddings_schema,
 )
 from pipeline_config.settings import AlignmentConfig
 from tasks.stage import stage
-from tasks.store import ArtifactRef, StageOutput
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef
 from tasks.tokenization import iterate_shards
+from tasks.vector_rows import VectorRows, as_matrix, find_rows, read_rows
 from tasks.vocabulary import Vocabulary, check_vocabulary
 
 MOST_MISSES = 50
-VECTOR_ROWS = 1 << 15  # rows of a vector file in memory at a time
 NOT_FOUND = ("special", "missing")  # sources that do not count as covered
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,:/-]\d+)*%?")
 _DIGIT = re.compile(r"\d")
@@ -66,7 +64,7 @@ def align_embeddings(
         GateError: fewer train tokens have a vector than `alignment.min_token_coverage` demands.
     """
     known = Vocabulary.read(vocabulary)
-    words = vocabulary.read_table(VOCABULARY_FILE, columns=["token"])["token"].combine_chunks()
+    words = pa.array(known.itos, pa.string())
     names = vectors.read_table(VECTORS_FILE, columns=["token"])["token"].combine_chunks()
     parts, source = look_up_rows(words, names, fallbacks=config.fallbacks, specials=known.specials)
     found = read_rows(vectors.path(VECTORS_FILE), np.unique(parts[:, 1]))
@@ -134,46 +132,6 @@ def look_up_rows(
     return together[np.argsort(together[:, 0], kind="stable")], source
 
 
-def find_rows(words: pa.Array, known: pa.Array) -> np.ndarray:
-    """Return int64[V], the row of each word in a vector set, -1 where there is none; no word stands twice in either.
-
-    The set is looked up in the words, not the other way round, because the smaller hash table stays in the cache.
-    """
-    positions = pc.index_in(known, words).fill_null(-1).to_numpy()
-    found = np.flatnonzero(positions >= 0)
-    rows = np.full(len(words), -1, np.int64)
-    rows[positions[found]] = found
-    return rows
-
-
-class VectorRows(NamedTuple):
-    """Some rows of a vector set, and its statistics.
-
-    `rows` int64[n], rising; `vectors` float32[n, E]; `mean` and `deviation` float64[E], over the whole set.
-    """
-
-    rows: np.ndarray
-    vectors: np.ndarray
-    mean: np.ndarray
-    deviation: np.ndarray
-
-
-def read_rows(path: Path, rows: np.ndarray) -> VectorRows:
-    """Read some rows (rising) of a vector file, and the mean and deviation of all, block by block."""
-    taken, start, total, squares = [], 0, np.zeros(1), np.zeros(1)
-    with pq.ParquetFile(path, memory_map=True) as file:
-        for batch in file.iter_batches(VECTOR_ROWS, columns=["vector"]):
-            block = as_matrix(pa.chunked_array([batch["vector"]]))
-            first, last = np.searchsorted(rows, (start, start + len(block)))
-            taken.append(block[rows[first:last] - start])
-            exact = block.astype(np.float64)
-            total = total + exact.sum(axis=0)
-            squares = squares + np.einsum("ij,ij->j", exact, exact)
-            start += len(block)
-    mean = total / start
-    return VectorRows(rows, np.concatenate(taken), mean, np.sqrt(np.maximum(squares / start - mean**2, 0.0)))
-
-
 def fill_matrix(words: pa.Array, parts: np.ndarray, found: VectorRows, *, missing: str, seed: int) -> np.ndarray:
     """Return float32[V, E]: found rows, zero padding, and random, mean or zero rows for the rest.
 
@@ -201,12 +159,6 @@ def fill_matrix(words: pa.Array, parts: np.ndarray, found: VectorRows, *, missin
             generator = np.random.Generator(np.random.PCG64(_token_seed(seed, word)))
             matrix[i] = found.mean + found.deviation * generator.standard_normal(len(found.mean))
     return matrix
-
-
-def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a fixed-size list column of float32 as a matrix float32[rows, size]."""
-    parts = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in column.chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def measure_coverage(words: pa.Array, source: np.ndarray, tokens: ArtifactRef) -> dict[str, Any]:

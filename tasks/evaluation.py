@@ -26,7 +26,8 @@ from pipeline_config.schemas import (
 from tasks.baseline import predictions_table
 from tasks.bucketing import load_split, read_labels
 from tasks.stage import stage
-from tasks.store import ArtifactRef, StageOutput
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef
 
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 

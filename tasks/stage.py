@@ -15,7 +15,8 @@ from prefect import Task, task
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
-from tasks.store import ArtifactRef, StageOutput, commit_output, stage_key
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef, commit_output, stage_key
 
 P = ParamSpec("P")
 logger = logging.getLogger(__name__)

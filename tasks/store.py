@@ -8,7 +8,6 @@ Reads and writes the directory that `GLOVEFLOW_ARTIFACTS` names (default: `artif
 directory).
 """
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -28,12 +27,12 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from pipeline_config.errors import StoreError
 from tasks.locks import file_lock, store_errors
+from tasks.stage_output import StageOutput
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 _TOOLS = ("gloveflow", "torch", "torchtext", "pyarrow", "numpy", "scikit-learn", "safetensors")
-_REPETITIVE = ("label", "split", "reason", "source", "prediction")  # columns worth a Parquet dictionary
 _verified: dict[tuple[int, ...], str] = {}  # device, inode, size, mtime_ns, ctime_ns -> SHA-256, this process only
 
 
@@ -115,55 +114,6 @@ class Manifest(BaseModel):
     files: dict[str, _File]
     facts: dict[str, Any] = {}
     seconds: float = 0.0
-
-
-class StageOutput:
-    """What a stage writes through: a temporary directory that becomes the output when the stage returns.
-
-    Set `facts` for counts and measurements worth reporting. `scratch` is a directory for work in progress that
-    survives a kill, for the stage to make; it is removed once the output is committed.
-    """
-
-    def __init__(self, directory: Path, scratch: Path | None = None) -> None:
-        self.directory = directory
-        self.scratch = scratch or directory.with_name(f"{directory.name}-scratch")
-        self.facts: dict[str, Any] = {}
-
-    def path(self, name: str) -> Path:
-        """Return where to write a file of the output."""
-        return self.directory / name
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Write a JSON file; the same value gives the same bytes."""
-        text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        self.path(name).write_text(text + "\n", "utf-8")
-
-    def write_table(self, name: str, table: pa.Table, schema: pa.Schema) -> None:
-        """Write a Parquet file.
-
-        Raises:
-            ValueError: the table is not of the promised schema.
-        """
-        with self.table_writer(name, schema) as writer:
-            writer.write_table(_checked(name, table, schema))
-
-    @contextlib.contextmanager
-    def table_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-        """Open a Parquet file for writing table by table."""
-        has_vectors = any(pa.types.is_fixed_size_list(field.type) for field in schema)
-        with pq.ParquetWriter(
-            self.path(name),
-            schema,
-            compression="none" if has_vectors else "zstd",  # float32 vectors do not shrink
-            use_dictionary=[name for name in _REPETITIVE if name in schema.names],
-            column_encoding={
-                f"{field.name}.list.element": "BYTE_STREAM_SPLIT"  # smaller than plain, and faster to compress
-                for field in schema
-                if pa.types.is_large_list(field.type) and field.type.value_type == pa.int32()
-            },
-            write_statistics=[f.name for f in schema if not pa.types.is_fixed_size_list(f.type)],  # of no use there
-        ) as writer:
-            yield writer
 
 
 def stage_key(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
@@ -278,13 +228,6 @@ def _keyed(value: Any) -> Any:
 
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-def _checked(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
-    try:
-        return table.cast(schema)
-    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's are of all three
-        raise ValueError(f"{name}: the table is not of the promised schema: {error}") from error
 
 
 def _read_manifest(directory: Path) -> Manifest | None:

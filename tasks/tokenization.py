@@ -31,7 +31,8 @@ from pipeline_config.settings import TokenizationConfig
 from tasks.parallel import THREADS
 from tasks.progress import track_progress
 from tasks.stage import stage
-from tasks.store import ArtifactRef, StageOutput
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef
 from tasks.tokenizers import TEXT, Tokenize, load_tokenizer
 
 CHUNK_DOCUMENTS = 1000  # documents per call of a tokenizer: small enough for the cache, large enough for Arrow

@@ -31,7 +31,8 @@ from pipeline_config.settings import ModelConfig, TrainingConfig
 from tasks.bucketing import load_split, read_labels
 from tasks.embeddings import read_matrix
 from tasks.stage import stage
-from tasks.store import ArtifactRef, StageOutput
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef
 from tasks.tracking import MetricStream, log_tags
 from tasks.vocabulary import Vocabulary, check_vocabulary
 

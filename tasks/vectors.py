@@ -24,7 +24,8 @@ from tasks.member_download import Wanted, download_member
 from tasks.progress import track_progress
 from tasks.published_vectors import PACKAGED, PackagedVectors, PublishedSet, find_published
 from tasks.stage import stage
-from tasks.store import SourceRef, StageOutput, file_digest, tree_digest
+from tasks.stage_output import StageOutput
+from tasks.store import SourceRef, file_digest, tree_digest
 from tasks.vector_selection import Part, VectorSelection
 from tasks.word2vec_binary import Word2vecBinaryReader
 

@@ -26,7 +26,8 @@ from pipeline_config.schemas import (
 )
 from pipeline_config.settings import VocabularyConfig
 from tasks.stage import stage
-from tasks.store import ArtifactRef, StageOutput
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef
 
 
 class Vocabulary:

@@ -197,7 +197,7 @@ def prepare_vectors(folder: Path, *, text: bool = False) -> None:
     os.environ["GLOVEFLOW_ARTIFACTS"] = str(folder)
     from pipeline_config.schemas import VECTORS_FILE
     from pipeline_config.settings import EmbeddingsConfig
-    from tasks.embeddings import as_matrix
+    from tasks.vector_rows import as_matrix
     from tasks.vectors import download_glove, locate_vectors
 
     reference = download_glove.fn(locate_vectors(EmbeddingsConfig()), EmbeddingsConfig())
@@ -338,8 +338,9 @@ def compare_golden(files: list[str]) -> None:
     from torchtext.data import get_tokenizer
     from torchtext.vocab import Vectors
 
-    from tasks.embeddings import VectorRows, fill_matrix, look_up_rows
+    from tasks.embeddings import fill_matrix, look_up_rows
     from tasks.tokenizers import TEXT, basic_english
+    from tasks.vector_rows import VectorRows
 
     split = get_tokenizer("basic_english")
     with tempfile.TemporaryDirectory() as folder:

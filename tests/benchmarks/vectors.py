@@ -96,7 +96,7 @@ def second_use(path: Path, parquet: str, **_: object) -> Way:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tasks.embeddings import find_rows, read_rows
+    from tasks.vector_rows import find_rows, read_rows
 
     with path.open("rb") as file:
         words = [line.split(b" ")[0].decode() for line in file]

@@ -1,7 +1,6 @@
 """The stage `align_embeddings`: row i is token i's vector, and coverage is worked out by hand."""
 
 import ssl
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +25,15 @@ from pipeline_config.schemas import (
 )
 from pipeline_config.settings import AlignmentConfig
 from tasks.embeddings import (
-    VectorRows,
     align_embeddings,
-    as_matrix,
     fill_matrix,
-    find_rows,
     look_up_rows,
     measure_coverage,
     read_matrix,
-    read_rows,
 )
-from tasks.store import ArtifactRef, StageOutput, commit_output, stage_key
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef, commit_output, stage_key
+from tasks.vector_rows import VectorRows, as_matrix
 from tasks.vector_selection import vectors_table
 from tasks.vocabulary import Vocabulary
 
@@ -230,19 +227,6 @@ def test_the_row_of_a_hyphenated_word_is_the_mean_of_its_parts() -> None:
     np.testing.assert_array_equal(matrix[2:], [[1, 2, 7], [3, 4, 7]])  # (1 + 3 - 1) / 3, (2 + 4 + 0) / 3
 
 
-@pytest.mark.parametrize("block", [1, 3, 100])
-@pytest.mark.parametrize("rows", [[], [0], [3], [0, 2, 3], [0, 1, 2, 3]])
-def test_rows_are_read_block_by_block_with_the_statistics_of_the_set(
-    artifacts: Path, monkeypatch: pytest.MonkeyPatch, block: int, rows: list[int]
-) -> None:
-    monkeypatch.setattr(tasks.embeddings, "VECTOR_ROWS", block)
-    reference = stored("download_glove", VECTORS_FILE, vectors_table(strings(KNOWN), VECTORS))
-    found = read_rows(reference.path(VECTORS_FILE), np.array(rows, np.int64))
-    np.testing.assert_array_equal(found.vectors, VECTORS[rows])
-    np.testing.assert_allclose(found.mean, [2, 3, 7])
-    np.testing.assert_allclose(found.deviation, [5**0.5, 5**0.5, 0])
-
-
 def test_a_random_row_depends_on_the_seed_and_the_token_alone() -> None:
     matrix = matrix_of(WORDS)
     others = matrix_of(["<pad>", "<unk>", "zebra", "new", "cat", "dog"])
@@ -264,14 +248,6 @@ def test_filling_leaves_numpys_global_generator_alone() -> None:
     before = np.random.get_state()[1].copy()
     matrix_of(WORDS)
     np.testing.assert_array_equal(np.random.get_state()[1], before)
-
-
-@pytest.mark.parametrize("cuts", [[], [1], [2, 3]])
-def test_a_column_of_vectors_becomes_a_matrix_whatever_its_chunks(cuts: list[int]) -> None:
-    column = vectors_table(strings(KNOWN), VECTORS)["vector"].combine_chunks()
-    borders = [0, *cuts, len(column)]
-    chunks = [column.slice(a, b - a) for a, b in pairwise(borders)]
-    np.testing.assert_array_equal(as_matrix(pa.chunked_array(chunks)), VECTORS)
 
 
 # coverage
@@ -379,10 +355,3 @@ def test_too_little_coverage_is_an_error_that_names_the_misses_and_leaves_no_out
         "the most frequent without: dog, paris, zebra, rare"
     )
     assert not list((artifacts / "store" / "align_embeddings").glob("[!.]*"))
-
-
-def test_rows_are_found_whichever_side_is_larger() -> None:
-    known = strings(["d", "a", "c", "b"])
-    assert find_rows(strings(["a", "x", "b"]), known).tolist() == [1, -1, 3]
-    assert find_rows(known, strings(["b", "x", "a"])).tolist() == [-1, 2, -1, 0]
-    assert find_rows(strings([]), known).tolist() == []

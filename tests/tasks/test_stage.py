@@ -7,7 +7,8 @@ from prefect.utilities.callables import get_call_parameters
 
 from pipeline_config.settings import EmbeddingsConfig
 from tasks.stage import describe_output, headline_facts, stage
-from tasks.store import ArtifactRef, StageOutput, stage_key
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef, stage_key
 
 
 @pytest.fixture

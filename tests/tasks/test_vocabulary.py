@@ -18,7 +18,8 @@ from pipeline_config.schemas import (
     VOCABULARY_FILE,
 )
 from pipeline_config.settings import VocabularyConfig
-from tasks.store import ArtifactRef, StageOutput, commit_output, stage_key
+from tasks.stage_output import StageOutput
+from tasks.store import ArtifactRef, commit_output, stage_key
 from tasks.vector_selection import vectors_table
 from tasks.vocabulary import Vocabulary, build_vocabulary, check_vocabulary, extend_vocabulary, select_vocabulary
 

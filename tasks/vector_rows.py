@@ -1,0 +1,60 @@
+"""Rows of a vector file: where tokens stand in it, their vectors, and the statistics of the whole set.
+
+Reads a Parquet file with a column `vector`, block by block; holds no more of it than was asked for.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+BLOCK_ROWS = 1 << 15  # rows in memory at a time
+
+
+def find_rows(words: pa.Array, known: pa.Array) -> np.ndarray:
+    """Return int64[V], the row of each word in a vector set, -1 where there is none; no word stands twice in either.
+
+    The set is looked up in the words, not the other way round, because the smaller hash table stays in the cache.
+    """
+    positions = pc.index_in(known, words).fill_null(-1).to_numpy()
+    found = np.flatnonzero(positions >= 0)
+    rows = np.full(len(words), -1, np.int64)
+    rows[positions[found]] = found
+    return rows
+
+
+class VectorRows(NamedTuple):
+    """Some rows of a vector set, and its statistics.
+
+    `rows` int64[n], rising; `vectors` float32[n, E]; `mean` and `deviation` float64[E], over the whole set.
+    """
+
+    rows: np.ndarray
+    vectors: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def read_rows(path: Path, rows: np.ndarray) -> VectorRows:
+    """Read some rows (rising) of a vector file, and the mean and deviation of all, block by block."""
+    taken, start, total, squares = [], 0, np.zeros(1), np.zeros(1)
+    with pq.ParquetFile(path, memory_map=True) as file:
+        for batch in file.iter_batches(BLOCK_ROWS, columns=["vector"]):
+            block = as_matrix(pa.chunked_array([batch["vector"]]))
+            first, last = np.searchsorted(rows, (start, start + len(block)))
+            taken.append(block[rows[first:last] - start])
+            exact = block.astype(np.float64)
+            total = total + exact.sum(axis=0)
+            squares = squares + np.einsum("ij,ij->j", exact, exact)
+            start += len(block)
+    mean = total / start
+    return VectorRows(rows, np.concatenate(taken), mean, np.sqrt(np.maximum(squares / start - mean**2, 0.0)))
+
+
+def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a fixed-size list column of float32 as a matrix float32[rows, size]."""
+    parts = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in column.chunks]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
