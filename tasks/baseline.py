@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE, predictions_schema
 from pipeline_config.settings import BaselineConfig
+from tasks.progress import show_elapsed
 from tasks.stage import stage
 from tasks.stage_output import StageOutput
 from tasks.store import ArtifactRef
@@ -38,9 +39,9 @@ def train_baseline(output: StageOutput, documents: ArtifactRef, config: Baseline
     train, held_out = table.filter(pa.array(split == "train")), table.filter(pa.array(split != "train"))
     model = build_baseline(config)
     warnings.filterwarnings("ignore", category=ConvergenceWarning)  # told below; other threads' warnings stay as is
-    logger.info("baseline: fitting %s documents", f"{len(train):,}")
     try:
-        model.fit(train["text"].to_pylist(), train["label"].to_pylist())
+        with show_elapsed(f"fit the baseline to {len(train):,} documents"):
+            model.fit(train["text"].to_pylist(), train["label"].to_pylist())
     except ValueError as error:
         raise InputError(f"baseline: {error} (baseline.min_df is {config.min_df})") from error
     if model[1].n_iter_.max() >= config.max_iterations:

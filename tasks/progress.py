@@ -6,6 +6,7 @@ where work in other threads is stopped when a run is interrupted.
 """
 
 import contextlib
+import contextvars
 import logging
 import threading
 import time
@@ -91,6 +92,28 @@ def track_progress(
         if artifact_id:
             update_progress_artifact(cast("UUID", artifact_id), progress=100.0)
     finally:
+        bar.close()
+
+
+@contextlib.contextmanager
+def show_elapsed(description: str) -> Iterator[None]:
+    """Show that work goes on whose steps cannot be counted: its time so far, until the body ends."""
+    bar = tqdm(desc=description, bar_format="{desc}: {elapsed}", disable=None, leave=False)
+    started, ended = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(LOG_SECONDS if bar.disable else 1.0):
+            bar.refresh()
+            if bar.disable:
+                logger.info("%s: goes on after %.0f s", description, time.monotonic() - started)
+
+    teller = threading.Thread(target=contextvars.copy_context().run, args=(tell,), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
         bar.close()
 
 

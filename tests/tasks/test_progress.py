@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from tasks import progress
-from tasks.progress import WorkStopped, allow_work, stop_work, track_progress
+from tasks.progress import WorkStopped, allow_work, show_elapsed, stop_work, track_progress
 
 ARTIFACT_ID = UUID(int=7)
 
@@ -205,3 +205,37 @@ def test_allow_work_undoes_stop_work(clock, lines):
         clock.now += 10
         advance(1)
     assert lines() == ["train: 1.00 steps of 4.00 steps (25%) after 10 s, 30 s left"]
+
+
+def wait_for(condition):
+    """Give another thread ten seconds to make a condition true."""
+    patience = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        patience.wait(0.01)
+    pytest.fail("nothing happened in ten seconds")
+
+
+def test_work_without_steps_tells_its_time_now_and_then_until_it_ends(lines, monkeypatch):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.01)
+    before = threading.active_count()
+    with show_elapsed("fit"):
+        wait_for(lambda: len(lines()) >= 2)
+    assert set(lines()) == {"fit: goes on after 0 s"}
+    assert threading.active_count() == before
+
+
+def test_work_without_steps_shows_its_time_on_a_terminal(lines, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with show_elapsed("fit"):
+        wait_for(lambda: "fit: 00:0" in terminal.getvalue())
+    assert lines() == []
+
+
+def test_an_error_of_work_without_steps_is_its_own(lines):
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="no n-gram"), show_elapsed("fit"):
+        raise ValueError("no n-gram")
+    assert threading.active_count() == before
