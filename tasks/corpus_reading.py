@@ -21,7 +21,7 @@ from tasks.corpus_formats import read_blocks
 from tasks.corpus_profile import count_oddities
 from tasks.corpus_sources import CorpusRef
 from tasks.near_duplicates import find_near_duplicates
-from tasks.parallel import THREADS, map_ahead
+from tasks.parallel import HELPERS, map_ahead
 from tasks.progress import track_progress
 from tasks.splitting import NOT_GIVEN, DocumentIndex
 from tasks.tokenizers import largest_bytes, normalize_texts, text_bytes
@@ -72,7 +72,7 @@ class CorpusReader:
         with (
             pa.OSFile(str(spool), "wb") as sink,
             pa.ipc.new_file(sink, _SPOOL) as writer,
-            ThreadPoolExecutor(THREADS) as pool,
+            ThreadPoolExecutor(HELPERS) as pool,
             track_progress("ingest", total=None, unit="rows") as advance,
         ):
             for file in self.source.files:

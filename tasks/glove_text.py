@@ -2,12 +2,9 @@ r"""Read word vectors from GloVe's text format: a token, then `dim` decimal numb
 
 Reads a binary stream, yields Arrow tables in file order with bounded memory. Lines are split at `\n` only
 and the token is cut off from the right, because published files have tokens with spaces, no-break spaces and
-U+0085. Blocks of lines are parsed side by side in threads. A block goes through Arrow's CSV reader when that
-is sure to give the same rows as `parse_line`; one that it refuses is halved until the odd lines are nearly
-alone, and those go through `parse_line`.
-
-A value is the float32 nearest to the decimal number, ties to even, rounded once. (Python's `float` and then a
-cast round twice, which may differ for a number next to the middle of two float32.)
+U+0085. Blocks of lines are parsed side by side in threads, all numbers of a block at once. A block with a line
+that is not of the regular form is halved until the odd lines are nearly alone, and those go through `parse_line`.
+A value is the float32 nearest to the decimal number (`tasks.decimal_numbers`).
 
 How odd lines are treated (every one is counted by reason):
 
@@ -33,23 +30,20 @@ import logging
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import csv
 
 from pipeline_config.errors import InputError
-from tasks.parallel import THREADS, map_ahead
+from tasks.decimal_numbers import NUMBER, gather_strings, round_to_float32, rows_to_float32
+from tasks.parallel import HELPERS, THREADS, keep_freed_memory, map_ahead
 from tasks.vector_selection import Part, VectorSelection
 
 logger = logging.getLogger(__name__)
 BLOCK_BYTES = 2 << 20
-BLOCKS_AHEAD = 4  # blocks per thread that are read before the first of them is taken
+BLOCKS_AHEAD = 2  # blocks per thread that are read before the first of them is taken
 CAREFUL_LINES = 16  # a refused block of so few lines is not halved again
 MAX_LINE_BYTES = 16 << 20  # 4096 numbers of 400 digits take a tenth of it; memory stays bounded
-_NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE)
 _HEADER = re.compile(rb"(\d{1,18}) (\d{1,18})\s*")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -80,7 +74,8 @@ class GloveTextReader:
 
     def __iter__(self) -> Iterator[pa.Table]:
         self._read_first_line()
-        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="glove-text")
+        keep_freed_memory()
+        pool = ThreadPoolExecutor(HELPERS, thread_name_prefix="glove-text")
         parse = functools.partial(parse_block, dim=self.selection.dim)
         try:
             for part in itertools.chain.from_iterable(
@@ -127,7 +122,7 @@ class GloveTextReader:
 
     def _check_dim(self, line: bytes) -> None:
         dim, got = self.selection.dim, line.count(b" ")
-        numbers = sum(1 for field in line.split(b" ")[-dim - 1 :] if _NUMBER.fullmatch(field))
+        numbers = sum(1 for field in line.split(b" ")[-dim - 1 :] if NUMBER.fullmatch(field))
         if line and (got < dim or (got > dim and numbers > dim)):
             raise InputError(f"{self.name}:{self.selection.lines + 1}: expected {dim} values, got {got}")
 
@@ -164,7 +159,7 @@ def parse_line(line: bytes, dim: int) -> tuple[str, np.ndarray]:
     if not line:
         raise DroppedLineError("blank")
     fields = line.rsplit(b" ", dim)
-    if len(fields) != dim + 1 or not all(_NUMBER.fullmatch(field) for field in fields[1:]):
+    if len(fields) != dim + 1 or not all(NUMBER.fullmatch(field) for field in fields[1:]):
         raise DroppedLineError("not_a_vector")
     if not fields[0].strip(b" "):
         raise DroppedLineError("empty_token")
@@ -177,77 +172,58 @@ def parse_line(line: bytes, dim: int) -> tuple[str, np.ndarray]:
         raise DroppedLineError("undecodable") from None
 
 
-def round_to_float32(numbers: list[bytes]) -> np.ndarray:
-    """Return the float32 nearest to each decimal number, ties to even.
-
-    A double that lies in the middle of two float32 does not tell on which side of it the number was; there the
-    digits decide.
-    """
-    doubles = np.array([float(number) for number in numbers])
-    with np.errstate(over="ignore", invalid="ignore"):
-        below, above = (np.nextafter(doubles, to).astype(np.float32) for to in (-np.inf, np.inf))
-        for i in np.flatnonzero((below != above) & np.isfinite(doubles)):
-            exact, double = Decimal(numbers[i].decode()), Decimal(doubles[i].item())
-            lower, upper = (Decimal(min(max(float(end[i]), -(2.0**128)), 2.0**128)) for end in (below, above))
-            if exact != double and lower + upper == 2 * double:
-                doubles[i] = np.nextafter(doubles[i], np.inf if exact > double else -np.inf)
-        return doubles.astype(np.float32)
-
-
-@functools.lru_cache
-def _csv_options(dim: int) -> tuple[list[str], csv.ParseOptions, csv.ConvertOptions]:
-    columns = [str(i) for i in range(dim + 1)]
-    types = {"0": pa.string(), **dict.fromkeys(columns[1:], pa.float32())}
-    return (
-        columns,
-        csv.ParseOptions(delimiter=" ", quote_char=False, escape_char=False, ignore_empty_lines=False),
-        csv.ConvertOptions(column_types=types, null_values=[]),
-    )
-
-
 def _parse_fast(block: Lines, dim: int) -> Part | None:
-    """Return what Arrow reads, or None when a line may be odd."""
+    """Return what lines of the regular form hold, or None when one may be odd."""
     text = block
-    batch = _read_csv(text, dim)
+    rows = _split_rows(text, dim)
     for odd in (b"\r\n", b" \n"):
-        if batch is None and odd in text:
+        if rows is None and odd in text:
             text = text.replace(odd, b"\n")
-            batch = _read_csv(text, dim)
-    if batch is None or pc.min(pc.binary_length(batch.column(0))).as_py() == 0:
+            rows = _split_rows(text, dim)
+    if rows is None:
         return None
-    values = batch.select(range(1, dim + 1)).to_tensor(null_to_nan=False, row_major=True).to_numpy()
-    if not np.isfinite(values).all():
-        return None
+    tokens, values = rows
     return Part(
-        lines=len(batch),
-        tokens=batch.column(0),
+        lines=len(tokens),
+        tokens=tokens,
         values=values,
-        positions=range(len(batch)),
+        positions=range(len(tokens)),
         dropped=(),
         repaired={} if text is block and block.endswith(b"\n") else _find_repairs(block),
         excerpt=functools.partial(_line_at, block),
     )
 
 
-def _read_csv(text: Lines, dim: int) -> pa.RecordBatch | None:
-    r"""Return the rows that Arrow makes of some lines, or None if it refuses them or may have changed them.
+def _split_rows(text: Lines, dim: int) -> tuple[pa.Array, np.ndarray] | None:
+    """Return tokens and float32[rows, dim] of lines that hold a token without spaces and `dim` finite numbers.
 
-    It drops a byte order mark, which may be part of a token, ends lines at `\r` and trims tabs off numbers: the only
-    bytes below 14 have to be the `\n` of the rows.
+    None if one does not. Each line has to have as many spaces as numbers; then the fields end where they should.
     """
-    columns, parse_options, convert_options = _csv_options(dim)
-    read_options = csv.ReadOptions(column_names=columns, use_threads=False, block_size=len(text) + 1)
-    characters = np.frombuffer(text, np.uint8)
-    line_ends = np.count_nonzero(characters == 10)
-    if np.count_nonzero(characters < 14) != line_ends or text.startswith(_BYTE_ORDER_MARK):
+    characters = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
+    line_ends = characters == ord("\n")
+    rows = np.count_nonzero(line_ends)
+    separators = characters == ord(" ")
+    separators |= line_ends
+    ends = np.flatnonzero(separators)
+    if len(ends) != rows * (dim + 1) or not line_ends[ends[dim :: dim + 1]].all():
         return None
+    starts = np.empty_like(ends)
+    starts[:1] = 0
+    np.add(ends[:-1], 1, out=starts[1:])
+    token_starts, token_ends = starts[:: dim + 1], ends[:: dim + 1]
+    if not (token_starts < token_ends).all():
+        return None
+    values = rows_to_float32(characters, starts, ends, dim=dim)
+    tokens = gather_strings(characters, token_starts, token_ends)
+    return None if values is None or not _is_utf8(tokens) else (tokens, values)
+
+
+def _is_utf8(strings: pa.Array) -> bool:
     try:
-        table = csv.read_csv(pa.BufferReader(text), read_options, parse_options, convert_options)
+        strings.validate(full=True)
     except pa.ArrowInvalid:
-        return None
-    if len(table) != line_ends + (not text.endswith(b"\n")):
-        return None
-    return table.combine_chunks().to_batches()[0]
+        return False
+    return True
 
 
 def _parse_careful(block: Lines, dim: int) -> Part:

@@ -30,7 +30,7 @@ from tasks.vector_selection import Part, VectorSelection
 from tasks.word2vec_binary import Word2vecBinaryReader
 
 logger = logging.getLogger(__name__)
-ROW_GROUP_BYTES = 16 << 20  # of vectors; what is held until it is written
+ROW_GROUP_BYTES = 4 << 20  # of vectors; what is held until it is written
 _SUFFIXES = (".txt", ".zip", ".gz", ".vec", ".bin")
 
 
@@ -50,7 +50,7 @@ def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
 find_vectors = task(name="find_vectors", task_run_name="find vectors", persist_result=False)(locate_vectors)
 
 
-@stage(version=2)
+@stage(version=3)
 def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsConfig) -> None:
     """Write the vectors of a source, in file order, and examples of its odd lines.
 
