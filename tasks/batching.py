@@ -130,8 +130,10 @@ def compare_schemes(
     documents; `boundaries` those of the buckets.
     """
     report = {}
+    optimal = draw_boundaries(lengths, scheme="optimal", num_buckets=num_buckets)
     for scheme in SCHEMES:
-        boundaries = draw_boundaries(lengths, scheme=scheme, num_buckets=num_buckets)
+        is_optimal = scheme in ("optimal", "token_budget")
+        boundaries = optimal if is_optimal else draw_boundaries(lengths, scheme=scheme, num_buckets=num_buckets)
         batches = plan_batches(
             assign_buckets(lengths, boundaries), batch_size=batch_size, seed=seed, epoch=0, lengths=lengths,
             scheme=scheme, token_budget=token_budget,

@@ -5,11 +5,9 @@ split as Arrow IPC, which training maps into memory; the class names; and a repo
 all schemes on the train split. Planning of batches is in `tasks.batching`; neither knows torch.
 """
 
-import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,25 +95,26 @@ def bucket_corpus(
     known = Vocabulary.read(vocabulary)
     _check_tokenizer(tokens, known)
     train, labels = _survey(tokens, config.max_length)
-    boundaries = batching.draw_boundaries(train, scheme=config.scheme, num_buckets=config.num_buckets)
-    ids = known.encode(tokens.read_table(DICTIONARY_FILE, columns=["token"])["token"].combine_chunks())
-    counts: Counter[str] = Counter()
-    with SplitWriter(output) as writer:
-        for shard in iterate_shards(tokens):
-            writer.add(encode_shard(shard, ids, labels, boundaries, config, counts), shard["split"])
     schemes = batching.compare_schemes(
         train, num_buckets=config.num_buckets, batch_size=config.batch_size, seed=seed,
         token_budget=config.token_budget,
     )  # fmt: skip
+    chosen = schemes[config.scheme]
+    ids = known.encode(tokens.read_table(DICTIONARY_FILE, columns=["token"])["token"].combine_chunks())
+    counts: Counter[str] = Counter()
+    with SplitWriter(output) as writer:
+        for shard in iterate_shards(tokens):
+            documents = encode_shard(shard, ids, labels, np.array(chosen["boundaries"]), config, counts)
+            writer.add(documents, shard["split"])
     output.write_json(PADDING_FILE, {
-        "labels": labels, "boundaries": boundaries.tolist(), "schemes": schemes, "scheme": config.scheme,
+        "labels": labels, "boundaries": chosen["boundaries"], "schemes": schemes, "scheme": config.scheme,
         "token_budget": config.token_budget, "truncation": dict(counts), "vocabulary": known.digest,
         "tokenizer": known.tokenizer,
     })  # fmt: skip
-    chosen = schemes[config.scheme]
     output.facts.update(
-        padding_efficiency=chosen["efficiency"], buckets=len(boundaries), documents_truncated=counts["documents_cut"],
-        tokens_truncated=counts["tokens_cut"], documents_empty=counts["documents_empty"], batches=chosen["batches"],
+        padding_efficiency=chosen["efficiency"], buckets=len(chosen["boundaries"]), batches=chosen["batches"],
+        documents_truncated=counts["documents_cut"], tokens_truncated=counts["tokens_cut"],
+        documents_empty=counts["documents_empty"],
         **{f"padding_efficiency_{name}": report["efficiency"] for name, report in schemes.items()},
     )  # fmt: skip
 
@@ -125,10 +124,10 @@ def read_labels(buckets: ArtifactRef) -> list[str]:
     return list(buckets.read_json(PADDING_FILE)["labels"])
 
 
-def read_split(path: Path) -> EncodedSplit:
-    """Map the buckets of a split into memory."""
-    with pa.memory_map(str(path)) as file:
-        table = pa.ipc.open_file(file).read_all()
+def load_split(buckets: ArtifactRef, split: Split) -> EncodedSplit:
+    """Return a split of a bucketed corpus, mapped into memory."""
+    report = buckets.read_json(PADDING_FILE)
+    table = buckets.map_table(buckets_file(split))
     lists = table["input_ids"].combine_chunks()
     return EncodedSplit(
         input_ids=lists.flatten().to_numpy(),
@@ -136,14 +135,9 @@ def read_split(path: Path) -> EncodedSplit:
         label_ids=table["label_id"].to_numpy(),
         buckets=table["bucket"].to_numpy(),
         doc_ids=table["doc_id"].to_numpy(),
+        scheme=report["scheme"],
+        token_budget=report["token_budget"],
     )
-
-
-def load_split(buckets: ArtifactRef, split: Split) -> EncodedSplit:
-    """Return a split of a bucketed corpus."""
-    report = buckets.read_json(PADDING_FILE)
-    encoded = read_split(buckets.path(buckets_file(split)))
-    return dataclasses.replace(encoded, scheme=report["scheme"], token_budget=report["token_budget"])
 
 
 class SplitWriter:
@@ -171,7 +165,8 @@ class SplitWriter:
     def add(self, documents: pa.Table, split: pa.ChunkedArray) -> None:
         """Add documents (schema `BUCKETS`)."""
         for name in SPLITS:
-            part = documents.filter(pc.equal(split, name))
+            chosen = pc.equal(split, name)
+            part = documents if pc.all(chosen).as_py() else documents.filter(chosen)
             self._columns[name].append(part.drop_columns("input_ids"))
             for chunk in part["input_ids"].chunks:
                 chunk.flatten().to_numpy().tofile(self._files[name])
@@ -182,12 +177,7 @@ class SplitWriter:
         flat = np.memmap(path, np.int32, "r") if path.stat().st_size else np.zeros(0, np.int32)
         offsets = np.concatenate([[0], np.cumsum(columns["length"].to_numpy(), dtype=np.int64)])
         lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
-        table = pa.table([*columns.columns, lists], schema=BUCKETS)
-        with (
-            pa.OSFile(str(self.output.path(buckets_file(name))), "wb") as sink,
-            pa.ipc.new_file(sink, BUCKETS) as writer,
-        ):
-            writer.write_table(table)
+        self.output.write_mapped(buckets_file(name), pa.table([*columns.columns, lists], schema=BUCKETS), BUCKETS)
 
 
 def encode_shard(
@@ -258,7 +248,7 @@ def _survey(tokens: ArtifactRef, max_length: int) -> tuple[np.ndarray, list[str]
     """Return the lengths of the train documents, cut and filled, and all class names in order."""
     lengths: list[np.ndarray] = []
     labels: set[str] = set()
-    for shard in iterate_shards(tokens, ["label", "split", "length"]):
+    for shard in iterate_shards(tokens):
         labels.update(pc.unique(shard["label"]).to_pylist())
         lengths.append(shard["length"].filter(pc.equal(shard["split"], "train")).to_numpy())
     return np.clip(np.concatenate(lengths), 1, max_length).astype(np.int64), sorted(labels)

@@ -204,7 +204,7 @@ def measure_coverage(words: pa.Array, source: np.ndarray, tokens: ArtifactRef) -
 def _coverage_by_class(covered: np.ndarray, tokens: ArtifactRef) -> dict[str, dict[str, float]]:
     """Return the share of covered tokens of each split and class."""
     found: dict[tuple[str, str], np.ndarray] = {}
-    for shard in iterate_shards(tokens, ["label", "split", "codes"]):
+    for shard in iterate_shards(tokens):
         lists = shard["codes"].combine_chunks()
         offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
         per_document = np.stack([np.zeros(len(shard), np.int64), np.diff(offsets)], axis=1)

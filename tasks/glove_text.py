@@ -36,7 +36,7 @@ import pyarrow as pa
 
 from pipeline_config.errors import InputError
 from tasks.decimal_numbers import NUMBER, gather_strings, round_to_float32, rows_to_float32
-from tasks.parallel import HELPERS, THREADS, keep_freed_memory, map_ahead
+from tasks.parallel import HELPERS, THREADS, map_ahead
 from tasks.vector_selection import Part, VectorSelection
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,6 @@ class GloveTextReader:
 
     def __iter__(self) -> Iterator[pa.Table]:
         self._read_first_line()
-        keep_freed_memory()
         pool = ThreadPoolExecutor(HELPERS, thread_name_prefix="glove-text")
         parse = functools.partial(parse_block, dim=self.selection.dim)
         try:

@@ -1,4 +1,4 @@
-"""Work on many items side by side in threads, in order and in bounded memory.
+"""Work on many items side by side in threads, in order and in bounded memory, and memory that is used again.
 
 For functions that release the interpreter lock, as Arrow's and NumPy's do. Touches no file.
 """

@@ -15,6 +15,7 @@ from prefect import Task, task
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
+from tasks.parallel import keep_freed_memory
 from tasks.stage_output import StageOutput
 from tasks.store import ArtifactRef, commit_output, stage_key
 
@@ -46,6 +47,7 @@ def stage(
 
         @functools.wraps(write)
         def run(*args: P.args, **kwargs: P.kwargs) -> ArtifactRef:
+            keep_freed_memory()
             bound = inputs_only.bind(*args, **kwargs)
             bound.apply_defaults()
             inputs = {key: value for key, value in bound.arguments.items() if key not in unkeyed}

@@ -1,5 +1,8 @@
 """What a stage writes through: JSON and tables of a promised schema, into the directory of its output to be.
 
+Parquet is for what people look at, Arrow IPC for what later stages map into memory: token ids, which cost more to pack
+and unpack than to read.
+
 The same values give the same bytes. `tasks.store` makes the directory and commits it.
 """
 
@@ -45,6 +48,16 @@ class StageOutput:
         with self.table_writer(name, schema) as writer:
             writer.write_table(_checked(name, table, schema))
 
+    def write_mapped(self, name: str, table: pa.Table, schema: pa.Schema) -> None:
+        """Write an Arrow IPC file of one record batch, to be read with `ArtifactRef.map_table`.
+
+        Raises:
+            ValueError: the table is not of the promised schema.
+        """
+        whole = _checked(name, table, schema).combine_chunks()
+        with pa.OSFile(str(self.path(name)), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_table(whole)
+
     @contextlib.contextmanager
     def table_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         """Open a Parquet file for writing table by table."""
@@ -54,11 +67,6 @@ class StageOutput:
             schema,
             compression="none" if has_vectors else "zstd",  # float32 vectors do not shrink
             use_dictionary=[name for name in _REPETITIVE if name in schema.names],
-            column_encoding={
-                f"{field.name}.list.element": "BYTE_STREAM_SPLIT"  # smaller than plain, and faster to compress
-                for field in schema
-                if pa.types.is_large_list(field.type) and field.type.value_type == pa.int32()
-            },
             write_statistics=[f.name for f in schema if not pa.types.is_fixed_size_list(f.type)],  # of no use there
         ) as writer:
             yield writer

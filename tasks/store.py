@@ -77,6 +77,11 @@ class ArtifactRef(BaseModel):
         with pq.ParquetFile(self.path(name), memory_map=memory_map) as file:
             return file.read(columns=columns)
 
+    def map_table(self, name: str) -> pa.Table:
+        """Return an Arrow IPC file, mapped into memory, as a table."""
+        with pa.memory_map(str(self.path(name))) as file:
+            return pa.ipc.open_file(file).read_all()
+
     @model_validator(mode="after")
     def _verify(self) -> Self:
         manifest = _read_manifest(self.directory)

@@ -8,7 +8,9 @@ the dictionary: about 150 bytes per distinct token.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +30,7 @@ from pipeline_config.schemas import (
     TOKENS,
 )
 from pipeline_config.settings import TokenizationConfig
-from tasks.parallel import THREADS
+from tasks.parallel import HELPERS, THREADS, map_ahead
 from tasks.progress import track_progress
 from tasks.stage import stage
 from tasks.stage_output import StageOutput
@@ -36,6 +38,7 @@ from tasks.store import ArtifactRef
 from tasks.tokenizers import TEXT, Tokenize, load_tokenizer
 
 CHUNK_DOCUMENTS = 1000  # documents per call of a tokenizer: small enough for the cache, large enough for Arrow
+CHUNKS_AHEAD = 4  # per thread
 _COUNTED = (*SPLITS, "train_documents")
 
 
@@ -80,7 +83,7 @@ class TokenDictionary:
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, DICTIONARY, strict=True)], schema=DICTIONARY)
 
 
-@stage(version=2)
+@stage(version=3)
 def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: TokenizationConfig, tokenizer: str) -> None:
     """Write token shards, the token dictionary and what the tokenizer is.
 
@@ -102,18 +105,13 @@ def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: Tokeniz
     total = 0
     with (
         track_progress("tokenize", total=pq.read_metadata(path).num_rows, unit="documents") as advance,
-        ThreadPoolExecutor(THREADS) as pool,  # Arrow's kernels release the interpreter lock
+        ThreadPoolExecutor(HELPERS) as pool,  # Arrow's kernels release the interpreter lock
     ):
-        writing: Future[None] | None = None
         shards = read_in_shards(path, config.shard_documents)
         for number, encoded in enumerate(encode_shards(shards, tokenize, dictionary, pool)):
-            if writing:
-                writing.result()
-            writing = pool.submit(output.write_table, SHARD_PATTERN.format(shard=number), encoded, TOKENS)
+            output.write_mapped(SHARD_PATTERN.format(shard=number), encoded, TOKENS)
             total += pc.sum(encoded["length"]).as_py()
             advance(len(encoded))
-        if writing:
-            writing.result()
     output.write_table(DICTIONARY_FILE, dictionary.table(), DICTIONARY)
     output.write_json(TOKENIZER_FILE, {"name": config.tokenizer, "version": tokenizer, "normalization": "NFC"})
     output.facts.update(tokens=total, distinct_tokens=len(dictionary.codes), tokenizer=config.tokenizer)
@@ -140,21 +138,23 @@ def encode_shards(
 ) -> Iterator[pa.Table]:
     """Yield shards with token codes instead of text, as tables of the schema `TOKENS`.
 
-    The next shard is read and under way in the pool while the tokens of one are put together.
+    The next chunks are read and under way while the tokens of a shard are put together.
     """
-    under_way: deque[tuple[pa.Table, list[Future[Chunk]]]] = deque()
-    for shard in shards:
-        whole = shard.combine_chunks()
-        chunks = (whole.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(whole), CHUNK_DOCUMENTS))
-        under_way.append((whole, [pool.submit(encode_chunk, chunk, tokenize) for chunk in chunks]))
-        if len(under_way) > 1:
-            yield _join(*under_way.popleft(), dictionary)
-    while under_way:
-        yield _join(*under_way.popleft(), dictionary)
+    begun: deque[tuple[pa.Table, int]] = deque()
+
+    def chunks() -> Iterator[pa.Table]:
+        for shard in shards:
+            whole = shard.combine_chunks()
+            begun.append((whole, -(-len(whole) // CHUNK_DOCUMENTS)))
+            yield from (whole.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(whole), CHUNK_DOCUMENTS))
+
+    encoded = map_ahead(pool, partial(encode_chunk, tokenize=tokenize), chunks(), ahead=THREADS * CHUNKS_AHEAD)
+    for first in encoded:
+        shard, count = begun.popleft()
+        yield _join(shard, [first, *islice(encoded, count - 1)], dictionary)
 
 
-def _join(shard: pa.Table, futures: list[Future[Chunk]], dictionary: TokenDictionary) -> pa.Table:
-    chunks = [future.result() for future in futures]
+def _join(shard: pa.Table, chunks: list[Chunk], dictionary: TokenDictionary) -> pa.Table:
     offsets = np.cumsum(np.concatenate([[0], *(chunk.lengths for chunk in chunks)]))
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(dictionary.add(chunks), pa.int32()))
     lengths = pa.array(np.diff(offsets), pa.int32())
@@ -190,9 +190,9 @@ def _count(codes: np.ndarray, lengths: np.ndarray, split: np.ndarray, size: int)
     return counts
 
 
-def iterate_shards(tokens: ArtifactRef, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the token shards of a corpus in order."""
+def iterate_shards(tokens: ArtifactRef) -> Iterator[pa.Table]:
+    """Yield the token shards of a corpus in order, mapped into memory."""
     number = 0
     while tokens.path(SHARD_PATTERN.format(shard=number)).exists():
-        yield tokens.read_table(SHARD_PATTERN.format(shard=number), columns)
+        yield tokens.map_table(SHARD_PATTERN.format(shard=number))
         number += 1

@@ -74,7 +74,7 @@ def test_vectors_are_float32_lists_of_exactly_dim_values_without_nulls(make):
 
 def test_shards_sort_by_name_as_by_number():
     names = [schemas.SHARD_PATTERN.format(shard=number) for number in (0, 2, 10, 99_999)]
-    assert names == ["tokens-00000.parquet", "tokens-00002.parquet", "tokens-00010.parquet", "tokens-99999.parquet"]
+    assert names == ["tokens-00000.arrow", "tokens-00002.arrow", "tokens-00010.arrow", "tokens-99999.arrow"]
     assert sorted(names) == names
 
 

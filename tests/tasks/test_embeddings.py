@@ -78,7 +78,7 @@ def tokens_of() -> ArtifactRef:
             rows.append({"doc_id": place, "label": label, "split": split, "length": len(codes), "codes": codes})
         rows.append({"doc_id": 9, "label": "z", "split": "train", "length": 0, "codes": []})
         for shard, part in enumerate((rows[:2], rows[2:])):
-            out.write_table(SHARD_PATTERN.format(shard=shard), pa.Table.from_pylist(part, schema=TOKENS), TOKENS)
+            out.write_mapped(SHARD_PATTERN.format(shard=shard), pa.Table.from_pylist(part, schema=TOKENS), TOKENS)
 
     return commit_output("tokenize_corpus", stage_key("tokenize_corpus", 1, {}), write)[0]
 
