@@ -104,7 +104,7 @@ def fit(
                     _report_step(training, metrics, on_metrics)
                     if checkpoints and checkpoints.is_due(training.history.step):
                         checkpoints.save(*training.snapshot())
-                    advance(1, loss=f"{metrics['step_loss']:.3f}", rate=f"{metrics['learning_rate']:.2g}")
+                    advance(1, **_shown(training, metrics))
                 training.close_epoch()
                 epoch = {k: v for k, v in training.history.epochs[-1].items() if k != "step"}
                 on_metrics({**epoch, "tokens_per_second": training.history.tokens_per_second}, training.history.step)
@@ -299,6 +299,18 @@ def _report_step(training: Training, metrics: dict[str, float], on_metrics: OnMe
     if step % training.config.log_every_steps == 0:
         training.history.steps.append({"step": step, **metrics})
         on_metrics({**metrics, "tokens_per_second": training.history.tokens_per_second}, step)
+
+
+def _shown(training: Training, metrics: dict[str, float]) -> dict[str, str]:
+    """Return what the progress bar says beside steps and time left."""
+    return {
+        "epoch": f"{len(training.history.epochs) + 1}/{len(training.plans)}",
+        "loss": f"{metrics['step_loss']:.3f}",
+        "rate": f"{metrics['learning_rate']:.2g}",
+        "norm": f"{metrics['gradient_norm']:.2g}",
+        "padding": f"{1 - metrics['batch_padding_efficiency']:.0%}",
+        "tokens/s": f"{training.history.tokens_per_second:,.0f}",
+    }
 
 
 def _log_epoch(history: History, epochs: int) -> None:

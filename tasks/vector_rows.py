@@ -3,6 +3,7 @@
 Reads a Parquet file with a column `vector`, block by block; holds no more of it than was asked for.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-BLOCK_ROWS = 1 << 15  # rows in memory at a time
+from tasks.parallel import HELPERS, map_ahead
+
+BLOCK_ROWS = 1 << 14  # rows in memory at a time
 
 
 def find_rows(words: pa.Array, known: pa.Array) -> np.ndarray:
@@ -40,18 +43,21 @@ class VectorRows(NamedTuple):
 
 def read_rows(path: Path, rows: np.ndarray) -> VectorRows:
     """Read some rows (rising) of a vector file, and the mean and deviation of all, block by block."""
-    taken, start, total, squares = [], 0, np.zeros(1), np.zeros(1)
-    with pq.ParquetFile(path, memory_map=True) as file:
-        for batch in file.iter_batches(BLOCK_ROWS, columns=["vector"]):
-            block = as_matrix(pa.chunked_array([batch["vector"]]))
-            first, last = np.searchsorted(rows, (start, start + len(block)))
-            taken.append(block[rows[first:last] - start])
-            exact = block.astype(np.float64)
-            total = total + exact.sum(axis=0)
-            squares = squares + np.einsum("ij,ij->j", exact, exact)
-            start += len(block)
-    mean = total / start
-    return VectorRows(rows, np.concatenate(taken), mean, np.sqrt(np.maximum(squares / start - mean**2, 0.0)))
+    taken, total, squares, count = [], np.zeros(1), np.zeros(1), 0
+    with pq.ParquetFile(path, memory_map=True) as file, ThreadPoolExecutor(HELPERS) as pool:
+        for block, sums in map_ahead(pool, _add_up, file.iter_batches(BLOCK_ROWS, columns=["vector"])):
+            first, last = np.searchsorted(rows, (count, count + len(block)))
+            taken.append(block[rows[first:last] - count])
+            total, squares, count = total + sums[0], squares + sums[1], count + len(block)
+    mean = total / count
+    return VectorRows(rows, np.concatenate(taken), mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0)))
+
+
+def _add_up(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors of a batch, float32[n, E], and float64[2, E]: their sum and the sum of their squares."""
+    block = as_matrix(pa.chunked_array([batch["vector"]]))
+    exact = block.astype(np.float64)
+    return block, np.stack([exact.sum(axis=0), np.einsum("ij,ij->j", exact, exact)])
 
 
 def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
