@@ -25,6 +25,7 @@ from tasks import byte_stream
 from tasks.byte_stream import ByteStream
 from tasks.corpus_blocks import arrow_block, make_block
 
+_PARQUET_BUFFER = 1 << 20  # without one, a whole column of a row group is read at once
 MAX_BLOCK_ROWS = 1 << 16
 
 
@@ -206,15 +207,15 @@ def _parse_json(block: str, columns: Mapping[str, str], seen: set[str]) -> pa.Ta
 
 def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[pa.Table]:
     try:
-        file = pq.ParquetFile(path)
-        for name in columns.values():
-            _find_column(file.schema_arrow.names, name, path)
-        bytes_per_row = sum(
-            file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
-        ) / max(file.metadata.num_rows, 1)  # fmt: skip
-        rows = max(1, min(MAX_BLOCK_ROWS, int(byte_stream.BLOCK_BYTES / max(bytes_per_row, 1))))
-        for batch in file.iter_batches(batch_size=rows, columns=sorted(set(columns.values()))):
-            yield arrow_block({role: pa.chunked_array([batch.column(name)]) for role, name in columns.items()})
+        with pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
+            for name in columns.values():
+                _find_column(file.schema_arrow.names, name, path)
+            bytes_per_row = sum(
+                file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
+            ) / max(file.metadata.num_rows, 1)  # fmt: skip
+            rows = max(1, min(MAX_BLOCK_ROWS, int(byte_stream.BLOCK_BYTES / max(bytes_per_row, 1))))
+            for batch in file.iter_batches(batch_size=rows, columns=sorted(set(columns.values()))):
+                yield arrow_block({role: pa.chunked_array([batch.column(name)]) for role, name in columns.items()})
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: is no readable Parquet file: {error}") from error
 

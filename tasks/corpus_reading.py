@@ -210,7 +210,7 @@ def text_keys(texts: pa.Array) -> list[bytes]:
 
 def read_spool(path: Path) -> Iterator[pa.Table]:
     """Yield the blocks of a spool file."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+    with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
         for i in range(reader.num_record_batches):
             yield pa.Table.from_batches([reader.get_batch(i)])
 

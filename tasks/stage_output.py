@@ -59,13 +59,13 @@ class StageOutput:
             writer.write_table(whole)
 
     @contextlib.contextmanager
-    def table_writer(self, name: str, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-        """Open a Parquet file for writing table by table."""
+    def table_writer(self, name: str, schema: pa.Schema, *, packed: bool = True) -> Iterator[pq.ParquetWriter]:
+        """Open a Parquet file for writing table by table; vectors are not packed, since float32 does not shrink."""
         has_vectors = any(pa.types.is_fixed_size_list(field.type) for field in schema)
         with pq.ParquetWriter(
             self.path(name),
             schema,
-            compression="none" if has_vectors else "zstd",  # float32 vectors do not shrink
+            compression="zstd" if packed and not has_vectors else "none",
             use_dictionary=[name for name in _REPETITIVE if name in schema.names],
             write_statistics=[f.name for f in schema if not pa.types.is_fixed_size_list(f.type)],  # of no use there
         ) as writer:

@@ -1,6 +1,7 @@
 """Time training steps, ours against others' ways, on the same documents, network and optimizer.
 
-    python tests/benchmarks/training.py [--lengths long|short|FILE.parquet] [--batches N] [--hidden H] [--threads N]
+    python -m tests.benchmarks.training [--lengths long|short|FILE.parquet] [--batches N] [--hidden H] [--threads N]
+                                        [--rivals]
 
 - tutorial: batches in random order, `pack_padded_sequence`, a bidirectional `nn.LSTM`, gather of the last real output
 - torchtext: the same network over `BucketIterator` batches, sorted within
@@ -66,11 +67,14 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; without it, torch's default")
+    parser.add_argument("--rivals", action="store_true", help="also Keras and Flair, see rivals.py")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.manual_seed(0)
     split = make_split(read_lengths(options.lengths))
     ways = list_ways(split, options.hidden)
+    if options.rivals:
+        ways |= list_rivals(split, options.hidden)
     chosen = {name: draw_batches(plan, split, options.batches) for name, (plan, _) in ways.items()}
     for name, (_, run) in ways.items():
         run(chosen[name][:1])  # warm-up
@@ -129,6 +133,18 @@ def list_ways(split: EncodedSplit, hidden: int) -> dict[str, tuple[Batches, Call
             bucket_plan, run_apart(run_ours(split, hidden, "fp32", pooling="mean_max", **everything))
         ),
     }  # fmt: skip
+
+
+def list_rivals(split: EncodedSplit, hidden: int) -> dict[str, tuple[Batches, Callable[[Batches], None]]]:
+    """Return the same for other libraries."""
+    from tests.benchmarks.rivals import run_flair, run_keras
+
+    plan = plan_batches(np.zeros(len(split), np.int32), batch_size=BATCH, seed=0, epoch=0)
+    vectors = np.random.default_rng(0).normal(0, 0.4, (VOCABULARY, EMBEDDING)).astype(np.float32)
+    return {
+        "Keras on TensorFlow: random batches": (plan, run_keras(split, vectors, hidden=hidden, classes=CLASSES)),
+        "Flair: DocumentRNNEmbeddings": (plan, run_flair(split, vectors, hidden=hidden)),
+    }
 
 
 def plan_torchtext(split: EncodedSplit) -> Batches:
