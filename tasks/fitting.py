@@ -6,6 +6,7 @@ step). So a checkpoint needs no state of a random generator, and what else runs 
 """
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -25,6 +26,7 @@ from tasks.machine import uses_bf16
 from tasks.network import TextClassifier
 from tasks.optimization import (
     average_weights,
+    backpropagate,
     balance_classes,
     build_optimizer,
     learning_rate_factor,
@@ -249,17 +251,21 @@ class Training:
         for documents in batches:
             raise_if_stopped()
             input_ids, lengths = to_tensors(self.train, documents, self.device)
-            with torch.autocast(self.device.type, self.autocast_type, enabled=self.autocast_type is not None):
-                logits = self.network(input_ids, lengths, self.generator)
-            part = nn.functional.cross_entropy(
-                logits.float(), self.label_ids[documents], weight=self.class_weights, reduction="sum",
-                label_smoothing=self.config.label_smoothing,
-            ) / total  # fmt: skip
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.item()
+            embedded = self.network.embed(input_ids, self.generator)
+            loss_of = functools.partial(self._loss, lengths=lengths, documents=documents, divisor=total)
+            loss += backpropagate(loss_of, embedded, adversarial=self.config.adversarial)
             tokens += int(lengths.sum())
             positions += input_ids.numel()
         return loss, tokens, positions
+
+    def _loss(self, embedded: Tensor, *, lengths: Tensor, documents: np.ndarray, divisor: float) -> Tensor:
+        """Return the summed loss over embedded documents, divided."""
+        with torch.autocast(self.device.type, self.autocast_type, enabled=self.autocast_type is not None):
+            logits = self.network.classify(embedded, lengths, self.generator)
+        return nn.functional.cross_entropy(
+            logits.float(), self.label_ids[documents], weight=self.class_weights, reduction="sum",
+            label_smoothing=self.config.label_smoothing,
+        ) / divisor  # fmt: skip
 
     def _score(self, scores: dict[str, float]) -> float:
         value = scores[f"validation_{self.config.metric}"]

@@ -235,12 +235,19 @@ class TextClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """Return logits float[B, C] for int64[B, T] token ids, padded at the end, and int64[B] lengths >= 1."""
+        return self.classify(self.embed(input_ids, generator), lengths, generator)
+
+    def embed(self, input_ids: Tensor, generator: Generator | None = None) -> Tensor:
+        """Return the embeddings float[B, T, E] of token ids int64[B, T], after their dropout."""
         if self.training and self.word_dropout:
             dropped = torch.rand(input_ids.shape, generator=generator, device=input_ids.device) < self.word_dropout
             input_ids = input_ids.masked_fill(dropped, self.unk_idx)
-        embedded = self.embedding(input_ids)
+        embedded: Tensor = self.embedding(input_ids)
         whole_dimensions = (len(embedded), 1, embedded.shape[2])
-        embedded = drop(embedded, self.embedding_dropout * self.training, generator, shape=whole_dimensions)
+        return drop(embedded, self.embedding_dropout * self.training, generator, shape=whole_dimensions)
+
+    def classify(self, embedded: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
+        """Return logits float[B, C] for embeddings float[B, T, E], padded at the end, and int64[B] lengths >= 1."""
         vectors = self._pool(self.lstm.run_directions(embedded, lengths, generator), lengths)
         if self.pool_embeddings:
             vectors += [pool_mean(embedded, lengths), pool_max(embedded, lengths)]

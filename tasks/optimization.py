@@ -5,7 +5,7 @@ scores so far, so that a training that goes on from a checkpoint needs no state 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -81,3 +81,28 @@ def average_weights(average: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def backpropagate(loss_of: Callable[[Tensor], Tensor], embedded: Tensor, *, adversarial: float = 0.0) -> float:
+    """Add the gradient of a loss over embedded documents to the weights; return the loss.
+
+    In adversarial training (Miyato et al. 2017) it is the mean of two losses: as it is, and with the embeddings of
+    each document moved in the direction in which the loss rises fastest.
+
+    Args:
+        loss_of: gives the loss of embeddings; differentiable.
+        embedded: float[B, T, E], the embeddings of documents, with the graph that made them.
+        adversarial: how far a document's embeddings are moved, in the Euclidean norm; 0 leaves it out.
+    """
+    inputs = embedded.detach().requires_grad_(embedded.requires_grad or adversarial > 0)
+    loss = loss_of(inputs) / 2 if adversarial else loss_of(inputs)
+    loss.backward()  # type: ignore[no-untyped-call]
+    value = loss.item()
+    if adversarial and inputs.grad is not None:
+        steepness = inputs.grad.flatten(1).norm(dim=1).clamp_min(1e-12)
+        loss = loss_of(inputs + adversarial * inputs.grad / steepness[:, None, None]) / 2
+        loss.backward()  # type: ignore[no-untyped-call]
+        value += loss.item()
+    if embedded.requires_grad:
+        embedded.backward(inputs.grad)  # type: ignore[no-untyped-call]
+    return value

@@ -124,7 +124,9 @@ def train(
         num_layers=num_layers, bidirectional=bidirectional, pooling="mean_max", **dict.fromkeys(rates, dropout),
     )  # fmt: skip
     network.reset_weights(torch.Generator().manual_seed(0))
-    config = TrainingConfig(epochs=EPOCHS, precision=precision, ema_decay=0.9, patience=None, log_every_steps=1)
+    config = TrainingConfig(
+        epochs=EPOCHS, precision=precision, ema_decay=0.9, patience=None, log_every_steps=1, adversarial=dropout
+    )
     documents = steps // EPOCHS * BATCH
     history, last = fit(
         network, make_split(documents, seed=0), make_split(40, seed=1), config=config, batch_size=BATCH, seed=0,

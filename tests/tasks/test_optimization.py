@@ -6,6 +6,7 @@ from pipeline_config.settings import TrainingConfig
 from tasks.network import TextClassifier
 from tasks.optimization import (
     average_weights,
+    backpropagate,
     balance_classes,
     build_optimizer,
     learning_rate_factor,
@@ -110,3 +111,52 @@ def test_average_weights_by_hand():
     assert average["w"].item() == pytest.approx(1.9)
     average_weights(average, weights, 0.5, 1000)
     assert average["w"].item() == pytest.approx(1.95)
+
+
+class TestBackpropagation:
+    def passes(self, network, adversarial):
+        """Return the loss, the gradients and what a direct computation with autograd gives for both."""
+        ids, lengths = torch.tensor([[2, 3, 4, 5], [6, 7, 0, 0]]), torch.tensor([4, 2])
+
+        def loss_of(embedded):
+            return torch.nn.functional.cross_entropy(network.classify(embedded, lengths), torch.tensor([0, 1]))
+
+        value = backpropagate(loss_of, network.embed(ids), adversarial=adversarial)
+        got = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+        network.zero_grad()
+        embedded = network.embed(ids)
+        inputs = embedded.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(loss_of(inputs), inputs)
+        moved = embedded + adversarial * slope / slope.flatten(1).norm(dim=1)[:, None, None]
+        expected = (loss_of(embedded) + loss_of(moved)) / 2 if adversarial else loss_of(embedded)
+        expected.backward()
+        return value, got, expected.item(), {n: w.grad for n, w in network.named_parameters() if w.grad is not None}
+
+    @pytest.mark.parametrize("adversarial", [0.0, 0.3])
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_loss_and_gradients_are_those_of_the_formula(self, adversarial, frozen):
+        torch.manual_seed(0)
+        vectors = torch.randn(VOCABULARY, 4)
+        network = make_network(pooling="mean_max", embeddings=vectors, freeze_embeddings=frozen).double()
+        value, got, expected, gradients = self.passes(network, adversarial)
+        assert value == pytest.approx(expected, abs=1e-12)
+        assert got.keys() == gradients.keys()
+        assert ("embedding.weight" in got) == (not frozen)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(got[name], gradient, rtol=0, atol=1e-12)
+
+    def test_the_move_raises_the_loss_and_moves_each_document_as_far_as_it_should(self):
+        seen = []
+
+        def loss_of(embedded):
+            seen.append(embedded.detach())
+            return (embedded**2).sum()
+
+        embedded = torch.tensor([[[3.0, 4.0]], [[0.0, 1.0]]], requires_grad=True) * 1
+        assert backpropagate(loss_of, embedded, adversarial=0.5) > 26
+        distances = (seen[1] - seen[0]).flatten(1).norm(dim=1)
+        torch.testing.assert_close(distances, torch.full((2,), 0.5))
+
+    def test_a_document_without_a_slope_stays_where_it_is(self):
+        embedded = torch.zeros(1, 2, 2, requires_grad=True) * 1
+        assert backpropagate(lambda e: (e**2).sum(), embedded, adversarial=0.5) == 0.0
