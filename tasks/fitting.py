@@ -92,11 +92,11 @@ def fit(
         TrainingError: the loss or a gradient is not finite; the step is not taken, the last checkpoint stays.
     """
     training = Training(network, train, validation, config=config, batch_size=batch_size, seed=seed)
-    restored = checkpoints.load() if checkpoints else None
-    if restored:
-        training.restore(*restored)
-        logger.info("training goes on after step %d of %d", training.history.step, training.total_steps)
     try:
+        restored = checkpoints.load() if checkpoints else None
+        if restored:
+            training.restore(*restored)
+            logger.info("training goes on after step %d of %d", training.history.step, training.total_steps)
         with track_progress(
             "train", total=training.total_steps, unit="steps", initial=training.history.step,
             artifact="training-progress",
@@ -114,6 +114,8 @@ def fit(
         if checkpoints:
             checkpoints.save(*training.snapshot())
         raise
+    finally:
+        training.release()
     return training.history, training.finish()
 
 
@@ -133,6 +135,8 @@ class Training:
         self.network, self.train, self.validation, self.config, self.seed = network, train, validation, config, seed
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(self.device)
+        self.matrix = network.embedding.weight
+        network.embedding.weight = _trained_rows(self.matrix, train)
         self.weights: dict[str, Tensor] = {
             n: weight for n, weight in network.named_parameters() if weight.requires_grad
         }
@@ -205,7 +209,7 @@ class Training:
     def close_epoch(self) -> None:
         """Validate the network, record the epoch, and keep its weights if they are the best so far."""
         history = self.history
-        with self._averaged():
+        with self._averaged(), self._whole_matrix():
             scores = validate(self.network, self.validation)
             epoch = len(history.epochs) + 1
             history.epochs.append(
@@ -219,10 +223,14 @@ class Training:
 
     def finish(self) -> dict[str, Tensor]:
         """Put the best weights into the network and return the last ones."""
-        with self._averaged():
+        with self._averaged(), self._whole_matrix():
             last = {name: weight.detach().clone() for name, weight in self.network.state_dict().items()}
         self._put(self.best)
         return last
+
+    def release(self) -> None:
+        """Give the network its whole embedding matrix back."""
+        self.network.embedding.weight = self.matrix
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint holds: tensors, and the history as JSON values."""
@@ -281,10 +289,30 @@ class Training:
         finally:
             self._put(raw)
 
+    @contextlib.contextmanager
+    def _whole_matrix(self) -> Iterator[None]:
+        """Let the body see the rows of all tokens, those that are not trained too."""
+        rows = self.network.embedding.weight
+        self.network.embedding.weight = self.matrix
+        try:
+            yield
+        finally:
+            self.network.embedding.weight = rows
+
     def _put(self, values: dict[str, Tensor]) -> None:
         with torch.no_grad():
             for name, value in values.items():
                 self.weights[name].copy_(value)
+
+
+def _trained_rows(matrix: Tensor, train: EncodedSplit) -> nn.Parameter:
+    """Return the rows of a matrix up to the last one that train documents use, in the memory of the matrix.
+
+    Tokens that the vectors add to a vocabulary come last and have no gradient. Without them a step of a small corpus
+    costs a fifth, and their rows stay as they are.
+    """
+    rows = int(train.input_ids.max(initial=0)) + 1
+    return nn.Parameter(matrix.data[:rows], requires_grad=matrix.requires_grad)
 
 
 def plan_steps(

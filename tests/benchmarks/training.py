@@ -18,9 +18,14 @@ operations come to (three times the forward pass, real tokens only).
 """
 
 import argparse
+import dataclasses
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,14 +33,15 @@ import torch
 from torch import Tensor, nn
 from torchtext.data import BucketIterator, Dataset, Example, Field
 
-from pipeline_config.settings import TrainingConfig
+from pipeline_config.settings import PipelineConfig, TrainingConfig
 from tasks.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
 from tasks.bucketing import EncodedSplit
-from tasks.fitting import Training
+from tasks.fitting import Training, fit
 from tasks.machine import run_steadily
 from tasks.network import TextClassifier
 from tasks.scores import to_tensors
 from tasks.tokenizers import tokenize_texts
+from tasks.tracking import MetricStream, track_run
 
 VOCABULARY, EMBEDDING, CLASSES, BATCH, LONGEST = 30_000, 100, 2, 64, 400
 CPU = torch.device("cpu")
@@ -67,11 +73,15 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; without it, torch's default")
+    parser.add_argument("--logging", action="store_true", help="only what it costs to show and log metrics")
     parser.add_argument("--rivals", action="store_true", help="also Keras and Flair, see rivals.py")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.manual_seed(0)
     split = make_split(read_lengths(options.lengths))
+    if options.logging:
+        time_logging(split, options.hidden, options.rounds)
+        return
     ways = list_ways(split, options.hidden)
     if options.rivals:
         ways |= list_rivals(split, options.hidden)
@@ -91,6 +101,34 @@ def main() -> None:
         ratio = statistics.median(r[name] / r[first] for r in rounds)
         share = statistics.median(r[name] * operations / c for r, c in zip(rounds, ceilings, strict=True))
         print(f"{name:36} {speed:8,.0f} {ratio:7.1f} {padding_efficiency(split.lengths, plan):8.3f} {share:6.2f}")
+
+
+def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
+    """Print an epoch's seconds with nothing told, and with progress and metrics as in a run, which go to MLflow."""
+    config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision="fp32", device="cpu", epochs=1)
+    few = dataclasses.replace(split, offsets=split.offsets[:65], **{
+        name: getattr(split, name)[:64] for name in ("label_ids", "buckets", "doc_ids")
+    })  # fmt: skip
+
+    def run_silently() -> None:
+        training = Training(make_network(hidden), split, few, config=config, batch_size=BATCH, seed=0)
+        for _ in training.run_epoch():
+            pass
+        training.close_epoch()
+
+    def run_aloud() -> None:
+        with MetricStream(run.run_id) as stream:
+            fit(make_network(hidden), split, few, config=config, batch_size=BATCH, seed=0, on_metrics=stream.log)
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"GLOVEFLOW_ARTIFACTS": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        with track_run(PipelineConfig(name="benchmark"), name="benchmark", tags={}) as run:
+            seconds = {way: [_time(partial(run_steadily, way, threads=None)) for _ in range(rounds)]
+                       for way in (run_silently, run_aloud)}  # fmt: skip
+    silent, aloud = (statistics.median(times) for times in seconds.values())
+    print(
+        f"{len(split):,} documents, an epoch: {silent:.2f} s, with progress and metrics {aloud:.2f} s, {aloud / silent - 1:+.1%}"
+    )
 
 
 def read_lengths(source: str) -> np.ndarray:
@@ -185,10 +223,7 @@ def run_ours(
     split: EncodedSplit, hidden: int, precision: str, *, pooling: str = "last", **rates: float
 ) -> Callable[[Batches], None]:
     """Return the project's own steps."""
-    network = TextClassifier(
-        num_embeddings=VOCABULARY, embedding_dim=EMBEDDING, num_classes=CLASSES, padding_idx=0, hidden_size=hidden,
-        pooling=pooling, **rates,
-    )  # fmt: skip
+    network = make_network(hidden, pooling=pooling, **rates)
     config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision=precision, device="cpu", epochs=1)
     training = Training(network, split, split, config=config, batch_size=BATCH, seed=0)
     network.train()
@@ -198,6 +233,14 @@ def run_ours(
             training.take_step([documents])
 
     return run
+
+
+def make_network(hidden: int, **options: Any) -> TextClassifier:
+    """Return the project's network."""
+    return TextClassifier(
+        num_embeddings=VOCABULARY, embedding_dim=EMBEDDING, num_classes=CLASSES, padding_idx=0, hidden_size=hidden,
+        **options,
+    )  # fmt: skip
 
 
 def draw_batches(plan: Batches, split: EncodedSplit, count: int) -> Batches:
@@ -218,6 +261,10 @@ def measure_product(size: int = 1024) -> float:
     one, other = torch.randn(size, size), torch.randn(size, size)
     best = min(_times(lambda: one @ other, 12))
     return 2 * size**3 / best
+
+
+def _time(body: Callable[[], object]) -> float:
+    return next(_times(body, 1))
 
 
 def _times(body: Callable[[], object], count: int) -> Iterator[float]:
