@@ -6,6 +6,7 @@ predictions, figures and one self-contained HTML report.
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -42,10 +43,11 @@ def evaluate_classifier(
     embeddings: ArtifactRef | None,
 ) -> None:
     """Write metrics, predictions, figures and the report."""
-    from tasks.report import Evidence, draw_figures, render_report  # here: matplotlib is slow to import
+    from tasks.machine import run_steadily  # here: torch and matplotlib are slow to import
+    from tasks.report import Evidence, draw_figures, render_report
 
     labels = read_labels(buckets)
-    predictions = predict_splits(classifier, buckets, labels)
+    predictions = run_steadily(partial(predict_splits, classifier, buckets, labels), threads=None)
     linear = baseline.read_table(PREDICTIONS_FILE)
     metrics: dict[str, Any] = {
         split: {"lstm": measure(predictions, labels, split), "baseline": measure(linear, labels, split)}

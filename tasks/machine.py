@@ -7,19 +7,20 @@ import contextlib
 import contextvars
 import hashlib
 import platform
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from pipeline_config.errors import TrainingError
-from tasks.progress import raise_if_stopped
+from tasks.progress import WorkStopped, raise_if_stopped
 
 T = TypeVar("T")
-_one_at_a_time = threading.Lock()
+_torch_thread = ThreadPoolExecutor(
+    1, thread_name_prefix="torch", initializer=torch.set_flush_denormal, initargs=(True,)
+)
 
 
 def uses_bf16(precision: str) -> bool:
@@ -40,29 +41,30 @@ def pick_device(name: str) -> torch.device:
 
 
 def run_steadily(body: Callable[[], T], *, threads: int | None) -> T:
-    """Run a body in a thread of its own whose arithmetic nothing else in the process changes; one body at a time.
+    """Run a body in the thread of this process that is for torch, one body at a time; nothing else changes its numbers.
 
     The number of torch's threads belongs to the process and changes the bits of results. Denormal numbers, which
     gradients through long texts end in and which processors are slow at, are taken as zero; that is a property of a
-    thread and of the OpenMP threads that it starts, hence a fresh one.
+    thread and of the OpenMP threads that it starts. These stay with the thread, and OpenMP waits asleep where a process
+    has more of them than processors, which halves the speed of a training: hence one thread for all.
 
     Args:
         body: what to run.
         threads: torch's threads; None is the number it has.
     """
-    while not _one_at_a_time.acquire(timeout=0.1):
-        raise_if_stopped()
-    try:
-        with ThreadPoolExecutor(1, thread_name_prefix="steady") as executor:
-            return executor.submit(contextvars.copy_context().run, _fix_and_run, body, threads).result()
-    finally:
-        _one_at_a_time.release()
+    future = _torch_thread.submit(contextvars.copy_context().run, _fix_and_run, body, threads)
+    while not wait([future], timeout=0.1).done:
+        try:
+            raise_if_stopped()
+        except WorkStopped:
+            if future.cancel():  # a body that has begun ends by itself
+                raise
+    return future.result()
 
 
 def _fix_and_run(body: Callable[[], T], threads: int | None) -> T:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
-    torch.set_flush_denormal(True)
     try:
         return body()
     finally:
