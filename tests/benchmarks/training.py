@@ -1,6 +1,6 @@
 """Time training steps, ours against others' ways, on the same documents, network and optimizer.
 
-    python -m tests.benchmarks.training [--lengths long|short|FILE.parquet] [--batches N] [--hidden H] [--threads N]
+    python tests/benchmarks/training.py [--lengths long|short|FILE.parquet] [--batches N] [--hidden H] [--threads N]
                                         [--rivals]
 
 - tutorial: batches in random order, `pack_padded_sequence`, a bidirectional `nn.LSTM`, gather of the last real output
@@ -175,7 +175,7 @@ def list_ways(split: EncodedSplit, hidden: int) -> dict[str, tuple[Batches, Call
 
 def list_rivals(split: EncodedSplit, hidden: int) -> dict[str, tuple[Batches, Callable[[Batches], None]]]:
     """Return the same for other libraries."""
-    from tests.benchmarks.rivals import run_flair, run_keras
+    from rivals import run_flair, run_keras  # beside this file, where Python looks first
 
     plan = plan_batches(np.zeros(len(split), np.int32), batch_size=BATCH, seed=0, epoch=0)
     vectors = np.random.default_rng(0).normal(0, 0.4, (VOCABULARY, EMBEDDING)).astype(np.float32)
