@@ -19,12 +19,16 @@ operations come to (three times the forward pass, real tokens only).
 
 import argparse
 import dataclasses
+import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +50,7 @@ from tasks.tracking import MetricStream, track_run
 VOCABULARY, EMBEDDING, CLASSES, BATCH, LONGEST = 30_000, 100, 2, 64, 400
 CPU = torch.device("cpu")
 Batches = list[np.ndarray]
+Way = tuple[Batches, Callable[[Batches], None]]  # the plan of an epoch, and what runs some of its batches
 
 
 class Packed(nn.Module):
@@ -73,34 +78,62 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; without it, torch's default")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--logging", action="store_true", help="only what it costs to show and log metrics")
     parser.add_argument("--rivals", action="store_true", help="also Keras and Flair, see rivals.py")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.manual_seed(0)
-    split = make_split(read_lengths(options.lengths))
-    if options.logging:
-        time_logging(split, options.hidden, options.rounds)
+    if options.way:
+        measure_here(options)
         return
-    ways = list_ways(split, options.hidden)
-    if options.rivals:
-        ways |= list_rivals(split, options.hidden)
-    chosen = {name: draw_batches(plan, split, options.batches) for name, (plan, _) in ways.items()}
-    for name, (_, run) in ways.items():
-        run(chosen[name][:1])  # warm-up
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "lengths.npy")
+        np.save(path, read_lengths(options.lengths))
+        options.lengths = str(path)
+        split = make_split(np.load(path))
+        if options.logging:
+            time_logging(split, options.hidden, options.rounds)
+        else:
+            compare_ways(split, options)
+
+
+def compare_ways(split: EncodedSplit, options: argparse.Namespace) -> None:
+    """Run the rounds, each way in a process of its own, and print the table."""
+    names = [*WAYS, *(RIVALS if options.rivals else [])]
     rounds, ceilings = [], []
     for _ in range(options.rounds):
-        rounds.append({name: time_run(run, split, chosen[name]) for name, (_, run) in ways.items()})
+        rounds.append({name: measure(name, options) for name in names})
         ceilings.append(measure_product())
     operations = 3 * 2 * 2 * 4 * options.hidden * (EMBEDDING + options.hidden)  # of a token, two directions
     print(f"{len(split):,} documents, {torch.get_num_threads()} threads, ", end="")
     print(f"float32 product {statistics.median(ceilings) / 1e9:.0f} GFLOP/s\n{'':36} tokens/s   ratio  padding  share")
-    first = next(iter(ways))
-    for name, (plan, _) in ways.items():
-        speed = statistics.median(r[name] for r in rounds)
-        ratio = statistics.median(r[name] / r[first] for r in rounds)
-        share = statistics.median(r[name] * operations / c for r, c in zip(rounds, ceilings, strict=True))
-        print(f"{name:36} {speed:8,.0f} {ratio:7.1f} {padding_efficiency(split.lengths, plan):8.3f} {share:6.2f}")
+    for name in names:
+        speed = statistics.median(r[name]["speed"] for r in rounds)
+        ratio = statistics.median(r[name]["speed"] / r[names[0]]["speed"] for r in rounds)
+        share = statistics.median(r[name]["speed"] * operations / c for r, c in zip(rounds, ceilings, strict=True))
+        print(f"{name:36} {speed:8,.0f} {ratio:7.1f} {rounds[0][name]['padding']:8.3f} {share:6.2f}")
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Measure a way in a process of its own: OpenMP's threads of several ways would outnumber the processors."""
+    command = [sys.executable, __file__, "--way", name, "--lengths", options.lengths]
+    command += ["--batches", str(options.batches), "--hidden", str(options.hidden)]
+    command += ["--threads", str(options.threads or torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr}")
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def measure_here(options: argparse.Namespace) -> None:
+    """Run a way in this process, after a batch to warm up; print tokens per second and padding as JSON."""
+    split = make_split(np.load(options.lengths))
+    plan, run = {**WAYS, **RIVALS}[options.way](split, options.hidden)
+    chosen = draw_batches(plan, split, options.batches)
+    run(chosen[:1])
+    print(json.dumps({"speed": time_run(run, split, chosen), "padding": padding_efficiency(split.lengths, plan)}))
 
 
 def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
@@ -156,33 +189,64 @@ def make_split(lengths: np.ndarray) -> EncodedSplit:
     )
 
 
-def list_ways(split: EncodedSplit, hidden: int) -> dict[str, tuple[Batches, Callable[[Batches], None]]]:
-    """Return per way its plan of an epoch and what runs some of its batches."""
-    random_plan = plan_batches(np.zeros(len(split), np.int32), batch_size=BATCH, seed=0, epoch=0)
-    bucket_plan = plan_batches(split.buckets, batch_size=BATCH, seed=0, epoch=0)
-    everything = {"dropout": 0.5, "embedding_dropout": 0.5, "word_dropout": 0.1, "recurrent_dropout": 0.2}
-    return {
-        "tutorial: random batches, packed": (random_plan, run_tutorial(Packed(hidden), split)),
-        "tutorial, denormals as zero": (random_plan, run_apart(run_tutorial(Packed(hidden), split))),
-        "torchtext: BucketIterator, packed": (plan_torchtext(split), run_tutorial(Packed(hidden), split)),
-        "gloveflow": (bucket_plan, run_apart(run_ours(split, hidden, "fp32"))),
-        "gloveflow, bf16": (bucket_plan, run_apart(run_ours(split, hidden, "bf16"))),
-        "gloveflow, mean_max and all dropout": (
-            bucket_plan, run_apart(run_ours(split, hidden, "fp32", pooling="mean_max", **everything))
-        ),
-    }  # fmt: skip
+def plan_randomly(split: EncodedSplit) -> Batches:
+    """Return batches in random order, as a `DataLoader` makes them."""
+    return plan_batches(np.zeros(len(split), np.int32), batch_size=BATCH, seed=0, epoch=0)
 
 
-def list_rivals(split: EncodedSplit, hidden: int) -> dict[str, tuple[Batches, Callable[[Batches], None]]]:
-    """Return the same for other libraries."""
-    from rivals import run_flair, run_keras  # beside this file, where Python looks first
+def tutorial(split: EncodedSplit, hidden: int) -> Way:
+    """The tutorial's loop."""
+    return plan_randomly(split), run_tutorial(Packed(hidden), split)
 
-    plan = plan_batches(np.zeros(len(split), np.int32), batch_size=BATCH, seed=0, epoch=0)
-    vectors = np.random.default_rng(0).normal(0, 0.4, (VOCABULARY, EMBEDDING)).astype(np.float32)
-    return {
-        "Keras on TensorFlow: random batches": (plan, run_keras(split, vectors, hidden=hidden, classes=CLASSES)),
-        "Flair: DocumentRNNEmbeddings": (plan, run_flair(split, vectors, hidden=hidden)),
-    }
+
+def tutorial_without_denormals(split: EncodedSplit, hidden: int) -> Way:
+    """The same with denormals as zero."""
+    return plan_randomly(split), run_apart(run_tutorial(Packed(hidden), split))
+
+
+def torchtext(split: EncodedSplit, hidden: int) -> Way:
+    """The tutorial's loop over batches of similar length."""
+    return plan_torchtext(split), run_tutorial(Packed(hidden), split)
+
+
+def ours(split: EncodedSplit, hidden: int, *, precision: str = "fp32", **options: Any) -> Way:
+    """The project's steps."""
+    plan = plan_batches(split.buckets, batch_size=BATCH, seed=0, epoch=0)
+    return plan, run_apart(run_ours(split, hidden, precision, **options))
+
+
+def keras(split: EncodedSplit, hidden: int) -> Way:
+    """Keras' `train_on_batch`."""
+    from rivals import run_keras  # beside this file, where Python looks first
+
+    return plan_randomly(split), run_keras(split, draw_vectors(), hidden=hidden, classes=CLASSES)
+
+
+def flair(split: EncodedSplit, hidden: int) -> Way:
+    """Flair's classifier."""
+    from rivals import run_flair
+
+    return plan_randomly(split), run_flair(split, draw_vectors(), hidden=hidden)
+
+
+def draw_vectors() -> np.ndarray:
+    """Return random vectors, float32[V, E]."""
+    return np.random.default_rng(0).normal(0, 0.4, (VOCABULARY, EMBEDDING)).astype(np.float32)
+
+
+ALL_DROPOUT = {"dropout": 0.5, "embedding_dropout": 0.5, "word_dropout": 0.1, "recurrent_dropout": 0.2}
+WAYS: dict[str, Callable[[EncodedSplit, int], Way]] = {
+    "tutorial: random batches, packed": tutorial,
+    "tutorial, denormals as zero": tutorial_without_denormals,
+    "torchtext: BucketIterator, packed": torchtext,
+    "gloveflow": ours,
+    "gloveflow, bf16": partial(ours, precision="bf16"),
+    "gloveflow, mean_max and all dropout": partial(ours, pooling="mean_max", **ALL_DROPOUT),
+}
+RIVALS: dict[str, Callable[[EncodedSplit, int], Way]] = {
+    "Keras on TensorFlow: random batches": keras,
+    "Flair: DocumentRNNEmbeddings": flair,
+}
 
 
 def plan_torchtext(split: EncodedSplit) -> Batches:
