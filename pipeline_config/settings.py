@@ -254,10 +254,7 @@ class TrainingConfig(Section):
     )
     label_smoothing: Rate = Field(0.0, description="share of the target spread evenly over the classes")
     adversarial: float = Field(
-        0.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="how far a document's embeddings are moved against it in half of the loss; twice the work; 0: off",
+        0.0, ge=0, allow_inf_nan=False, description="how far embeddings are moved against the network in half of the loss"
     )
     ema_decay: Rate | None = Field(
         None, description="decay per step of the moving average of the weights that is validated and kept; None: off"

@@ -10,8 +10,8 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipeline_config.errors import TrainingError
 from pipeline_config.settings import TrainingConfig
 from tasks.bucketing import EncodedSplit
 from tasks.checkpoints import Checkpoints
+from tasks.history import History, OnMetrics
 from tasks.machine import uses_bf16
 from tasks.network import TextClassifier
 from tasks.optimization import (
@@ -31,35 +32,12 @@ from tasks.optimization import (
     build_optimizer,
     learning_rate_factor,
     set_learning_rates,
+    trained_rows,
 )
 from tasks.progress import WorkStopped, raise_if_stopped, track_progress
 from tasks.scores import to_tensors, validate
 
 logger = logging.getLogger(__name__)
-OnMetrics = Callable[[dict[str, float], int], None]
-
-
-@dataclass
-class History:
-    """What happened so far: one entry per logged step and per epoch, the best epoch, and where training is.
-
-    `step` counts the steps taken, `epoch_loss` sums the loss over the documents of the unfinished epoch, `tokens`
-    counts real tokens, and `seconds` are those of the training passes alone.
-    """
-
-    steps: list[dict[str, float]] = field(default_factory=list)
-    epochs: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_score: float = 0.0
-    step: int = 0
-    epoch_loss: float = 0.0
-    tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Real tokens per second of the training passes."""
-        return self.tokens / max(self.seconds, 1e-9)
 
 
 def fit(
@@ -93,23 +71,7 @@ def fit(
     """
     training = Training(network, train, validation, config=config, batch_size=batch_size, seed=seed)
     try:
-        restored = checkpoints.load() if checkpoints else None
-        if restored:
-            training.restore(*restored)
-            logger.info("training goes on after step %d of %d", training.history.step, training.total_steps)
-        with track_progress(
-            "train", total=training.total_steps, unit="steps", initial=training.history.step,
-            artifact="training-progress",
-        ) as advance:  # fmt: skip
-            while not training.is_finished():
-                for metrics in training.run_epoch():
-                    _report_step(training, metrics, on_metrics)
-                    if checkpoints and checkpoints.is_due(training.history.step):
-                        checkpoints.save(*training.snapshot())
-                    advance(1, **_shown(training, metrics))
-                training.close_epoch()
-                epoch = {k: v for k, v in training.history.epochs[-1].items() if k != "step"}
-                on_metrics({**epoch, "tokens_per_second": training.history.tokens_per_second}, training.history.step)
+        _run_epochs(training, on_metrics, checkpoints)
     except WorkStopped:
         if checkpoints:
             checkpoints.save(*training.snapshot())
@@ -117,6 +79,26 @@ def fit(
     finally:
         training.release()
     return training.history, training.finish()
+
+
+def _run_epochs(training: "Training", on_metrics: OnMetrics, checkpoints: Checkpoints | None) -> None:
+    """Take all steps that are left, from the last checkpoint on."""
+    restored = checkpoints.load() if checkpoints else None
+    if restored:
+        training.restore(*restored)
+        logger.info("training goes on after step %d of %d", training.history.step, training.total_steps)
+    history, every, epochs = training.history, training.config.log_every_steps, len(training.plans)
+    with track_progress(
+        "train", total=training.total_steps, unit="steps", initial=history.step, artifact="training-progress"
+    ) as advance:
+        while not training.is_finished():
+            for metrics in training.run_epoch():
+                history.report_step(metrics, on_metrics, every=every)
+                if checkpoints and checkpoints.is_due(history.step):
+                    checkpoints.save(*training.snapshot())
+                advance(1, **history.describe_step(metrics, epochs=epochs))
+            training.close_epoch()
+            history.report_epoch(on_metrics, epochs=epochs)
 
 
 class Training:
@@ -136,7 +118,7 @@ class Training:
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(self.device)
         self.matrix = network.embedding.weight
-        network.embedding.weight = _trained_rows(self.matrix, train)
+        network.embedding.weight = trained_rows(self.matrix, train.input_ids)
         self.weights: dict[str, Tensor] = {
             n: weight for n, weight in network.named_parameters() if weight.requires_grad
         }
@@ -219,7 +201,6 @@ class Training:
             if not history.best_epoch or self._score(scores) > history.best_score:
                 history.best_epoch, history.best_score = epoch, self._score(scores)
                 self.best = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        _log_epoch(history, len(self.plans))
 
     def finish(self) -> dict[str, Tensor]:
         """Put the best weights into the network and return the last ones."""
@@ -305,16 +286,6 @@ class Training:
                 self.weights[name].copy_(value)
 
 
-def _trained_rows(matrix: Tensor, train: EncodedSplit) -> nn.Parameter:
-    """Return the rows of a matrix up to the last one that train documents use, in the memory of the matrix.
-
-    Tokens that the vectors add to a vocabulary come last and have no gradient. Without them a step of a small corpus
-    costs a fifth, and their rows stay as they are.
-    """
-    rows = int(train.input_ids.max(initial=0)) + 1
-    return nn.Parameter(matrix.data[:rows], requires_grad=matrix.requires_grad)
-
-
 def plan_steps(
     split: EncodedSplit, *, batch_size: int, accumulation: int, seed: int, epoch: int
 ) -> list[list[np.ndarray]]:
@@ -326,31 +297,3 @@ def plan_steps(
 def draw_seed(seed: int, step: int) -> int:
     """Return 32 bits that stand for a step of a training."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-
-
-def _report_step(training: Training, metrics: dict[str, float], on_metrics: OnMetrics) -> None:
-    step = training.history.step
-    if step % training.config.log_every_steps == 0:
-        training.history.steps.append({"step": step, **metrics})
-        on_metrics({**metrics, "tokens_per_second": training.history.tokens_per_second}, step)
-
-
-def _shown(training: Training, metrics: dict[str, float]) -> dict[str, str]:
-    """Return what the progress bar says beside steps and time left."""
-    return {
-        "epoch": f"{len(training.history.epochs) + 1}/{len(training.plans)}",
-        "loss": f"{metrics['step_loss']:.3f}",
-        "rate": f"{metrics['learning_rate']:.2g}",
-        "norm": f"{metrics['gradient_norm']:.2g}",
-        "padding": f"{1 - metrics['batch_padding_efficiency']:.0%}",
-        "tokens/s": f"{training.history.tokens_per_second:,.0f}",
-    }
-
-
-def _log_epoch(history: History, epochs: int) -> None:
-    last = history.epochs[-1]
-    logger.info(
-        "epoch %d of %d: train loss %.3f, validation loss %.3f, accuracy %.3f, macro F1 %.3f, %s tokens/s",
-        last["epoch"], epochs, last["train_loss"], last["validation_loss"], last["validation_accuracy"],
-        last["validation_macro_f1"], f"{history.tokens_per_second:,.0f}",
-    )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline_config.settings import TrainingConfig
 from tasks.network import TextClassifier
@@ -81,6 +81,16 @@ def average_weights(average: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def trained_rows(matrix: Tensor, input_ids: np.ndarray) -> nn.Parameter:
+    """Return the rows of a matrix up to the last one that train documents (token ids `input_ids`) use, in its memory.
+
+    Tokens that the vectors add to a vocabulary come last and have no gradient. Without them a step of a small corpus
+    costs a fifth, and their rows stay as they are.
+    """
+    rows = int(input_ids.max(initial=0)) + 1
+    return nn.Parameter(matrix.data[:rows], requires_grad=matrix.requires_grad)
 
 
 def backpropagate(loss_of: Callable[[Tensor], Tensor], embedded: Tensor, *, adversarial: float = 0.0) -> float:

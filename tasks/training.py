@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tasks.checkpoints import Checkpoints
-    from tasks.fitting import History
+    from tasks.history import History
     from tasks.network import TextClassifier
 
 _HEADLINES = ("validation_macro_f1", "validation_accuracy")
