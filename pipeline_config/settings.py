@@ -254,7 +254,10 @@ class TrainingConfig(Section):
     )
     label_smoothing: Rate = Field(0.0, description="share of the target spread evenly over the classes")
     adversarial: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="how far embeddings are moved against the network in half of the loss"
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="how far embeddings are moved against the network, in half of the loss",
     )
     ema_decay: Rate | None = Field(
         None, description="decay per step of the moving average of the weights that is validated and kept; None: off"

@@ -1,6 +1,6 @@
 """Measure a configuration by k-fold cross-validation, as small corpora without a test split are compared.
 
-    python tests/benchmarks/cross_validation.py --preset sst2 --source FILE [--folds 10] [--set section.key=value ...]
+    python -m tests.benchmarks.cross_validation --preset sst2 --source FILE [--folds 10] [--set section.key=value ...]
 
 Every fold is the test split once. Vocabulary, matrix, buckets and the classifier are made anew from the other folds,
 of which the configured share is for validation; so nothing of a fold is known before it is tested. Folds are drawn by
@@ -19,43 +19,13 @@ import pyarrow.parquet as pq
 from sklearn.model_selection import StratifiedKFold
 
 from pipeline_config.resolve import resolve_config
-from pipeline_config.settings import PipelineConfig
-from tasks.baseline import train_baseline
-from tasks.bucketing import bucket_corpus
-from tasks.corpus import ingest_corpus
-from tasks.corpus_sources import locate_corpus
-from tasks.embeddings import align_embeddings
-from tasks.evaluation import evaluate_classifier
-from tasks.store import ArtifactRef
-from tasks.tokenization import tokenize_corpus
-from tasks.tokenizers import identify_tokenizer
-from tasks.training import train_classifier
-from tasks.vectors import download_glove, locate_vectors
-from tasks.vocabulary import build_vocabulary
+from tests.stage_chain import run_chain
 
 
 def write_fold(table: pa.Table, test: set[int], path: Path) -> None:
     """Write the corpus with a column that says which rows are the test split."""
     split = ["test" if row in test else "train" for row in range(len(table))]
     pq.write_table(table.append_column("fold_split", pa.array(split)), path)
-
-
-def run_fold(config: PipelineConfig, vectors: ArtifactRef) -> dict[str, float]:
-    """Run the stages from the corpus to the evaluation and return the scores on the fold."""
-    documents = ingest_corpus.fn(locate_corpus(config.corpus), config.corpus, config.seed)
-    name = config.tokenization.tokenizer
-    tokens = tokenize_corpus.fn(documents, config.tokenization, identify_tokenizer(name))
-    extension = vectors if config.vocabulary.extend_from_vectors else None
-    vocabulary = build_vocabulary.fn(tokens, config.vocabulary, extension)
-    buckets = bucket_corpus.fn(tokens, vocabulary, config.bucketing, config.seed)
-    embeddings = align_embeddings.fn(vocabulary, vectors, tokens, config.alignment, config.seed)
-    baseline = train_baseline.fn(documents, config.baseline)
-    classifier = train_classifier.fn(
-        buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,
-        config.model, config.training, config.seed,
-    )  # fmt: skip
-    evaluation: ArtifactRef = evaluate_classifier.fn(classifier, buckets, baseline, documents, embeddings)
-    return {name: evaluation.facts[f"{name}_accuracy"] for name in ("lstm", "baseline")}
 
 
 def main() -> None:
@@ -78,11 +48,11 @@ def main() -> None:
             "corpus.test_source=null",
         ]
         config = resolve_config(preset=options.preset, overrides=[*options.overrides, *given]).config
-        vectors = download_glove.fn(locate_vectors(config.embeddings), config.embeddings)
         folds = StratifiedKFold(options.folds, shuffle=True, random_state=config.seed)
         for number, (_, test) in enumerate(folds.split(table["text"], table["label"].to_pylist()), start=1):
             write_fold(table, set(test.tolist()), path)
-            scores.append(run_fold(config, vectors))
+            facts = run_chain(config).evaluation.facts
+            scores.append({name: facts[f"{name}_accuracy"] for name in ("lstm", "baseline")})
             print(f"fold {number:2}  lstm {scores[-1]['lstm']:.4f}  baseline {scores[-1]['baseline']:.4f}", flush=True)
     for name in ("lstm", "baseline"):
         values = [score[name] for score in scores]

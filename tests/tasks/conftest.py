@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import trustme
 
 from pipeline_config.settings import PipelineConfig
-from tasks.store import ArtifactRef
 from tests.https_server import Server, serve
+from tests.stage_chain import ChainOutputs, run_chain
 
 TOPICS = {
     "food": ["bread", "soup", "cheese", "kitchen", "taste", "recipe", "café"],
@@ -26,19 +25,6 @@ TOPICS = {
 FILLER = ["the", "a", "we", "it", "was", "very", "and", "then", "today", "again", "so", "with"]
 EMBEDDING_DIM = 8
 DOCUMENTS_PER_TOPIC = 40
-
-
-class ToyRun(NamedTuple):
-    """The configuration and the stage outputs of the small pipeline."""
-
-    config: PipelineConfig
-    documents: ArtifactRef
-    vocabulary: ArtifactRef
-    embeddings: ArtifactRef
-    buckets: ArtifactRef
-    baseline: ArtifactRef
-    classifier: ArtifactRef
-    evaluation: ArtifactRef
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +78,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artifacts: Path) -> 
 
 
 @pytest.fixture(scope="session")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ToyRun]:
+def toy_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ChainOutputs]:
     """The artifacts directory of the small pipeline; tests take `toy`, which copies it."""
     root = tmp_path_factory.mktemp("toy")
     corpus, glove = root / "corpus.csv", root / "glove.txt"
@@ -110,11 +96,11 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ToyRun]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOVEFLOW_ARTIFACTS", str(root))
-        return root, _run_stages(config)
+        return root, run_chain(config)
 
 
 @pytest.fixture
-def toy(artifacts: Path, toy_root: tuple[Path, ToyRun]) -> ToyRun:
+def toy(artifacts: Path, toy_root: tuple[Path, ChainOutputs]) -> ChainOutputs:
     """The small pipeline's outputs in this test's own artifacts directory."""
     root, run = toy_root
     shutil.copytree(root / "store", artifacts / "store")
@@ -152,7 +138,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def registered_root(
-    tmp_path_factory: pytest.TempPathFactory, toy_root: tuple[Path, ToyRun], migrated_database: Path
+    tmp_path_factory: pytest.TempPathFactory, toy_root: tuple[Path, ChainOutputs], migrated_database: Path
 ) -> Path:
     """An artifacts directory in which the small pipeline's classifier is registered, as version 1 and champion."""
     from tasks.registration import register_model
@@ -202,30 +188,3 @@ def _glove() -> str:
             vector[axis] += 1.0
             lines.append(" ".join([word, *(f"{value:.5g}" for value in vector)]))
     return "\n".join(lines) + "\n"
-
-
-def _run_stages(config: PipelineConfig) -> ToyRun:
-    from tasks.baseline import train_baseline
-    from tasks.bucketing import bucket_corpus
-    from tasks.corpus import ingest_corpus, locate_corpus
-    from tasks.embeddings import align_embeddings
-    from tasks.evaluation import evaluate_classifier
-    from tasks.tokenization import tokenize_corpus
-    from tasks.tokenizers import identify_tokenizer
-    from tasks.training import train_classifier
-    from tasks.vectors import download_glove, locate_vectors
-    from tasks.vocabulary import build_vocabulary
-
-    vectors = download_glove.fn(locate_vectors(config.embeddings), config.embeddings)
-    documents = ingest_corpus.fn(locate_corpus(config.corpus), config.corpus, config.seed)
-    tokens = tokenize_corpus.fn(documents, config.tokenization, identify_tokenizer(config.tokenization.tokenizer))
-    vocabulary = build_vocabulary.fn(tokens, config.vocabulary)
-    buckets = bucket_corpus.fn(tokens, vocabulary, config.bucketing, config.seed)
-    embeddings = align_embeddings.fn(vocabulary, vectors, tokens, config.alignment, config.seed)
-    baseline = train_baseline.fn(documents, config.baseline)
-    classifier = train_classifier.fn(
-        buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,
-        config.model, config.training, config.seed,
-    )  # fmt: skip
-    evaluation = evaluate_classifier.fn(classifier, buckets, baseline, documents, embeddings)
-    return ToyRun(config, documents, vocabulary, embeddings, buckets, baseline, classifier, evaluation)

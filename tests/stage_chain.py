@@ -1,0 +1,48 @@
+"""All stages from the sources to the evaluation, one after the other, without a flow."""
+
+from typing import NamedTuple
+
+from pipeline_config.settings import PipelineConfig
+from tasks.store import ArtifactRef
+
+
+class ChainOutputs(NamedTuple):
+    """A configuration and its stage outputs."""
+
+    config: PipelineConfig
+    documents: ArtifactRef
+    vocabulary: ArtifactRef
+    embeddings: ArtifactRef
+    buckets: ArtifactRef
+    baseline: ArtifactRef
+    classifier: ArtifactRef
+    evaluation: ArtifactRef
+
+
+def run_chain(config: PipelineConfig) -> ChainOutputs:
+    """Run the stages; what the store has is not made again."""
+    from tasks.baseline import train_baseline
+    from tasks.bucketing import bucket_corpus
+    from tasks.corpus import ingest_corpus, locate_corpus
+    from tasks.embeddings import align_embeddings
+    from tasks.evaluation import evaluate_classifier
+    from tasks.tokenization import tokenize_corpus
+    from tasks.tokenizers import identify_tokenizer
+    from tasks.training import train_classifier
+    from tasks.vectors import download_glove, locate_vectors
+    from tasks.vocabulary import build_vocabulary
+
+    vectors = download_glove.fn(locate_vectors(config.embeddings), config.embeddings)
+    documents = ingest_corpus.fn(locate_corpus(config.corpus), config.corpus, config.seed)
+    tokens = tokenize_corpus.fn(documents, config.tokenization, identify_tokenizer(config.tokenization.tokenizer))
+    extension = vectors if config.vocabulary.extend_from_vectors else None
+    vocabulary = build_vocabulary.fn(tokens, config.vocabulary, extension)
+    buckets = bucket_corpus.fn(tokens, vocabulary, config.bucketing, config.seed)
+    embeddings = align_embeddings.fn(vocabulary, vectors, tokens, config.alignment, config.seed)
+    baseline = train_baseline.fn(documents, config.baseline)
+    classifier = train_classifier.fn(
+        buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,
+        config.model, config.training, config.seed,
+    )  # fmt: skip
+    evaluation = evaluate_classifier.fn(classifier, buckets, baseline, documents, embeddings)
+    return ChainOutputs(config, documents, vocabulary, embeddings, buckets, baseline, classifier, evaluation)
