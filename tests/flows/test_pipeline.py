@@ -126,7 +126,7 @@ def test_our_log_lines_reach_prefect(on_finished: Any) -> None:
     identity = flow_run_id(mlflow_run(on_finished))
     with get_client(sync_client=True) as client:
         logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[identity])), limit=200)
-    assert {"tasks.stage", "tasks.fitting"} <= {log.name for log in logs}
+    assert {"tasks.stage", "tasks.history"} <= {log.name for log in logs}
 
 
 def test_an_unchanged_run_is_all_cached_and_makes_no_new_version(on_finished: Any, config: PipelineConfig) -> None:
