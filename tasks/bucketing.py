@@ -28,6 +28,7 @@ from pipeline_config.schemas import (
 )
 from pipeline_config.settings import BucketingConfig
 from tasks import batching
+from tasks.columns import whole_column
 from tasks.stage import stage
 from tasks.stage_output import StageOutput
 from tasks.store import ArtifactRef
@@ -100,7 +101,7 @@ def bucket_corpus(
         token_budget=config.token_budget,
     )  # fmt: skip
     chosen = schemes[config.scheme]
-    ids = known.encode(tokens.read_table(DICTIONARY_FILE, columns=["token"])["token"].combine_chunks())
+    ids = known.encode(whole_column(tokens.read_table(DICTIONARY_FILE, columns=["token"])["token"]))
     counts: Counter[str] = Counter()
     with SplitWriter(output) as writer:
         for shard in iterate_shards(tokens):
@@ -128,7 +129,7 @@ def load_split(buckets: ArtifactRef, split: Split) -> EncodedSplit:
     """Return a split of a bucketed corpus, mapped into memory."""
     report = buckets.read_json(PADDING_FILE)
     table = buckets.map_table(buckets_file(split))
-    lists = table["input_ids"].combine_chunks()
+    lists = whole_column(table["input_ids"])
     return EncodedSplit(
         input_ids=lists.flatten().to_numpy(),
         offsets=lists.offsets.to_numpy() if len(lists) else np.zeros(1, np.int64),
@@ -198,7 +199,7 @@ def encode_shard(
         config: how documents are cut.
         counts: `documents_cut`, `tokens_cut` and `documents_empty` are added to.
     """
-    lists = shard["codes"].combine_chunks()
+    lists = whole_column(shard["codes"])
     codes, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy() - lists.offsets[0].as_py()
     kept, offsets, cut = truncate(codes, offsets, max_length=config.max_length, side=config.truncation)
     input_ids, offsets, empty = fill_empty(ids[kept], offsets)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.columns import whole_column
+
 BLOCK = pa.schema(
     [
         pa.field("text", pa.large_string()),
@@ -80,7 +82,7 @@ def arrow_block(columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
         return make_block({role: c.to_pylist() for role, c in columns.items() if role != "text"} | {"text": values})
     if not is_text:
         return make_block({role: column.to_pylist() for role, column in columns.items()})
-    return _block(text.combine_chunks(), columns, [None] * len(text))
+    return _block(whole_column(text), columns, [None] * len(text))
 
 
 def _block(text: pa.Array, columns: Mapping[str, Any], problem: list[str | None]) -> pa.Table:

@@ -25,7 +25,7 @@ from tasks import byte_stream
 from tasks.byte_stream import ByteStream
 from tasks.corpus_blocks import arrow_block, make_block
 
-_PARQUET_BUFFER = 1 << 20  # without one, a whole column of a row group is read at once
+_PARQUET_BUFFER = 1 << 20  # without one, or with pre_buffer, a whole column of a row group is read at once
 MAX_BLOCK_ROWS = 1 << 16
 
 
@@ -207,7 +207,7 @@ def _parse_json(block: str, columns: Mapping[str, str], seen: set[str]) -> pa.Ta
 
 def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[pa.Table]:
     try:
-        with pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
+        with pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
             for name in columns.values():
                 _find_column(file.schema_arrow.names, name, path)
             bytes_per_row = sum(

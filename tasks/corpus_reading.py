@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipeline_config.schemas import REJECTED, SPLITS
 from pipeline_config.settings import CorpusConfig
+from tasks.columns import whole_column
 from tasks.corpus_formats import read_blocks
 from tasks.corpus_profile import count_oddities
 from tasks.corpus_sources import CorpusRef
@@ -149,7 +150,7 @@ def prepare_block(block: pa.Table, config: CorpusConfig, split: str | None) -> P
     rejected = block["text"].filter(pc.invert(usable))
     if reason.null_count < len(reason):
         block, given = block.filter(usable), given[usable.to_numpy(zero_copy_only=False)]
-    before = block["text"].combine_chunks()
+    before = whole_column(block["text"])
     text = normalize_texts(before)
     label = _renamed(block["label"], config.label_map)
     table = pa.table({"text": text, "label": label, "group": block["group"], "time": block["time"]})
@@ -159,19 +160,19 @@ def prepare_block(block: pa.Table, config: CorpusConfig, split: str | None) -> P
 
 def find_reasons(block: pa.Table, config: CorpusConfig, given: np.ndarray) -> pa.Array:
     """Return why each row of a block (schema `BLOCK`) cannot be used; null for a usable one."""
-    text = block["text"].combine_chunks()
+    text = whole_column(block["text"])
     lengths = pa.array(stripped_lengths(text.fill_null("")))
     found = [
         (pc.is_null(text), "null_text"),
         (pc.equal(lengths, 0), "empty_text"),
         (pc.less(lengths, config.min_characters), "short_text"),
-        (pc.is_null(block["label"].combine_chunks()), "no_label"),
+        (pc.is_null(whole_column(block["label"])), "no_label"),
     ]
     if config.split_column:
         found.append((pa.array(given == NOT_GIVEN), "unknown_split"))
     if config.splitter == "time":
-        found.append((pc.is_null(block["time"].combine_chunks()), "no_time"))
-    reason = block["problem"].combine_chunks()
+        found.append((pc.is_null(whole_column(block["time"])), "no_time"))
+    reason = whole_column(block["problem"])
     for mask, name in found:
         reason = pc.coalesce(reason, pc.if_else(mask.fill_null(False), name, pa.scalar(None, pa.string())))
     return reason
@@ -224,7 +225,7 @@ def rejected_table(rows: Any, file: str | pa.Array, reason: pa.Array, text: Any)
 
 def _given_splits(column: pa.ChunkedArray, split: str | None, config: CorpusConfig) -> np.ndarray:
     if config.split_column:
-        codes = column.combine_chunks().dictionary_encode()
+        codes = whole_column(column).dictionary_encode()
         known = [_SPLIT_NAMES.get(name.strip().lower(), NOT_GIVEN) for name in codes.dictionary.to_pylist()]
         given: np.ndarray = np.array([*known, NOT_GIVEN], np.int8)[codes.indices.fill_null(-1).to_numpy()]
         return given
@@ -232,14 +233,14 @@ def _given_splits(column: pa.ChunkedArray, split: str | None, config: CorpusConf
 
 
 def _renamed(labels: pa.ChunkedArray, label_map: dict[str, str]) -> pa.Array:
-    codes = labels.combine_chunks().dictionary_encode()
+    codes = whole_column(labels).dictionary_encode()
     names = [label_map.get(label, label) for label in codes.dictionary.to_pylist()]
     return pa.array(names, pa.string()).take(codes.indices)
 
 
 def _codes(values: Any, known: dict[str, int]) -> np.ndarray:
     """Return int32 codes of texts, new ones added to `known`; -1 for null."""
-    encoded = (values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values).dictionary_encode()
+    encoded = (whole_column(values) if isinstance(values, pa.ChunkedArray) else values).dictionary_encode()
     shared = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
     codes: np.ndarray = np.array([*shared, -1], np.int32)[encoded.indices.fill_null(-1).to_numpy()]
     return codes

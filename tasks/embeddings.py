@@ -36,11 +36,12 @@ from pipeline_config.schemas import (
     embeddings_schema,
 )
 from pipeline_config.settings import AlignmentConfig
+from tasks.columns import as_matrix, whole_column
 from tasks.stage import stage
 from tasks.stage_output import StageOutput
 from tasks.store import ArtifactRef
 from tasks.tokenization import iterate_shards
-from tasks.vector_rows import VectorRows, as_matrix, find_rows, read_rows
+from tasks.vector_rows import VectorRows, find_rows, read_rows
 from tasks.vocabulary import Vocabulary, check_vocabulary
 
 MOST_MISSES = 50
@@ -65,7 +66,7 @@ def align_embeddings(
     """
     known = Vocabulary.read(vocabulary)
     words = pa.array(known.itos, pa.string())
-    names = vectors.read_table(VECTORS_FILE, columns=["token"])["token"].combine_chunks()
+    names = whole_column(vectors.read_table(VECTORS_FILE, columns=["token"])["token"])
     parts, source = look_up_rows(words, names, fallbacks=config.fallbacks, specials=known.specials)
     found = read_rows(vectors.path(VECTORS_FILE), np.unique(parts[:, 1]))
     matrix = fill_matrix(words, parts, found, missing=config.missing, seed=seed)
@@ -205,14 +206,14 @@ def _coverage_by_class(covered: np.ndarray, tokens: ArtifactRef) -> dict[str, di
     """Return the share of covered tokens of each split and class."""
     found: dict[tuple[str, str], np.ndarray] = {}
     for shard in iterate_shards(tokens):
-        lists = shard["codes"].combine_chunks()
+        lists = whole_column(shard["codes"])
         offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
         per_document = np.stack([np.zeros(len(shard), np.int64), np.diff(offsets)], axis=1)
         filled = per_document[:, 1] > 0
         if filled.any():
             has_vector = covered[lists.flatten().to_numpy()]
             per_document[filled, 0] = np.add.reduceat(has_vector, offsets[:-1][filled], dtype=np.int64)
-        split, label = (shard[name].combine_chunks().dictionary_encode() for name in ("split", "label"))
+        split, label = (whole_column(shard[name]).dictionary_encode() for name in ("split", "label"))
         sums = np.zeros((len(split.dictionary), len(label.dictionary), 2), np.int64)
         np.add.at(sums, (split.indices.to_numpy(), label.indices.to_numpy()), per_document)
         for i, name in enumerate(split.dictionary.to_pylist()):

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.columns import whole_column
 from tasks.splitting import mix
 from tasks.tokenizers import TEXT, lower, whitespace
 
@@ -48,7 +49,7 @@ def find_near_duplicates(blocks: Iterable[pa.Array | pa.ChunkedArray], *, thresh
 
 def sign_texts(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return uint32[N, 64], the MinHash signature of each text; zeros for one without words."""
-    array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+    array = whole_column(texts) if isinstance(texts, pa.ChunkedArray) else texts
     tokens = whitespace(lower(array.cast(TEXT)))
     encoded = pc.list_flatten(tokens).dictionary_encode()
     hashes = np.array([_hash(word) for word in encoded.dictionary.to_pylist()], np.uint64)

@@ -30,6 +30,7 @@ from pipeline_config.schemas import (
     TOKENS,
 )
 from pipeline_config.settings import TokenizationConfig
+from tasks.columns import whole_column
 from tasks.parallel import HELPERS, THREADS, map_ahead
 from tasks.progress import track_progress
 from tasks.stage import stage
@@ -121,7 +122,7 @@ def read_in_shards(path: Path, documents: int) -> Iterator[pa.Table]:
     """Yield a Parquet file in tables of so many rows, the last one of fewer."""
     waiting: list[pa.Table] = []
     have = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # which would read all row groups at once
         for batch in file.iter_batches(batch_size=min(documents, CHUNK_DOCUMENTS)):
             waiting.append(pa.Table.from_batches([batch]))
             have += len(batch)
@@ -163,7 +164,7 @@ def _join(shard: pa.Table, chunks: list[Chunk], dictionary: TokenDictionary) -> 
 
 def encode_chunk(documents: pa.Table, tokenize: Tokenize) -> Chunk:
     """Tokenize some documents and count their distinct tokens."""
-    tokens = tokenize(documents["text"].cast(TEXT).combine_chunks())
+    tokens = tokenize(whole_column(documents["text"].cast(TEXT)))
     encoded = pc.list_flatten(tokens).dictionary_encode()
     codes = encoded.indices.to_numpy()
     lengths = pc.list_value_length(tokens).to_numpy().astype(np.int64)

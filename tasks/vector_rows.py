@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.columns import as_matrix
 from tasks.parallel import HELPERS, map_ahead
 
 BLOCK_ROWS = 1 << 14  # rows in memory at a time
@@ -58,9 +59,3 @@ def _add_up(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
     block = as_matrix(pa.chunked_array([batch["vector"]]))
     exact = block.astype(np.float64)
     return block, np.stack([exact.sum(axis=0), np.einsum("ij,ij->j", exact, exact)])
-
-
-def as_matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a fixed-size list column of float32 as a matrix float32[rows, size]."""
-    parts = [chunk.flatten().to_numpy().reshape(len(chunk), -1) for chunk in column.chunks]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)

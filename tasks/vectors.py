@@ -18,6 +18,7 @@ from pipeline_config.errors import InputError
 from pipeline_config.schemas import ODD_LINES, ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
 from tasks.archives import Opened, open_packed
+from tasks.columns import whole_column
 from tasks.download import download_file
 from tasks.glove_text import GloveTextReader
 from tasks.member_download import Wanted, download_member
@@ -154,7 +155,7 @@ def _read_packaged(packaged: PackagedVectors, selection: VectorSelection) -> Ite
     if files is None:
         raise InputError(f"{packaged.distribution}: is no longer installed")
     values = np.load(files["array"], mmap_mode="r", allow_pickle=False)
-    tokens = pq.read_table(files["token_index"])["index"].combine_chunks().cast(pa.string())
+    tokens = whole_column(pq.read_table(files["token_index"])["index"]).cast(pa.string())
     if values.shape[1] != selection.dim:
         raise InputError(f"{files['array']}: expected {selection.dim} values per vector, got {values.shape[1]}")
     yield selection.take(Part(len(tokens), tokens, values, range(len(tokens)), (), {}, lambda _: b""))

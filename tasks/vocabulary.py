@@ -25,6 +25,7 @@ from pipeline_config.schemas import (
     VOCABULARY_FILE,
 )
 from pipeline_config.settings import VocabularyConfig
+from tasks.columns import whole_column
 from tasks.stage import stage
 from tasks.stage_output import StageOutput
 from tasks.store import ArtifactRef
@@ -194,14 +195,14 @@ def select_vocabulary(
     ranked = dictionary.filter(frequent).sort_by([("train_count", "descending"), ("token", "ascending")])
     if max_size is not None:
         ranked = ranked.slice(0, max_size - len(special))
-    columns = [ranked[name].combine_chunks() for name in ("token", "train_count", "train_document_count")]
+    columns = [whole_column(ranked[name]) for name in ("token", "train_count", "train_document_count")]
     return _numbered(special, *columns)
 
 
 def extend_vocabulary(vocabulary: pa.Table, tokens: pa.Array) -> pa.Table:
     """Return the vocabulary with the tokens that it lacks at its end, in their order."""
-    new = tokens.filter(pc.invert(pc.is_in(tokens, vocabulary["token"].combine_chunks())))
-    columns = [vocabulary[name].combine_chunks() for name in ("token", "count", "document_count")]
+    new = tokens.filter(pc.invert(pc.is_in(tokens, whole_column(vocabulary["token"]))))
+    columns = [whole_column(vocabulary[name]) for name in ("token", "count", "document_count")]
     zeros = pa.array(np.zeros(len(new), np.int64))
     return _numbered(
         pa.array([], pa.string()),

@@ -214,7 +214,7 @@ def prepare_vectors(folder: Path, *, text: bool = False) -> None:
     os.environ["GLOVEFLOW_ARTIFACTS"] = str(folder)
     from pipeline_config.schemas import VECTORS_FILE
     from pipeline_config.settings import EmbeddingsConfig
-    from tasks.vector_rows import as_matrix
+    from tasks.columns import as_matrix
     from tasks.vectors import download_glove, locate_vectors
 
     reference = download_glove.fn(locate_vectors(EmbeddingsConfig()), EmbeddingsConfig())
@@ -230,9 +230,9 @@ def prepare_vectors(folder: Path, *, text: bool = False) -> None:
 
 
 def write_more(folder: Path, more: str, count: int) -> Path:
-    """Write so many texts to a file, those of another file again and again with a number before them."""
+    """Write so many texts to a file, those of another file again and again, digits of a number before each."""
     texts = pq.read_table(more, columns=["text"])["text"].to_pylist()
-    many = [f"{i} {texts[i % len(texts)]}" for i in range(count)]
+    many = [f"{' '.join(str(i))} {texts[i % len(texts)]}" for i in range(count)]  # no copies, and no new tokens
     path = folder / f"more-{count}.parquet"
     pq.write_table(pa.table({"text": many, "label": [("neg", "pos")[i % 2] for i in range(count)]}), path)
     return path

@@ -260,6 +260,17 @@ def test_a_parquet_text_that_is_no_utf_8_is_undecodable(tmp_path: Path) -> None:
     assert read(tmp_path / "c.parquet") == [("fine", "a"), ("caf?", "b", "undecodable"), (None, "c")]
 
 
+def test_memory_does_not_hold_a_row_group_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [random.Random(i).randbytes(500).hex() for i in range(16_000)]
+    pq.write_table(pa.table({"text": texts, "label": ["a", "b"] * 8_000}), tmp_path / "c.parquet", compression="none")
+    monkeypatch.setattr(tasks.byte_stream, "BLOCK_BYTES", 1 << 20)
+    config, rows, before = CorpusConfig(source="c.parquet"), 0, pa.total_allocated_bytes()
+    for block in read_blocks(tmp_path / "c.parquet", "parquet", config):
+        rows += len(block)
+        assert pa.total_allocated_bytes() - before < 8 << 20, "of 16 MiB"
+    assert rows == len(texts)
+
+
 def test_an_unbalanced_quote_makes_one_row_of_what_it_swallows(write: Writer) -> None:
     path = write("c.csv", b'text,label\none,a\n"two,b\nthree,a\n')
     assert read(path) == [("one", "a"), ("two,b\nthree,a\n", None, "wrong_number_of_fields")]

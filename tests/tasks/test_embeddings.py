@@ -24,6 +24,7 @@ from pipeline_config.schemas import (
     embeddings_schema,
 )
 from pipeline_config.settings import AlignmentConfig
+from tasks.columns import as_matrix
 from tasks.embeddings import (
     align_embeddings,
     fill_matrix,
@@ -33,7 +34,7 @@ from tasks.embeddings import (
 )
 from tasks.stage_output import StageOutput
 from tasks.store import ArtifactRef, commit_output, stage_key
-from tasks.vector_rows import VectorRows, as_matrix
+from tasks.vector_rows import VectorRows
 from tasks.vector_selection import vectors_table
 from tasks.vocabulary import Vocabulary
 

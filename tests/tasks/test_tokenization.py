@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import tasks.tokenization
@@ -14,7 +15,15 @@ from pipeline_config.errors import ConfigError
 from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS, DOCUMENTS_FILE, TOKENIZER_FILE, TOKENS
 from pipeline_config.settings import TokenizationConfig
 from tasks.store import ArtifactRef, commit_output, stage_key
-from tasks.tokenization import Chunk, TokenDictionary, encode_chunk, encode_shards, iterate_shards, tokenize_corpus
+from tasks.tokenization import (
+    Chunk,
+    TokenDictionary,
+    encode_chunk,
+    encode_shards,
+    iterate_shards,
+    read_in_shards,
+    tokenize_corpus,
+)
 from tasks.tokenizers import TOKEN_LISTS, Tokenize, basic_english
 
 # (text, label, split)
@@ -89,6 +98,19 @@ def test_shards_and_chunks_change_nothing_but_the_number_of_files(
     )
     assert decoded(tokens) == DOCUMENT_TOKENS
     assert tokens.read_table(DICTIONARY_FILE)["train_count"].to_pylist() == [row[1] for row in TOKEN_COUNTS]
+
+
+def test_memory_holds_no_more_than_two_shards_of_documents(tmp_path: Path) -> None:
+    with pq.ParquetWriter(tmp_path / "d.parquet", DOCUMENTS, compression="none", use_dictionary=False) as writer:
+        for start in range(0, 32_000, 1_000):
+            table = pa.table({"doc_id": range(start, start + 1_000), "text": [f"{start}".zfill(500)] * 1_000,
+                              "label": ["a"] * 1_000, "split": ["train"] * 1_000})  # fmt: skip
+            writer.write_table(table.cast(DOCUMENTS))
+    before, rows = pa.total_allocated_bytes(), 0
+    for shard in read_in_shards(tmp_path / "d.parquet", 2_000):
+        rows += len(shard)
+        assert pa.total_allocated_bytes() - before < 6 << 20, "of 16 MiB"
+    assert rows == 32_000
 
 
 def test_facts_count_tokens_and_name_the_tokenizer(documents: ArtifactRef) -> None:

@@ -27,10 +27,10 @@ from pipeline_config.schemas import (
 )
 from tasks import machine
 from tasks.checkpoints import CHECKPOINT, Checkpoints
+from tasks.columns import as_matrix
 from tasks.progress import WorkStopped, allow_work, stop_work
 from tasks.store import ArtifactRef, artifacts_root
 from tasks.training import is_worth_a_retry, train_classifier
-from tasks.vector_rows import as_matrix
 
 
 def train(toy, *, model=None, training=None, seed=None, embeddings="as in the run", run_id=None) -> ArtifactRef:

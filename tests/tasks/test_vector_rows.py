@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.vector_rows
-from tasks.vector_rows import as_matrix, find_rows, read_rows
+from tasks.columns import as_matrix
+from tasks.vector_rows import find_rows, read_rows
 from tasks.vector_selection import vectors_table
 
 VECTORS = np.array([[1, 2, 7], [3, 4, 7], [5, 6, 7], [-1, 0, 7]], np.float32)  # the last dimension is constant
