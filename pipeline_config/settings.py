@@ -221,6 +221,9 @@ class ModelConfig(Section):
     recurrent_dropout: Rate = Field(0.0, description="dropout of hidden-to-hidden weights")
     layer_norm: bool = Field(False, description="normalize the pooled vector")
     pool_embeddings: bool = Field(False, description="join mean and maximum of the embeddings to the pooled outputs")
+    bigram_buckets: Annotated[int, Field(ge=0, le=1 << 26)] = Field(
+        0, description="rows of a table of hashed token pairs, whose linear classifier is added to the logits; 0: none"
+    )
     freeze_embeddings: bool = Field(False, description="keep the pre-trained vectors as they are")
 
 

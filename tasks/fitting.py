@@ -241,16 +241,18 @@ class Training:
             raise_if_stopped()
             input_ids, lengths = to_tensors(self.train, documents, self.device)
             embedded = self.network.embed(input_ids, self.generator)
-            loss_of = functools.partial(self._loss, lengths=lengths, documents=documents, divisor=total)
+            loss_of = functools.partial(self._loss, input_ids, lengths, documents=documents, divisor=total)
             loss += backpropagate(loss_of, embedded, adversarial=self.config.adversarial)
             tokens += int(lengths.sum())
             positions += input_ids.numel()
         return loss, tokens, positions
 
-    def _loss(self, embedded: Tensor, *, lengths: Tensor, documents: np.ndarray, divisor: float) -> Tensor:
+    def _loss(
+        self, input_ids: Tensor, lengths: Tensor, embedded: Tensor, *, documents: np.ndarray, divisor: float
+    ) -> Tensor:
         """Return the summed loss over embedded documents, divided."""
         with torch.autocast(self.device.type, self.autocast_type, enabled=self.autocast_type is not None):
-            logits = self.network.classify(embedded, lengths, self.generator)
+            logits = self.network(input_ids, lengths, self.generator, embedded)
         return nn.functional.cross_entropy(
             logits.float(), self.label_ids[documents], weight=self.class_weights, reduction="sum",
             label_smoothing=self.config.label_smoothing,

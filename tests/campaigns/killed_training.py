@@ -2,8 +2,8 @@
 
     python -m tests.campaigns.killed_training [--steps 60] [--every 1] [--threads 1]
 
-One and two directions, one and two layers, dropout 0 and 0.3 everywhere, float32 and bfloat16; with a moving average of
-the weights, validations between the epochs and a checkpoint every four steps. For each of these sixteen and for each
+One and two directions, one and two layers (with two, a bag of bigrams, too), dropout 0 and 0.3 everywhere, float32 and
+bfloat16; with a moving average of the weights, validations between the epochs and a checkpoint every four steps. For each of these sixteen and for each
 step, a process trains and kills itself with SIGKILL: after the step, or half-way through writing a checkpoint, or right
 after one was renamed into place, by turns. Another process goes on. Best weights, last weights and history are compared
 byte for byte with those of an unbroken training. A difference ends the campaign with exit code 1.
@@ -121,7 +121,8 @@ def train(
     rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
     network = TextClassifier(
         num_embeddings=VOCABULARY, embedding_dim=12, num_classes=CLASSES, padding_idx=0, hidden_size=16,
-        num_layers=num_layers, bidirectional=bidirectional, pooling="mean_max", **dict.fromkeys(rates, dropout),
+        num_layers=num_layers, bidirectional=bidirectional, pooling="mean_max", bigram_buckets=64 * (num_layers - 1),
+        **dict.fromkeys(rates, dropout),
     )  # fmt: skip
     network.reset_weights(torch.Generator().manual_seed(0))
     config = TrainingConfig(

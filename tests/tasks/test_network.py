@@ -1,4 +1,5 @@
 import ast
+import itertools
 import random
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +10,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from tasks import network, tokenizers
-from tasks.network import POOLINGS, ROADS, PaddedLSTM, TextClassifier, drop, real_positions, reversal_index, reverse
+from tasks.network import (
+    BIGRAM_SCALE,
+    POOLINGS,
+    ROADS,
+    BagOfBigrams,
+    PaddedLSTM,
+    TextClassifier,
+    drop,
+    real_positions,
+    reversal_index,
+    reverse,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
@@ -181,6 +193,7 @@ def test_random_shapes_give_the_packed_lstm_on_both_roads(seed):
     settings = {
         "pooling": draw.choice(POOLINGS), "bidirectional": draw.random() < 0.5, "num_layers": draw.randint(1, 3),
         "layer_norm": draw.random() < 0.5, "pool_embeddings": draw.random() < 0.5,
+        "bigram_buckets": draw.choice([0, 50]),
     }  # fmt: skip
     classifier = build_classifier(**settings).double()
     input_ids, lengths = random_documents(draw.randint(2, 9), longest)
@@ -270,7 +283,7 @@ class TestResetWeights:
             assert "bias" in name or not torch.equal(weight, other.get_parameter(name))
 
     def test_every_weight_is_drawn(self):
-        classifier = build_classifier(pooling="attention")
+        classifier = build_classifier(pooling="attention", bigram_buckets=50)
         with torch.no_grad():
             for weight in classifier.parameters():
                 weight.fill_(torch.nan)
@@ -305,6 +318,59 @@ def test_pooled_embeddings_are_joined_to_the_pooled_outputs():
         ]
     )
     assert largest_difference(classifier(input_ids, lengths), classifier.linear(pooled)) < 1e-10
+
+
+class TestBagOfBigrams:
+    def bag(self, buckets: int = 50) -> BagOfBigrams:
+        bag = BagOfBigrams(VOCABULARY, buckets, 3).double()
+        nn.init.normal_(bag.weight)
+        return bag
+
+    def row_of(self, bag: BagOfBigrams, pair: tuple[int, int]) -> int:
+        return int(bag._hash_pairs(torch.tensor([pair])))
+
+    def test_logits_are_the_weights_of_what_is_there_each_counted_once(self):
+        bag, (input_ids, lengths) = self.bag(), random_documents(30, 40)
+        for logits, row, length in zip(bag(input_ids, lengths), input_ids.tolist(), lengths.tolist(), strict=True):
+            tokens = row[:length]
+            there = {*tokens, *(self.row_of(bag, pair) for pair in itertools.pairwise(tokens))}
+            expected = BIGRAM_SCALE * bag.weight[sorted(there)].sum(dim=0) / len(there) ** 0.5
+            assert largest_difference(logits, expected) < 1e-10
+
+    def test_a_pair_is_told_from_its_mirror_image_and_from_its_tokens(self):
+        bag = self.bag(1 << 18)
+        pairs = torch.cartesian_prod(torch.arange(VOCABULARY), torch.arange(VOCABULARY))
+        rows, mirrored = bag._hash_pairs(pairs), bag._hash_pairs(pairs.flip(1))
+        assert ((rows == mirrored) == (pairs[:, :1] == pairs[:, 1:])).all()
+        assert rows.min() >= VOCABULARY
+        assert rows.max() < len(bag.weight)
+
+    @pytest.mark.parametrize("buckets", [1 << 18, 100_003])
+    @pytest.mark.parametrize("step", [1, 64, 911])
+    def test_pairs_share_rows_no_more_than_by_chance(self, buckets, step):
+        tokens = torch.arange(400) * step
+        pairs = torch.cartesian_prod(tokens, tokens)
+        filled = len(BagOfBigrams(400 * step, buckets, 2)._hash_pairs(pairs).unique())
+        assert filled / buckets > 0.98 * (1 - (1 - 1 / buckets) ** len(pairs))
+
+    def test_it_adds_to_the_logits_of_the_network_and_begins_with_nothing(self):
+        classifier = build_classifier(bigram_buckets=50).eval()
+        classifier.reset_weights(torch.Generator().manual_seed(1))
+        input_ids, lengths = random_documents()
+        plain = classifier(input_ids, lengths)
+        nn.init.normal_(classifier.bigrams.weight)
+        added = classifier.bigrams(input_ids, lengths)
+        assert torch.equal(classifier(input_ids, lengths), plain + added)
+        nn.init.zeros_(classifier.bigrams.weight)
+        assert torch.equal(classifier(input_ids, lengths), plain)
+
+
+def test_embeddings_can_be_handed_in():
+    classifier = build_classifier().eval()
+    input_ids, lengths = random_documents()
+    embedded = classifier.embed(input_ids)
+    assert torch.equal(classifier(input_ids, lengths, None, embedded), classifier(input_ids, lengths))
+    assert not torch.equal(classifier(input_ids, lengths, None, embedded + 1), classifier(input_ids, lengths))
 
 
 def test_layer_norm_normalizes_the_pooled_vector():

@@ -119,7 +119,7 @@ class TestBackpropagation:
         ids, lengths = torch.tensor([[2, 3, 4, 5], [6, 7, 0, 0]]), torch.tensor([4, 2])
 
         def loss_of(embedded):
-            return torch.nn.functional.cross_entropy(network.classify(embedded, lengths), torch.tensor([0, 1]))
+            return torch.nn.functional.cross_entropy(network(ids, lengths, None, embedded), torch.tensor([0, 1]))
 
         value = backpropagate(loss_of, network.embed(ids), adversarial=adversarial)
         got = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
@@ -137,11 +137,14 @@ class TestBackpropagation:
     def test_loss_and_gradients_are_those_of_the_formula(self, adversarial, frozen):
         torch.manual_seed(0)
         vectors = torch.randn(VOCABULARY, 4)
-        network = make_network(pooling="mean_max", embeddings=vectors, freeze_embeddings=frozen).double()
+        network = make_network(
+            pooling="mean_max", embeddings=vectors, freeze_embeddings=frozen, bigram_buckets=5
+        ).double()
         value, got, expected, gradients = self.passes(network, adversarial)
         assert value == pytest.approx(expected, abs=1e-12)
         assert got.keys() == gradients.keys()
         assert ("embedding.weight" in got) == (not frozen)
+        assert got["bigrams.weight"].any()
         for name, gradient in gradients.items():
             torch.testing.assert_close(got[name], gradient, rtol=0, atol=1e-12)
 

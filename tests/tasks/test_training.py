@@ -97,7 +97,7 @@ class TestOutput:
             "num_embeddings": toy.vocabulary.facts["vocabulary_size"], "embedding_dim": 8, "num_classes": 3,
             "padding_idx": 0, "hidden_size": 6, "num_layers": 1, "bidirectional": True, "pooling": "mean_max",
             "dropout": 0.2, "embedding_dropout": 0.5, "word_dropout": 0.0, "recurrent_dropout": 0.0, "layer_norm": False,
-            "pool_embeddings": False, "unk_idx": 1,
+            "pool_embeddings": False, "bigram_buckets": 0, "unk_idx": 1,
         }  # fmt: skip
         assert 1 <= description["best_epoch"] <= 3
 
