@@ -119,7 +119,7 @@ def _fetch(url: str, field: str) -> list[Path]:
         raise InputError(f"{field}: {url}: {error}") from error
     except FileNotFoundError:
         raise InputError(f"{field}: {url}: no such file") from None
-    except OSError as error:
+    except Exception as error:  # each file system has errors of its own, for missing credentials, say
         raise ServiceError(f"{field}: {url}: cannot be fetched: {error}") from error
     if not paths:
         raise InputError(f"{field}: {url}: no file matches")

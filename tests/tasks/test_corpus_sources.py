@@ -116,6 +116,19 @@ def test_a_changed_remote_file_is_copied_again_and_an_unchanged_one_is_not(
     assert locate("memory://c.csv").digest != first.digest
 
 
+@pytest.mark.parametrize("error", [OSError("no route"), RuntimeError("no route")])
+def test_whatever_error_a_file_system_has_is_a_service_error(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    memory.pipe("/c.csv", b"text,label\nx,a\n")
+    monkeypatch.setattr(type(memory), "open", fail)
+    with pytest.raises(ServiceError, match=r"corpus\.source: memory://c\.csv: cannot be fetched: no route"):
+        locate("memory://c.csv")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
