@@ -1,6 +1,6 @@
 """Trainings killed at every step, and started again: each ends with the bits of the one that was never killed.
 
-    python -m tests.campaigns.killed_training [--steps 60] [--every 1] [--threads 1]
+    python -m tests.campaigns.killed_training [--steps 60] [--every 1] [--threads 2]
 
 One and two directions, one and two layers (with two, a bag of bigrams, too), dropout 0 and 0.3 everywhere, float32 and
 bfloat16; with a moving average of the weights, validations between the epochs and a checkpoint every four steps. For each of these sixteen and for each
@@ -33,7 +33,7 @@ from tasks.fitting import fit
 from tasks.machine import describe_machine
 from tasks.network import TextClassifier
 
-VOCABULARY, CLASSES, BATCH, EPOCHS = 200, 3, 8, 4
+VOCABULARY, CLASSES, BATCH, EPOCHS = 200, 3, 32, 4
 MOMENTS = ("after the step", "half-way through a checkpoint", "after a checkpoint")
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60, help="steps of a training, a multiple of 4")
     parser.add_argument("--every", type=int, default=1, help="kill at every n-th step")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2, help="each trains a copy of the network on its part")
     options = parser.parse_args()
     kills, started = 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="killed-training-") as folder:
