@@ -43,6 +43,7 @@ from tasks.bucketing import EncodedSplit
 from tasks.fitting import Training, fit
 from tasks.machine import run_steadily
 from tasks.network import TextClassifier
+from tasks.parallel import keep_freed_memory
 from tasks.scores import to_tensors
 from tasks.tokenizers import tokenize_texts
 from tasks.tracking import MetricStream, track_run
@@ -262,7 +263,8 @@ def plan_torchtext(split: EncodedSplit) -> Batches:
 
 
 def run_apart(run: Callable[[Batches], None]) -> Callable[[Batches], None]:
-    """Return the same as the project runs its trainings: in a thread that takes denormals as zero."""
+    """Return the same as a stage runs it: in a thread that takes denormals as zero, using freed memory again."""
+    keep_freed_memory()
     return lambda batches: run_steadily(lambda: run(batches), threads=None)
 
 
