@@ -1,8 +1,8 @@
 """The training loop: length buckets in, a trained network and its history out, resumable at every step.
 
 Changes the network; touches no file but through `tasks.checkpoints`. A step is a function of weights, optimizer
-state, seed and step number: the order of batches and all dropout are drawn anew from (seed, epoch) and (seed,
-step). So a checkpoint needs no state of a random generator, and what else runs in the process changes nothing.
+state, seed and step number: the order of batches is drawn anew from (seed, epoch), all dropout from (seed, step, part
+of the batch). So a checkpoint needs no state of a random generator, and what else runs in the process changes nothing.
 """
 
 import contextlib
