@@ -1,8 +1,8 @@
 """The training loop: length buckets in, a trained network and its history out, resumable at every step.
 
 Changes the network; touches no file but through `tasks.checkpoints`. A step is a function of weights, optimizer
-state, seed and step number: the order of batches is drawn anew from (seed, epoch), all dropout from (seed, step, part
-of the batch). So a checkpoint needs no state of a random generator, and what else runs in the process changes nothing.
+state, seed and step number: the order of batches and all dropout are drawn anew from (seed, epoch) and (seed,
+step). So a checkpoint needs no state of a random generator, and what else runs in the process changes nothing.
 """
 
 import contextlib
@@ -35,7 +35,6 @@ from tasks.optimization import (
     trained_rows,
 )
 from tasks.progress import WorkStopped, raise_if_stopped, track_progress
-from tasks.replicas import Replicas
 from tasks.scores import to_tensors, validate
 
 logger = logging.getLogger(__name__)
@@ -117,6 +116,7 @@ class Training:
     ) -> None:
         self.network, self.train, self.validation, self.config, self.seed = network, train, validation, config, seed
         self.device = next(network.parameters()).device
+        self.generator = torch.Generator(self.device)
         self.matrix = network.embedding.weight
         network.embedding.weight = trained_rows(self.matrix, train.input_ids)
         self.weights: dict[str, Tensor] = {
@@ -139,7 +139,6 @@ class Training:
         self.class_weights = torch.from_numpy(shares).to(self.device)
         self.autocast_type = torch.bfloat16 if uses_bf16(config.precision) else None
         network.lstm.road = None if config.road == "auto" else config.road
-        self.replicas = Replicas(network, batch_size)
 
     def is_finished(self) -> bool:
         """Tell whether all epochs are done or no better one is expected."""
@@ -149,10 +148,9 @@ class Training:
     def run_epoch(self) -> Iterator[dict[str, float]]:
         """Take the steps of the epoch that are left and yield the metrics of each."""
         epoch = len(self.history.epochs)
-        for network in self.replicas.networks:
-            if network.pretrained and "embedding.weight" in self.weights:
-                network.embedding.weight.requires_grad_(epoch >= self.config.frozen_epochs)
-            network.train()
+        if self.network.pretrained and "embedding.weight" in self.weights:
+            self.network.embedding.weight.requires_grad_(epoch >= self.config.frozen_epochs)
+        self.network.train()
         first = self.history.step - sum(len(plan) for plan in self.plans[:epoch])
         for batches in self.plans[epoch][first:]:
             yield self.take_step(batches)
@@ -164,7 +162,7 @@ class Training:
             TrainingError: loss or gradient is not finite; nothing is changed.
         """
         started, history = time.perf_counter(), self.history
-        self.replicas.seed(self.seed, history.step)
+        self.generator.manual_seed(draw_seed(self.seed, history.step))
         loss, tokens, positions = self._accumulate(batches)
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm or math.inf))
         documents = np.concatenate(batches)
@@ -212,9 +210,8 @@ class Training:
         return last
 
     def release(self) -> None:
-        """Give the network its whole embedding matrix back and end the threads."""
+        """Give the network its whole embedding matrix back."""
         self.network.embedding.weight = self.matrix
-        self.replicas.close()
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint holds: tensors, and the history as JSON values."""
@@ -239,32 +236,27 @@ class Training:
     def _accumulate(self, batches: list[np.ndarray]) -> tuple[float, int, int]:
         """Sum up the gradient over batches; return the mean loss over their documents, real and all positions."""
         total = float(self.class_weights[self.label_ids[np.concatenate(batches)]].sum())
-        body = functools.partial(self._backpropagate, divisor=total)
-        results = []
+        loss, tokens, positions = 0.0, 0, 0
         for documents in batches:
             raise_if_stopped()
-            results += self.replicas.run(body, documents)
-        self.replicas.sum_gradients()
-        losses, tokens, positions = zip(*results, strict=True)
-        return sum(losses), sum(tokens), sum(positions)
+            input_ids, lengths = to_tensors(self.train, documents, self.device)
+            embedded = self.network.embed(input_ids, self.generator)
+            loss_of = functools.partial(self._loss, input_ids, lengths, documents=documents, divisor=total)
+            loss += backpropagate(loss_of, embedded, adversarial=self.config.adversarial)
+            tokens += int(lengths.sum())
+            positions += input_ids.numel()
+        return loss, tokens, positions
 
-    def _backpropagate(
-        self, network: TextClassifier, generator: torch.Generator, documents: np.ndarray, *, divisor: float
-    ) -> tuple[float, int, int]:
-        """Add the gradient of the summed loss over documents, divided, to a network's; return loss and positions."""
-        input_ids, lengths = to_tensors(self.train, documents, self.device)
-        label_ids = self.label_ids[documents]
-
-        def loss_of(embedded: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, self.autocast_type, enabled=self.autocast_type is not None):
-                logits = network(input_ids, lengths, generator, embedded)
-            return nn.functional.cross_entropy(
-                logits.float(), label_ids, weight=self.class_weights, reduction="sum",
-                label_smoothing=self.config.label_smoothing,
-            ) / divisor  # fmt: skip
-
-        loss = backpropagate(loss_of, network.embed(input_ids, generator), adversarial=self.config.adversarial)
-        return loss, int(lengths.sum()), input_ids.numel()
+    def _loss(
+        self, input_ids: Tensor, lengths: Tensor, embedded: Tensor, *, documents: np.ndarray, divisor: float
+    ) -> Tensor:
+        """Return the summed loss over embedded documents, divided."""
+        with torch.autocast(self.device.type, self.autocast_type, enabled=self.autocast_type is not None):
+            logits = self.network(input_ids, lengths, self.generator, embedded)
+        return nn.functional.cross_entropy(
+            logits.float(), self.label_ids[documents], weight=self.class_weights, reduction="sum",
+            label_smoothing=self.config.label_smoothing,
+        ) / divisor  # fmt: skip
 
     def _score(self, scores: dict[str, float]) -> float:
         value = scores[f"validation_{self.config.metric}"]
@@ -302,3 +294,8 @@ def plan_steps(
     """Return the batches of each step of an epoch."""
     batches = split.plan_batches(batch_size=batch_size, seed=seed, epoch=epoch)
     return [batches[start : start + accumulation] for start in range(0, len(batches), accumulation)]
+
+
+def draw_seed(seed: int, step: int) -> int:
+    """Return 32 bits that stand for a step of a training."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])

@@ -33,7 +33,7 @@ from tasks.fitting import fit
 from tasks.machine import describe_machine
 from tasks.network import TextClassifier
 
-VOCABULARY, CLASSES, BATCH, EPOCHS = 200, 3, 32, 4
+VOCABULARY, CLASSES, BATCH, EPOCHS = 200, 3, 8, 4
 MOMENTS = ("after the step", "half-way through a checkpoint", "after a checkpoint")
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60, help="steps of a training, a multiple of 4")
     parser.add_argument("--every", type=int, default=1, help="kill at every n-th step")
-    parser.add_argument("--threads", type=int, default=2, help="each trains a copy of the network on its part")
+    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     kills, started = 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="killed-training-") as folder:
@@ -54,17 +54,19 @@ def main() -> None:
             for step in range(1, options.steps + 1, options.every):
                 moment = MOMENTS[step % len(MOMENTS)]
                 in_child(-signal.SIGKILL, die, root / str(step), step, moment, options.steps, *variant)
-                if finish(root / str(step), options.steps, *variant) != unbroken:
-                    sys.exit(f"{variant}: killed at step {step}, {moment}, it ends with other bits")
+                results = finish(root / str(step), options.steps, *variant)
+                if results != unbroken:
+                    names = ", ".join(name for name in unbroken if results[name] != unbroken[name])
+                    sys.exit(f"{variant}: killed at step {step}, {moment}, it ends with other bits: {names}")
                 kills += 1
             print(f"{variant}: always the same bits ({kills} kills so far)", flush=True)
     print(f"{kills} kills, {time.monotonic() - started:.0f} s, no difference")
 
 
-def finish(directory: Path, *arguments: Any) -> bytes:
-    """Train to the end in a child process and return its results."""
+def finish(directory: Path, *arguments: Any) -> dict[str, bytes]:
+    """Train to the end in a child process and return its results: weights and history by name."""
     in_child(0, write_results, directory, *arguments)
-    return (directory / "results").read_bytes()
+    return {file.name: file.read_bytes() for file in sorted(directory.glob("result-*"))}
 
 
 def in_child(expected: int, body: Callable[..., Any], *arguments: Any) -> None:
@@ -110,13 +112,14 @@ def write_results(directory: Path, steps: int, *variant: Any) -> None:
     """Train to the end, from a checkpoint if there is one, and write all that must not differ."""
     results = train(directory, steps, *variant)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "results").write_bytes(results)
+    for name, value in results.items():
+        (directory / f"result-{name}").write_bytes(value)
 
 
 def train(
     directory: Path, steps: int, bidirectional: bool, num_layers: int, dropout: float, precision: str, threads: int = 1
-) -> bytes:
-    """Return best weights, last weights and history of a training as bytes."""
+) -> dict[str, bytes]:
+    """Return best weights, last weights and history of a training, by name."""
     torch.set_num_threads(threads)
     rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
     network = TextClassifier(
@@ -136,7 +139,9 @@ def train(
     if history.step != steps:
         raise ValueError(f"{history.step} steps, expected {steps}: --steps has to be a multiple of {EPOCHS}")
     told = {name: value for name, value in vars(history).items() if name != "seconds"}
-    return save(dict(network.state_dict())) + save(last) + json.dumps(told, sort_keys=True).encode()
+    weights = {"best": dict(network.state_dict()), "last": last}
+    results = {f"{kind}-{name}": save({"": w}) for kind, named in weights.items() for name, w in named.items()}
+    return {**results, **{name: json.dumps(value).encode() for name, value in told.items()}}
 
 
 def make_split(documents: int, *, seed: int) -> EncodedSplit:

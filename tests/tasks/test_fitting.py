@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import tasks.replicas
 from pipeline_config.errors import TrainingError
 from pipeline_config.settings import TrainingConfig
 from tasks import fitting
@@ -150,16 +149,6 @@ class TestLearning:
         assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
-def _threads(request, monkeypatch):
-    """Train in one thread, and in two, each with a copy of the network."""
-    monkeypatch.setattr(tasks.replicas, "MIN_DOCUMENTS", 1)
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(1)
-
-
-@pytest.mark.usefixtures("_threads")
 class TestDeterminism:
     @staticmethod
     def train(seed: int = 0, **options) -> dict[str, Tensor]:
@@ -484,7 +473,6 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("_threads")
 class TestResume:
     @staticmethod
     def train(variant: str, checkpoints: Checkpoints | None = None):
