@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_config.errors import InputError, ServiceError
+from pipeline_config.errors import GloveflowError, InputError, ServiceError
 from pipeline_config.schemas import Split
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus_formats import list_class_files
@@ -119,6 +119,8 @@ def _fetch(url: str, field: str) -> list[Path]:
         raise InputError(f"{field}: {url}: {error}") from error
     except FileNotFoundError:
         raise InputError(f"{field}: {url}: no such file") from None
+    except GloveflowError:
+        raise
     except Exception as error:  # each file system has errors of its own, for missing credentials, say
         raise ServiceError(f"{field}: {url}: cannot be fetched: {error}") from error
     if not paths:

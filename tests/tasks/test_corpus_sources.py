@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline_config.errors import InputError, ServiceError
+from pipeline_config.errors import InputError, ServiceError, StoreError
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus_formats import read_blocks
 from tasks.corpus_sources import CorpusRef, locate_corpus
@@ -126,6 +126,16 @@ def test_whatever_error_a_file_system_has_is_a_service_error(
     memory.pipe("/c.csv", b"text,label\nx,a\n")
     monkeypatch.setattr(type(memory), "open", fail)
     with pytest.raises(ServiceError, match=r"corpus\.source: memory://c\.csv: cannot be fetched: no route"):
+        locate("memory://c.csv")
+
+
+def test_an_error_of_the_store_stays_one(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StoreError("no file locks")
+
+    memory.pipe("/c.csv", b"text,label\nx,a\n")
+    monkeypatch.setattr("tasks.corpus_sources.file_lock", fail)
+    with pytest.raises(StoreError, match=r"^no file locks$"):
         locate("memory://c.csv")
 
 
