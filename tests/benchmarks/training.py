@@ -1,7 +1,7 @@
 """Time training steps, ours against others' ways, on the same documents, network and optimizer.
 
     python tests/benchmarks/training.py [--lengths long|short|FILE.parquet] [--batches N] [--hidden H] [--threads N]
-                                        [--rivals]
+                                        [--rivals] [--only NAME]
 
 - tutorial: batches in random order, `pack_padded_sequence`, a bidirectional `nn.LSTM`, gather of the last real output
 - torchtext: the same network over `BucketIterator` batches, sorted within
@@ -13,13 +13,14 @@
 Lengths are those of the column `text` of a Parquet file (in `basic_english` tokens, cut at 400), or generated: `short`
 has those of tweets, `long` those of film reviews. Token ids are random, by Zipf's law. Each way runs some batches of its
 own plan of an epoch of all documents. Prints the medians of alternating rounds: real tokens per second, the ratio to the
-tutorial, the padding of the plan, and the share of the machine's float32 matrix product that the LSTM's counted
-operations come to (three times the forward pass, real tokens only).
+tutorial, the padding of the plan, and the share of the machine's float32 matrix product, sustained for seconds right
+before and after, that the LSTM's counted operations come to (three times the forward pass, real tokens only).
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -79,6 +80,9 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; without it, torch's default")
+    parser.add_argument(
+        "--only", default="", help="only the ways whose name holds this; ratios are to the first of them"
+    )
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--logging", action="store_true", help="only what it costs to show and log metrics")
     parser.add_argument("--rivals", action="store_true", help="also Keras and Flair, see rivals.py")
@@ -101,18 +105,24 @@ def main() -> None:
 
 def compare_ways(split: EncodedSplit, options: argparse.Namespace) -> None:
     """Run the rounds, each way in a process of its own, and print the table."""
-    names = [*WAYS, *(RIVALS if options.rivals else [])]
-    rounds, ceilings = [], []
+    names = [name for name in (*WAYS, *(RIVALS if options.rivals else [])) if options.only in name]
+    if not names:
+        raise SystemExit(f"--only: got {options.only!r}, expected a part of one of {', '.join((*WAYS, *RIVALS))}")
+    rounds: list[dict[str, dict[str, float]]] = []
+    product = measure_product()
     for _ in range(options.rounds):
-        rounds.append({name: measure(name, options) for name in names})
-        ceilings.append(measure_product())
+        rounds.append({})
+        for name in names:
+            before, measured, product = product, measure(name, options), measure_product()
+            rounds[-1][name] = {**measured, "product": (before + product) / 2}
     operations = 3 * 2 * 2 * 4 * options.hidden * (EMBEDDING + options.hidden)  # of a token, two directions
     print(f"{len(split):,} documents, {torch.get_num_threads()} threads, ", end="")
-    print(f"float32 product {statistics.median(ceilings) / 1e9:.0f} GFLOP/s\n{'':36} tokens/s   ratio  padding  share")
+    product = statistics.median(measured["product"] for ways in rounds for measured in ways.values())
+    print(f"float32 product {product / 1e9:.0f} GFLOP/s\n{'':36} tokens/s   ratio  padding  share")
     for name in names:
         speed = statistics.median(r[name]["speed"] for r in rounds)
         ratio = statistics.median(r[name]["speed"] / r[names[0]]["speed"] for r in rounds)
-        share = statistics.median(r[name]["speed"] * operations / c for r, c in zip(rounds, ceilings, strict=True))
+        share = statistics.median(r[name]["speed"] * operations / r[name]["product"] for r in rounds)
         print(f"{name:36} {speed:8,.0f} {ratio:7.1f} {rounds[0][name]['padding']:8.3f} {share:6.2f}")
 
 
@@ -322,11 +332,15 @@ def time_run(run: Callable[[Batches], None], split: EncodedSplit, batches: Batch
     return float(sum(split.lengths[documents].sum() for documents in batches)) / (time.perf_counter() - started)
 
 
-def measure_product(size: int = 1024) -> float:
-    """Return the operations per second of a large float32 matrix product."""
-    one, other = torch.randn(size, size), torch.randn(size, size)
-    best = min(_times(lambda: one @ other, 12))
-    return 2 * size**3 / best
+def measure_product(seconds: float = 1.0) -> float:
+    """Return the operations per second that large float32 matrix products sustain, in the best of three sizes."""
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        one, other = torch.randn(size, size), torch.randn(size, size)
+        once = _time(partial(torch.mm, one, other))
+        count = math.ceil(seconds / once)
+        best = max(best, 2 * size**3 * count / sum(_times(partial(torch.mm, one, other), count)))
+    return best
 
 
 def _time(body: Callable[[], object]) -> float:
