@@ -154,11 +154,14 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def measure_here(options: argparse.Namespace) -> None:
-    """Run a way in this process, after the longest batch to warm up; print tokens per second and padding as JSON."""
+    """Run a way in this process, for the second time; print tokens per second and padding as JSON.
+
+    The first time is for what is made once per width of a batch, and later comes from a cache.
+    """
     split = make_split(np.load(options.lengths))
     plan, run = {**WAYS, **RIVALS}[options.way](split, options.hidden)
     chosen = draw_batches(plan, split, options.batches)
-    run(chosen[-1:])
+    run(chosen)
     print(json.dumps({"speed": time_run(run, split, chosen), "padding": padding_efficiency(split.lengths, plan)}))
 
 
