@@ -265,8 +265,8 @@ class TrainingConfig(Section):
     ema_decay: Rate | None = Field(
         None, description="decay per step of the moving average of the weights that is validated and kept; None: off"
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of the forward pass; auto takes bf16 on CPUs that multiply tiles of it (AMX)"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        "auto", description="of the products; auto is tf32 on CUDA, bf16 on CPUs with tiles of it (AMX), else fp32"
     )
     metric: Literal["macro_f1", "accuracy", "loss"] = Field(
         "macro_f1", description="validation metric that decides which epoch is best"
@@ -275,8 +275,8 @@ class TrainingConfig(Section):
         3, description="epochs without a better metric before training ends; None runs all"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when it is there")
-    road: Literal["auto", "padded", "packed"] = Field(
-        "auto", description="how batches go through the LSTM; auto is packed on CUDA, padded elsewhere"
+    road: Literal["padded", "packed"] = Field(
+        "padded", description="how batches go through the LSTM; packed is slower, on CPUs and on CUDA"
     )
     threads: Positive | None = Field(None, description="CPU threads of torch; None leaves torch's default")
     log_every_steps: Positive = Field(10, description="steps between two points of the step metrics")

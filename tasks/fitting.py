@@ -23,7 +23,7 @@ from pipeline_config.settings import TrainingConfig
 from tasks.bucketing import EncodedSplit
 from tasks.checkpoints import Checkpoints
 from tasks.history import History, OnMetrics
-from tasks.machine import uses_bf16
+from tasks.machine import set_precision
 from tasks.network import TextClassifier
 from tasks.optimization import (
     average_weights,
@@ -133,12 +133,12 @@ class Training:
             for epoch in range(config.epochs)
         ]
         self.total_steps = sum(len(plan) for plan in self.plans)
-        self.label_ids = torch.as_tensor(train.label_ids.astype(np.int64), device=self.device)
+        self.label_ids = torch.from_numpy(train.label_ids.astype(np.int64))
         classes = network.linear.out_features
         shares = balance_classes(train.label_ids, classes) if config.class_weights else np.ones(classes, np.float32)
-        self.class_weights = torch.from_numpy(shares).to(self.device)
-        self.autocast_type = torch.bfloat16 if uses_bf16(config.precision) else None
-        network.lstm.road = None if config.road == "auto" else config.road
+        self.class_weights = torch.from_numpy(shares)
+        self.autocast_type = set_precision(config.precision, self.device)
+        network.lstm.road = config.road
 
     def is_finished(self) -> bool:
         """Tell whether all epochs are done or no better one is expected."""
@@ -243,7 +243,7 @@ class Training:
             embedded = self.network.embed(input_ids, self.generator)
             loss_of = functools.partial(self._loss, input_ids, lengths, documents=documents, divisor=total)
             loss += backpropagate(loss_of, embedded, adversarial=self.config.adversarial)
-            tokens += int(lengths.sum())
+            tokens += int(self.train.lengths[documents].sum())
             positions += input_ids.numel()
         return loss, tokens, positions
 
@@ -254,8 +254,8 @@ class Training:
         with torch.autocast(self.device.type, self.autocast_type, enabled=self.autocast_type is not None):
             logits = self.network(input_ids, lengths, self.generator, embedded)
         return nn.functional.cross_entropy(
-            logits.float(), self.label_ids[documents], weight=self.class_weights, reduction="sum",
-            label_smoothing=self.config.label_smoothing,
+            logits.float(), self.label_ids[documents].to(self.device), weight=self.class_weights.to(self.device),
+            reduction="sum", label_smoothing=self.config.label_smoothing,
         ) / divisor  # fmt: skip
 
     def _score(self, scores: dict[str, float]) -> float:

@@ -23,9 +23,26 @@ _torch_thread = ThreadPoolExecutor(
 )
 
 
-def uses_bf16(precision: str) -> bool:
-    """Tell whether the forward pass is in bfloat16; without tiles (AMX) oneDNN's LSTM is no faster in it."""
-    return precision == "bf16" or (precision == "auto" and bool(torch.cpu.get_capabilities().get("amx_bf16")))
+def set_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """Let CUDA multiply float32 numbers as they are or as tf32; return the type to cast a forward pass to, if to any.
+
+    Args:
+        precision: `auto`, `fp32`, `tf32` or `bf16`; what auto is, was measured: processors without tiles (AMX) are no
+            faster in bfloat16. Of itself torch runs cuDNN's LSTM in tf32.
+        device: the device to train on.
+
+    Raises:
+        TrainingError: tf32 is asked for without CUDA.
+    """
+    if device.type == "cuda":
+        way = "ieee" if precision == "fp32" else "tf32"
+        torch.backends.cuda.matmul.fp32_precision = way
+        torch.backends.cudnn.rnn.fp32_precision = way  # type: ignore[attr-defined]
+        return torch.bfloat16 if precision == "bf16" else None
+    if precision == "tf32":
+        raise TrainingError("training.precision: got tf32, which only CUDA devices have; use auto or fp32")
+    tiles = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and tiles) else None
 
 
 def pick_device(name: str) -> torch.device:
@@ -80,8 +97,12 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": _describe_gpu(device) if device.type == "cuda" else "cpu",
     }
+
+
+def _describe_gpu(device: torch.device) -> str:
+    return f"{torch.cuda.get_device_name(device)}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
 
 
 def _processor() -> str:

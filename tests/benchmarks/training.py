@@ -70,7 +70,7 @@ class Packed(nn.Module):
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         packed = nn.utils.rnn.pack_padded_sequence(
-            self.embedding(input_ids), lengths, batch_first=True, enforce_sorted=False
+            self.embedding(input_ids), lengths.cpu(), batch_first=True, enforce_sorted=False
         )
         _, (hidden, _) = self.lstm(packed)
         return self.linear(torch.cat([hidden[0], hidden[1]], dim=1))
@@ -296,15 +296,16 @@ def run_apart(run: Callable[[Batches], None]) -> Callable[[Batches], None]:
     return lambda batches: run_steadily(lambda: run(batches), threads=None)
 
 
-def run_tutorial(network: nn.Module, split: EncodedSplit) -> Callable[[Batches], None]:
+def run_tutorial(network: nn.Module, split: EncodedSplit, device: torch.device = CPU) -> Callable[[Batches], None]:
     """Return the tutorial's loop."""
+    network = network.to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    label_ids = torch.from_numpy(split.label_ids.astype(np.int64))
+    label_ids = torch.from_numpy(split.label_ids.astype(np.int64)).to(device)
 
     def run(batches: Batches) -> None:
         for documents in batches:
             optimizer.zero_grad()
-            logits = network(*to_tensors(split, documents, CPU))
+            logits = network(*to_tensors(split, documents, device))
             loss = nn.functional.cross_entropy(logits, label_ids[documents])
             loss.backward()
             optimizer.step()
@@ -314,11 +315,17 @@ def run_tutorial(network: nn.Module, split: EncodedSplit) -> Callable[[Batches],
 
 
 def run_ours(
-    split: EncodedSplit, hidden: int, precision: str, *, pooling: str = "last", **rates: float
+    split: EncodedSplit,
+    hidden: int,
+    precision: str,
+    *,
+    road: str = "padded",
+    device: torch.device = CPU,
+    **options: Any,
 ) -> Callable[[Batches], None]:
     """Return the project's own steps."""
-    network = make_network(hidden, pooling=pooling, **rates)
-    config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision=precision, device="cpu", epochs=1)
+    network = make_network(hidden, **{"pooling": "last", **options}).to(device)
+    config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision=precision, road=road, epochs=1)
     training = Training(network, split, split, config=config, batch_size=BATCH, seed=0)
     network.train()
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import trustme
 
 from pipeline_config.settings import PipelineConfig
+from tasks.machine import set_precision
 from tests.https_server import Server, serve
 from tests.stage_chain import ChainOutputs, run_chain
 
@@ -25,6 +27,14 @@ TOPICS = {
 FILLER = ["the", "a", "we", "it", "was", "very", "and", "then", "today", "again", "so", "with"]
 EMBEDDING_DIM = 8
 DOCUMENTS_PER_TOPIC = 40
+
+
+@pytest.fixture(params=["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """A device to train on: each that is there, with float32 multiplied as it is."""
+    device = torch.device(request.param)
+    set_precision("fp32", device)
+    return device
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +138,6 @@ def tracked(artifacts: Path, migrated_database: Path) -> Path:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Let torch use one thread, which is faster for tiny tensors."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -18,7 +18,7 @@ from tasks.progress import WorkStopped, allow_work, stop_work
 from tasks.scores import validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-CLASSES = 2
+CLASSES, CPU = 2, torch.device("cpu")
 FULL_DROPOUT = {"dropout": 0.3, "embedding_dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.2}
 VOCABULARY = 12
 MACHINE = {"cpu": "a", "threads": 1}
@@ -475,11 +475,11 @@ VARIANTS = {
 
 class TestResume:
     @staticmethod
-    def train(variant: str, checkpoints: Checkpoints | None = None):
+    def train(variant: str, checkpoints: Checkpoints | None = None, device: torch.device = CPU):
         model, training = VARIANTS[variant]
         network = make_network(
             **{**model, **({"embeddings": model["embeddings"].clone()} if "embeddings" in model else {})}
-        )
+        ).to(device)
         config = configure(**{"epochs": 4, "patience": None, "log_every_steps": 2, **training})
         history, last = fit(
             network, make_split(22), make_split(8, seed=1), config=config, batch_size=5, seed=3,
@@ -488,15 +488,15 @@ class TestResume:
         return weights_of(network), last, {k: v for k, v in vars(history).items() if k != "seconds"}
 
     @pytest.mark.parametrize("variant", VARIANTS)
-    def test_killed_anywhere_it_ends_like_an_unbroken_run(self, variant, tmp_path):
-        best, last, history = self.train(variant)
+    def test_killed_anywhere_it_ends_like_an_unbroken_run(self, variant, tmp_path, device):
+        best, last, history = self.train(variant, device=device)
         ends = [int(row["step"]) for row in history["epochs"]]
         for step in sorted({1, 2, 4, ends[0], ends[0] + 1, ends[1] - 2, history["step"] - 1, history["step"]}):
             checkpoints = MortalCheckpoints(tmp_path / str(step), MACHINE, every_steps=1 + step % 3)
             checkpoints.dies_at, checkpoints.saves_first = step, step % 2 == 0
             with pytest.raises(Killed):
-                self.train(variant, checkpoints)
-            again = self.train(variant, Checkpoints(tmp_path / str(step), MACHINE, every_steps=4))
+                self.train(variant, checkpoints, device)
+            again = self.train(variant, Checkpoints(tmp_path / str(step), MACHINE, every_steps=4), device)
             assert are_equal(again[0], best), step
             assert are_equal(again[1], last), step
             assert again[2] == history, step

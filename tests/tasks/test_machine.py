@@ -7,7 +7,7 @@ import torch
 
 from pipeline_config.errors import TrainingError
 from tasks import machine
-from tasks.machine import describe_machine, pick_device, run_steadily, uses_bf16
+from tasks.machine import describe_machine, pick_device, run_steadily, set_precision
 from tasks.progress import WorkStopped, allow_work, stop_work
 
 
@@ -92,11 +92,31 @@ class TestRunSteadily:
 class TestPrecision:
     @pytest.mark.parametrize(
         ("precision", "tiles", "expected"),
-        [("auto", True, True), ("auto", False, False), ("fp32", True, False), ("bf16", False, True)],
-    )
+        [
+            ("auto", True, torch.bfloat16), ("auto", False, None), ("fp32", True, None), ("bf16", False, torch.bfloat16),
+        ],
+    )  # fmt: skip
     def test_auto_is_bf16_on_processors_with_tiles(self, monkeypatch, precision, tiles, expected):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": tiles})
-        assert uses_bf16(precision) is expected
+        assert set_precision(precision, torch.device("cpu")) is expected
+
+    @pytest.mark.parametrize(
+        ("precision", "way", "expected"),
+        [("auto", "tf32", None), ("tf32", "tf32", None), ("fp32", "ieee", None), ("bf16", "tf32", torch.bfloat16)],
+    )
+    def test_cuda_multiplies_as_told(self, precision, way, expected):
+        modules = (torch.backends.cuda.matmul, torch.backends.cudnn.rnn)
+        before = [module.fp32_precision for module in modules]
+        try:
+            assert set_precision(precision, torch.device("cuda")) is expected
+            assert [module.fp32_precision for module in modules] == [way, way]
+        finally:
+            for module, told in zip(modules, before, strict=True):
+                module.fp32_precision = told
+
+    def test_tf32_without_cuda_is_an_error_with_advice(self):
+        with pytest.raises(TrainingError, match=r"training\.precision: got tf32, which only CUDA .* use auto or fp32"):
+            set_precision("tf32", torch.device("cpu"))
 
 
 class TestDescribeMachine:
