@@ -266,7 +266,7 @@ class TrainingConfig(Section):
         None, description="decay per step of the moving average of the weights that is validated and kept; None: off"
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
-        "auto", description="of the products; auto is tf32 on CUDA, bf16 on CPUs with tiles of it (AMX), else fp32"
+        "auto", description="of the products; auto is bf16 on CPUs that multiply tiles of it (AMX), fp32 elsewhere"
     )
     metric: Literal["macro_f1", "accuracy", "loss"] = Field(
         "macro_f1", description="validation metric that decides which epoch is best"

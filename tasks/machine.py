@@ -27,15 +27,15 @@ def set_precision(precision: str, device: torch.device) -> torch.dtype | None:
     """Let CUDA multiply float32 numbers as they are or as tf32; return the type to cast a forward pass to, if to any.
 
     Args:
-        precision: `auto`, `fp32`, `tf32` or `bf16`; what auto is, was measured: processors without tiles (AMX) are no
-            faster in bfloat16. Of itself torch runs cuDNN's LSTM in tf32.
+        precision: `auto`, `fp32`, `tf32` or `bf16`; auto is bfloat16 on processors with tiles (AMX) and float32
+            elsewhere, for others are no faster in bfloat16. Of itself torch runs cuDNN's LSTM in tf32.
         device: the device to train on.
 
     Raises:
         TrainingError: tf32 is asked for without CUDA.
     """
     if device.type == "cuda":
-        way = "ieee" if precision == "fp32" else "tf32"
+        way = "tf32" if precision == "tf32" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = way
         torch.backends.cudnn.rnn.fp32_precision = way  # type: ignore[attr-defined]
         return torch.bfloat16 if precision == "bf16" else None
