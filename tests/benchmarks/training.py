@@ -1,7 +1,7 @@
 """Time training steps, ours against others' ways, on the same documents, network and optimizer.
 
     python tests/benchmarks/training.py [--lengths long|short|FILE.parquet] [--batches N] [--hidden H] [--threads N]
-                                        [--rivals] [--only NAME]
+                                        [--rivals] [--only NAME...]
 
 - tutorial: batches in random order, `pack_padded_sequence`, a bidirectional `nn.LSTM`, gather of the last real output
 - torchtext: the same network over `BucketIterator` batches, sorted within
@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torchtext.data import BucketIterator, Dataset, Example, Field
 
-from pipeline_config.settings import PipelineConfig, TrainingConfig
+from pipeline_config.settings import BucketingConfig, PipelineConfig, TrainingConfig
 from tasks.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
 from tasks.bucketing import EncodedSplit
 from tasks.fitting import Training, fit
@@ -85,10 +85,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; without it, torch's default")
     parser.add_argument(
-        "--only",
-        default="",
-        help="only the ways whose name holds this; without the tutorial's and torchtext's, ratios are to the first",
-    )
+        "--only", nargs="+", default=[""], metavar="NAME",
+        help="only the ways whose name holds one of these; without the tutorial's and torchtext's, ratios are to the first",
+    )  # fmt: skip
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--logging", action="store_true", help="only what it costs to show and log metrics")
     parser.add_argument("--rivals", action="store_true", help="also Keras and Flair, see rivals.py")
@@ -116,9 +115,10 @@ def run_elsewhere(body: Callable[..., Any], *arguments: Any) -> Any:
 
 def compare_ways(options: argparse.Namespace) -> None:
     """Run the rounds, each way in a process of its own, and print the table."""
-    names = [name for name in (*WAYS, *(RIVALS if options.rivals else [])) if options.only in name]
+    there = [*WAYS, *(RIVALS if options.rivals else [])]
+    names = [name for name in there if any(part in name for part in options.only)]
     if not names:
-        raise SystemExit(f"--only: got {options.only!r}, expected a part of one of {', '.join((*WAYS, *RIVALS))}")
+        raise SystemExit(f"--only: got {' '.join(options.only)}, expected parts of {', '.join(there)}")
     rivals = [name for name in (TUTORIAL, BUCKET_ITERATOR) if name in names] or names[:1]
     rounds: list[dict[str, dict[str, float]]] = []
     product = run_elsewhere(measure_product, options.threads)
@@ -208,7 +208,8 @@ def make_split(lengths: np.ndarray) -> EncodedSplit:
     """Return documents of these lengths, with random tokens and labels."""
     draw = np.random.default_rng(1)
     shares = 1 / np.arange(1, VOCABULARY - 1)
-    boundaries = draw_boundaries(lengths, scheme="quantile", num_buckets=16)
+    default = BucketingConfig()
+    boundaries = draw_boundaries(lengths, scheme=default.scheme, num_buckets=default.num_buckets)
     return EncodedSplit(
         input_ids=draw.choice(np.arange(2, VOCABULARY), lengths.sum(), p=shares / shares.sum()).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
