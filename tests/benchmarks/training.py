@@ -132,7 +132,9 @@ def compare_ways(options: argparse.Namespace) -> None:
     print(f"{len(np.load(options.lengths)):,} documents, {torch.get_num_threads()} threads, ", end="")
     heads = " ".join(f"{'/ ' + rival.split(':')[0]:>10}" for rival in rivals)
     product = statistics.median(measured["product"] for ways in rounds for measured in ways.values())
-    print(f"float32 product {product / 1e9:.0f} GFLOP/s\n{'':36} tokens/s {heads} padding  share")
+    half = run_elsewhere(measure_product, options.threads, torch.bfloat16)
+    print(f"products of {product / 1e9:.0f} GFLOP/s in float32, {half / 1e9:.0f} in bfloat16")
+    print(f"{'':36} tokens/s {heads} padding  share")
     for name in names:
         speed = statistics.median(r[name]["speed"] for r in rounds)
         ratios = [statistics.median(r[name]["speed"] / r[rival]["speed"] for r in rounds) for rival in rivals]
@@ -358,13 +360,13 @@ def time_run(run: Callable[[Batches], None], split: EncodedSplit, batches: Batch
     return float(sum(split.lengths[documents].sum() for documents in batches)) / (time.perf_counter() - started)
 
 
-def measure_product(threads: int | None, seconds: float = 1.0) -> float:
-    """Return the operations per second that large float32 matrix products sustain, in the best of three sizes."""
+def measure_product(threads: int | None, dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
+    """Return the operations per second that large matrix products sustain, in the best of three sizes."""
     torch.set_num_threads(threads or torch.get_num_threads())
     best = 0.0
     for size in (1024, 2048, 4096):
-        one, other = torch.randn(size, size), torch.randn(size, size)
-        multiply = partial(torch.mm, one, other, out=torch.zeros(size, size))  # no time in memory that is new
+        one, other = (torch.randn(size, size, dtype=dtype) for _ in range(2))
+        multiply = partial(torch.mm, one, other, out=torch.zeros(size, size, dtype=dtype))  # no time in new memory
         count = math.ceil(seconds / _time(multiply))
         best = max(best, 2 * size**3 * count / sum(_times(multiply, count)))
     return best
