@@ -5,8 +5,8 @@
 
 - tutorial: batches in random order, `pack_padded_sequence`, a bidirectional `nn.LSTM`, gather of the last real output
 - torchtext: the same network over `BucketIterator` batches, sorted within
-- tutorial, denormals as zero: the first with `torch.set_flush_denormal(True)`, which users seldom call; gradients
-  through long texts end in denormal numbers, which processors are slow at
+- tutorial, denormals as zero: the first with `torch.set_flush_denormal(True)`, which users seldom call, in the thread that
+  the project has for torch
 - gloveflow: our buckets and network, and the whole step of the project's loop: clipping, checks for finite numbers,
   metrics; in float32, in bfloat16, and in float32 with all kinds of dropout
 
