@@ -51,7 +51,7 @@ def is_worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) ->
     return not isinstance(state.result(raise_on_failure=False), GloveflowError)
 
 
-@stage(version=4, unkeyed=("run_id",), retries=1, retry_delay_seconds=5, retry_condition_fn=is_worth_a_retry)
+@stage(version=5, unkeyed=("run_id",), retries=1, retry_delay_seconds=5, retry_condition_fn=is_worth_a_retry)
 def train_classifier(
     output: StageOutput,
     buckets: ArtifactRef,
