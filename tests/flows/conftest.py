@@ -135,8 +135,12 @@ class CommandLine:
         self.environment = {**os.environ, "GLOVEFLOW_ARTIFACTS": str(artifacts), "PREFECT_API_URL": api}
 
     def start(self, *arguments: str, before: str = "") -> subprocess.Popen[str]:
-        """Start a command; `before` is Python source that runs first in its process."""
-        source = f"{before}\nimport sys\nfrom flows.cli import main\nmain(sys.argv[1:])"
+        """Start a command as a terminal does; `before` is Python source that runs first in its process.
+
+        What a shell starts in the background ignores SIGINT, and so would all that it starts.
+        """
+        listen = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
+        source = f"{listen}\n{before}\nfrom flows.cli import main\nmain(sys.argv[1:])"
         return subprocess.Popen(
             [sys.executable, "-c", source, *arguments],
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
