@@ -128,7 +128,7 @@ def compare_ways(options: argparse.Namespace) -> None:
             before, measured = product, measure(name, options)
             product = run_elsewhere(measure_product, options.threads)
             rounds[-1][name] = {**measured, "product": (before + product) / 2}
-    operations = 3 * 2 * 2 * 4 * options.hidden * (EMBEDDING + options.hidden)  # of a token, two directions
+    operations = count_operations(options.hidden)
     print(f"{len(np.load(options.lengths)):,} documents, {torch.get_num_threads()} threads, ", end="")
     heads = " ".join(f"{'/ ' + rival.split(':')[0]:>10}" for rival in rivals)
     product = statistics.median(measured["product"] for ways in rounds for measured in ways.values())
@@ -358,6 +358,11 @@ def time_run(run: Callable[[Batches], None], split: EncodedSplit, batches: Batch
     started = time.perf_counter()
     run(batches)
     return float(sum(split.lengths[documents].sum() for documents in batches)) / (time.perf_counter() - started)
+
+
+def count_operations(hidden: int) -> int:
+    """Return the LSTM's operations for a token, in two directions, forward and backward."""
+    return 3 * 2 * 2 * 4 * hidden * (EMBEDDING + hidden)
 
 
 def measure_product(threads: int | None, dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:

@@ -67,7 +67,7 @@ def show_ways(
             if number:  # the first time is to warm up
                 speeds[way, precision].append(speed)
     chains = {precision: measure_chain(precision, hidden, batch, device) for precision in PRECISIONS}
-    operations = 3 * 2 * 2 * 4 * hidden * (training.EMBEDDING + hidden)  # of a token, two directions
+    operations = training.count_operations(hidden)
     first = statistics.median(speeds[next(iter(speeds))])
     for (way, precision), measured in speeds.items():
         speed = statistics.median(measured)
