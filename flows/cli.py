@@ -145,8 +145,10 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
     config = _resolve(options)
     from flows.deployments import check_schedule, serve_pipeline
     from flows.servers import running_servers, start_pages
+    from tasks.training import check_machine
 
     check_schedule(options.cron, options.timezone)
+    check_machine(config.training)
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # the log of a service: all lines of all runs
     starts = start_pages(root)[1:] if "PREFECT_API_URL" in os.environ else start_pages(root)
     with running_servers(root, starts) as servers:

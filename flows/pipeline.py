@@ -32,7 +32,7 @@ from tasks.store import ArtifactRef
 from tasks.tokenization import tokenize_corpus
 from tasks.tokenizers import identify_tokenizer
 from tasks.tracking import log_tags, sweep_dead_runs, track_run
-from tasks.training import train_classifier
+from tasks.training import check_machine, train_classifier
 from tasks.vectors import download_glove, find_vectors
 from tasks.vocabulary import build_vocabulary
 
@@ -100,6 +100,7 @@ def train_pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
 def run_stages(config: PipelineConfig) -> PipelineResult:
     """Run the stages in order, inside one MLflow run."""
     started = time.perf_counter()
+    check_machine(config.training)
     with track_run(config, name=runtime.flow_run.name, tags=_prefect_tags()) as run:
         publish_link(run.url)
         data = submit_data_stages(config, run.run_id)

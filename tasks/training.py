@@ -51,6 +51,20 @@ def is_worth_a_retry(_task: Task[..., Any], _run: TaskRun, state: State[Any]) ->
     return not isinstance(state.result(raise_on_failure=False), GloveflowError)
 
 
+def check_machine(training: TrainingConfig) -> None:
+    """Check that this machine has the device and the precision that a configuration asks for.
+
+    Called before anything is computed. It imports torch only where the answer depends on the machine.
+
+    Raises:
+        ConfigError: the machine lacks one of them.
+    """
+    if training.device == "cuda" or training.precision in ("tf32", "bf16"):
+        from tasks.machine import pick_device, set_precision
+
+        set_precision(training.precision, pick_device(training.device))
+
+
 @stage(version=5, unkeyed=("run_id",), retries=1, retry_delay_seconds=5, retry_condition_fn=is_worth_a_retry)
 def train_classifier(
     output: StageOutput,
@@ -71,6 +85,7 @@ def train_classifier(
 
     Raises:
         TrainingError: the loss or a gradient is not finite, or there is a checkpoint of another machine.
+        ConfigError: this machine lacks the device or the precision.
         InputError: buckets, matrix and vocabulary do not belong together.
     """
     from tasks.checkpoints import Checkpoints  # here, because a run whose stages are all cached needs no torch

@@ -8,7 +8,7 @@
 - tutorial, denormals as zero: the first with `torch.set_flush_denormal(True)`, which users seldom call, in the thread that
   the project has for torch
 - gloveflow: our buckets and network, and the whole step of the project's loop: clipping, checks for finite numbers,
-  metrics; in float32, in bfloat16, and in float32 with all kinds of dropout
+  metrics; in float32, in bfloat16 where the processor's LSTM works in it, and in float32 with all kinds of dropout
 
 Lengths are those of the column `text` of a Parquet file (in `basic_english` tokens, cut at 400), or generated: `short`
 has those of tweets, `long` those of film reviews. Token ids are random, by Zipf's law. Each way runs some batches of its
@@ -45,7 +45,7 @@ from pipeline_config.settings import BucketingConfig, PipelineConfig, TrainingCo
 from tasks.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
 from tasks.bucketing import EncodedSplit
 from tasks.fitting import Training, fit
-from tasks.machine import run_steadily
+from tasks.machine import describe_machine, has_bfloat16_lstm, run_steadily
 from tasks.network import TextClassifier
 from tasks.parallel import keep_freed_memory
 from tasks.scores import to_tensors
@@ -54,6 +54,7 @@ from tasks.tracking import MetricStream, track_run
 
 VOCABULARY, EMBEDDING, CLASSES, BATCH, LONGEST = 30_000, 100, 2, 64, 400
 TUTORIAL, BUCKET_ITERATOR = "tutorial: random batches, packed", "torchtext: BucketIterator, packed"
+HALF = "gloveflow, bf16"
 CPU = torch.device("cpu")
 Batches = list[np.ndarray]
 Way = tuple[Batches, Callable[[Batches], None]]  # the plan of an epoch, and what runs some of its batches
@@ -107,6 +108,12 @@ def main() -> None:
             compare_ways(options)
 
 
+def describe_processor() -> str:
+    """Return the processor's name and the instructions that torch uses of it."""
+    machine = describe_machine(CPU)
+    return f"{machine['cpu']}, {machine['instructions']}"
+
+
 def run_elsewhere(body: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a function returns in a process of its own: one that has worked slows those that it starts by a fifth."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -115,7 +122,8 @@ def run_elsewhere(body: Callable[..., Any], *arguments: Any) -> Any:
 
 def compare_ways(options: argparse.Namespace) -> None:
     """Run the rounds, each way in a process of its own, and print the table."""
-    there = [*WAYS, *(RIVALS if options.rivals else [])]
+    half_works = run_elsewhere(has_bfloat16_lstm)
+    there = [name for name in (*WAYS, *(RIVALS if options.rivals else [])) if half_works or name != HALF]
     names = [name for name in there if any(part in name for part in options.only)]
     if not names:
         raise SystemExit(f"--only: got {' '.join(options.only)}, expected parts of {', '.join(there)}")
@@ -129,11 +137,13 @@ def compare_ways(options: argparse.Namespace) -> None:
             product = run_elsewhere(measure_product, options.threads)
             rounds[-1][name] = {**measured, "product": (before + product) / 2}
     operations = count_operations(options.hidden)
+    print(describe_processor())
     print(f"{len(np.load(options.lengths)):,} documents, {torch.get_num_threads()} threads, ", end="")
     heads = " ".join(f"{'/ ' + rival.split(':')[0]:>10}" for rival in rivals)
     product = statistics.median(measured["product"] for ways in rounds for measured in ways.values())
-    half = run_elsewhere(measure_product, options.threads, torch.bfloat16)
-    print(f"products of {product / 1e9:.0f} GFLOP/s in float32, {half / 1e9:.0f} in bfloat16")
+    half = run_elsewhere(measure_product, options.threads, torch.bfloat16) if half_works else None
+    in_half = f"{half / 1e9:.0f} in bfloat16" if half else "no LSTM in bfloat16 on this processor, so it is left out"
+    print(f"products of {product / 1e9:.0f} GFLOP/s in float32, {in_half}")
     print(f"{'':36} tokens/s {heads} padding  share")
     for name in names:
         speed = statistics.median(r[name]["speed"] for r in rounds)
@@ -272,7 +282,7 @@ WAYS: dict[str, Callable[[EncodedSplit, int], Way]] = {
     "tutorial, denormals as zero": tutorial_without_denormals,
     BUCKET_ITERATOR: torchtext,
     "gloveflow": ours,
-    "gloveflow, bf16": partial(ours, precision="bf16"),
+    HALF: partial(ours, precision="bf16"),
     "gloveflow, mean_max and all dropout": partial(ours, pooling="mean_max", **ALL_DROPOUT),
 }
 RIVALS: dict[str, Callable[[EncodedSplit, int], Way]] = {

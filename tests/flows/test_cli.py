@@ -91,6 +91,22 @@ def test_a_missing_corpus_ends_the_run_with_a_message(command_line: Any) -> None
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize("precision", ["bf16", "tf32"])
+def test_a_precision_that_the_machine_lacks_is_an_error_before_anything_is_computed(
+    command_line: Any, overrides: list[str], precision: str
+) -> None:
+    command_line.environment["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+    settings = [*overrides, "training.device=cpu", f"training.precision={precision}"]
+    code, output = command_line.run(
+        "run", "--preset", "smoke", *(part for text in settings for part in ("--set", text))
+    )
+    assert code == 2
+    assert f"gloveflow: training.precision: got {precision}, " in output
+    assert "use auto or fp32" in output
+    assert "Traceback" not in output
+    assert not (command_line.artifacts / "store").exists()
+
+
 def test_a_store_that_cannot_be_written_ends_the_run_with_a_message(command_line: Any, overrides: list[str]) -> None:
     command_line.artifacts.mkdir()
     (command_line.artifacts / "store").write_text("in the way")

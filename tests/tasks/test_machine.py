@@ -1,13 +1,16 @@
 import contextvars
 import json
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
 
-from pipeline_config.errors import TrainingError
+from pipeline_config.errors import ConfigError, TrainingError
 from tasks import machine
-from tasks.machine import describe_machine, pick_device, run_steadily, set_precision
+from tasks.machine import describe_machine, has_bfloat16_lstm, pick_device, run_steadily, set_precision
 from tasks.progress import WorkStopped, allow_work, stop_work
 
 
@@ -25,7 +28,7 @@ class TestDevice:
     def test_cuda_that_is_not_there_is_an_error_with_advice(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(
-            TrainingError, match=r"training\.device: got cuda, but torch sees no CUDA device; use auto or cpu"
+            ConfigError, match=r"training\.device: got cuda, but torch sees no CUDA device; use auto or cpu"
         ):
             pick_device("cuda")
 
@@ -91,14 +94,25 @@ class TestRunSteadily:
 
 class TestPrecision:
     @pytest.mark.parametrize(
-        ("precision", "tiles", "expected"),
+        ("precision", "tiles", "works", "expected"),
         [
-            ("auto", True, torch.bfloat16), ("auto", False, None), ("fp32", True, None), ("bf16", False, torch.bfloat16),
+            ("auto", True, True, torch.bfloat16), ("auto", True, False, None), ("auto", False, True, None),
+            ("fp32", True, True, None), ("bf16", False, True, torch.bfloat16),
         ],
     )  # fmt: skip
-    def test_auto_is_bf16_on_processors_with_tiles(self, monkeypatch, precision, tiles, expected):
+    def test_auto_is_bf16_on_processors_with_tiles_whose_lstm_works(
+        self, monkeypatch, precision, tiles, works, expected
+    ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": tiles})
+        monkeypatch.setattr(machine, "has_bfloat16_lstm", lambda: works)
         assert set_precision(precision, torch.device("cpu")) is expected
+
+    def test_bf16_that_does_not_work_is_an_error_with_advice(self, monkeypatch):
+        monkeypatch.setattr(machine, "has_bfloat16_lstm", lambda: False)
+        with pytest.raises(
+            ConfigError, match=r"training\.precision: got bf16, but this processor cannot .* auto or fp32"
+        ):
+            set_precision("bf16", torch.device("cpu"))
 
     @pytest.mark.parametrize(
         ("precision", "way", "expected"),
@@ -115,8 +129,29 @@ class TestPrecision:
                 module.fp32_precision = told
 
     def test_tf32_without_cuda_is_an_error_with_advice(self):
-        with pytest.raises(TrainingError, match=r"training\.precision: got tf32, which only CUDA .* use auto or fp32"):
+        with pytest.raises(ConfigError, match=r"training\.precision: got tf32, which only CUDA .* use auto or fp32"):
             set_precision("tf32", torch.device("cpu"))
+
+
+class TestHasBfloat16Lstm:
+    def test_it_is_what_happens_to_a_network_in_bfloat16(self):
+        network = torch.nn.LSTM(5, 7, batch_first=True)
+        try:
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs, _ = network(torch.randn(3, 4, 5))
+            outputs.float().sum().backward()
+            works = outputs.dtype == torch.bfloat16
+        except RuntimeError:
+            works = False
+        assert has_bfloat16_lstm() is works
+
+    @pytest.mark.parametrize("instructions", ["AVX2", "SSE41"])
+    def test_without_avx512_it_does_not_work(self, instructions):
+        done = subprocess.run(
+            [sys.executable, "-c", "from tasks.machine import has_bfloat16_lstm as has; print(has())"],
+            env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == "False"
 
 
 class TestDescribeMachine:

@@ -14,7 +14,7 @@ from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 from safetensors.torch import load_file
 
-from pipeline_config.errors import TrainingError
+from pipeline_config.errors import ConfigError, TrainingError
 from pipeline_config.schemas import (
     EMBEDDINGS_FILE,
     EPOCHS,
@@ -163,7 +163,7 @@ class TestFailure:
 
     def test_cuda_that_is_not_there_is_an_error_and_leaves_nothing(self, toy, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(TrainingError, match=r"training\.device: got cuda"):
+        with pytest.raises(ConfigError, match=r"training\.device: got cuda"):
             train(toy, training={"device": "cuda"})
         assert self.outputs() == []
 
