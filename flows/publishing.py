@@ -25,9 +25,9 @@ from pipeline_config.schemas import (
     STEPS_FILE,
     VECTORS_FILE,
 )
-from tasks import tracking
-from tasks.registration import Registration, describe
-from tasks.store import ArtifactRef
+from tasks.tracking import runs as tracking
+from tasks.registry.register_model import Registration, describe
+from tasks.store.artifacts import ArtifactRef
 
 logger = logging.getLogger(__name__)
 _REPORTS = {

@@ -1,6 +1,6 @@
 """What stages promise each other: file names, Arrow schemas, split names and special token ids.
 
-A stage's writer and its readers both take these from here; `tasks.store` checks each table against its
+A stage's writer and its readers both take these from here; `tasks.store.artifacts` checks each table against its
 schema when it is written.
 """
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.environment import prepare_environment
+from flows.cli.environment import prepare_environment
 
 # What the command line sets, before any other conftest imports prefect; no test may reach the user's own servers.
 _unused = tempfile.TemporaryDirectory(prefix="gloveflow-tests-")

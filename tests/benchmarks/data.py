@@ -96,13 +96,13 @@ def run_ours(files: list[str]) -> None:
         TokenizationConfig,
         VocabularyConfig,
     )
-    from tasks.bucketing import bucket_corpus, load_split
-    from tasks.corpus import ingest_corpus, locate_corpus
-    from tasks.embeddings import align_embeddings
-    from tasks.tokenization import tokenize_corpus
-    from tasks.tokenizers import identify_tokenizer
-    from tasks.vectors import download_glove, locate_vectors
-    from tasks.vocabulary import build_vocabulary
+    from tasks.batches.bucket_corpus import bucket_corpus, load_split
+    from tasks.corpus.ingest_corpus import ingest_corpus, locate_corpus
+    from tasks.embeddings.align_embeddings import align_embeddings
+    from tasks.tokens.tokenize_corpus import tokenize_corpus
+    from tasks.served.tokenizers import identify_tokenizer
+    from tasks.vectors.download_glove import download_glove, locate_vectors
+    from tasks.tokens.build_vocabulary import build_vocabulary
 
     train, test, *more = files
     text = Path(os.environ["GLOVEFLOW_ARTIFACTS"], "glove.txt")
@@ -214,8 +214,8 @@ def prepare_vectors(folder: Path, *, text: bool = False) -> None:
     os.environ["GLOVEFLOW_ARTIFACTS"] = str(folder)
     from pipeline_config.schemas import VECTORS_FILE
     from pipeline_config.settings import EmbeddingsConfig
-    from tasks.columns import as_matrix
-    from tasks.vectors import download_glove, locate_vectors
+    from tasks.runtime.arrow import as_matrix
+    from tasks.vectors.download_glove import download_glove, locate_vectors
 
     reference = download_glove.fn(locate_vectors(EmbeddingsConfig()), EmbeddingsConfig())
     table = reference.read_table(VECTORS_FILE)
@@ -245,9 +245,9 @@ def compare_tokenizers(files: list[str]) -> None:
     """Print tokens per second, and the time for adversarial texts of one and two megabytes."""
     from torchtext.data import get_tokenizer
 
-    from tasks.parallel import THREADS
-    from tasks.tokenization import CHUNK_DOCUMENTS
-    from tasks.tokenizers import COLUMNAR, TEXT
+    from tasks.runtime.parallel import THREADS
+    from tasks.tokens.tokenize_corpus import CHUNK_DOCUMENTS
+    from tasks.served.tokenizers import COLUMNAR, TEXT
 
     texts = pq.read_table(files[0], columns=["text"])["text"].cast(TEXT).combine_chunks()
     chunks = [texts.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(texts), CHUNK_DOCUMENTS)]
@@ -311,8 +311,8 @@ def compare_padding(files: list[str]) -> None:
     correlation between a document's place in the file and in the epoch; `labels` the deviation of the share of
     the first class in a batch, in units of what random batches of the same sizes have.
     """
-    from tasks.batching import SCHEMES, assign_buckets, draw_boundaries, padding_efficiency, plan_batches
-    from tasks.tokenizers import TEXT, basic_english
+    from tasks.batches.batching import SCHEMES, assign_buckets, draw_boundaries, padding_efficiency, plan_batches
+    from tasks.served.tokenizers import TEXT, basic_english
 
     header = f"{'scheme':14} {'efficiency':>10} {'batches':>8} {'again':>7} {'order':>7} {'labels':>7}"
     for file in files:
@@ -355,9 +355,9 @@ def compare_golden(files: list[str]) -> None:
     from torchtext.data import get_tokenizer
     from torchtext.vocab import Vectors
 
-    from tasks.embeddings import fill_matrix, look_up_rows
-    from tasks.tokenizers import TEXT, basic_english
-    from tasks.vector_rows import VectorRows
+    from tasks.embeddings.align_embeddings import fill_matrix, look_up_rows
+    from tasks.served.tokenizers import TEXT, basic_english
+    from tasks.vectors.rows import VectorRows
 
     split = get_tokenizer("basic_english")
     with tempfile.TemporaryDirectory() as folder:
@@ -391,9 +391,9 @@ def compare_coverage(files: list[str]) -> None:
     """Print the share of all tokens, and of distinct ones, that have a vector."""
     from pipeline_config.schemas import VECTORS_FILE
     from pipeline_config.settings import EmbeddingsConfig
-    from tasks.embeddings import look_up_rows
-    from tasks.tokenizers import TEXT, load_tokenizer
-    from tasks.vectors import download_glove, locate_vectors
+    from tasks.embeddings.align_embeddings import look_up_rows
+    from tasks.served.tokenizers import TEXT, load_tokenizer
+    from tasks.vectors.download_glove import download_glove, locate_vectors
 
     chains: dict[str, tuple[str, ...]] = {
         "exact, lowercase": ("lowercase",), "and diacritics, hyphen": ("lowercase", "diacritics", "hyphen")
@@ -425,7 +425,7 @@ def compare_formats(files: list[str]) -> None:
     import pyarrow.json
 
     from pipeline_config.settings import CorpusConfig
-    from tasks.corpus_formats import read_blocks
+    from tasks.corpus.formats import read_blocks
 
     table = pq.read_table(files[0], columns=["text", "label"])
     rows = list(zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True))

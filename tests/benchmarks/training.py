@@ -42,15 +42,15 @@ from torch import Tensor, nn
 from torchtext.data import BucketIterator, Dataset, Example, Field
 
 from pipeline_config.settings import BucketingConfig, PipelineConfig, TrainingConfig
-from tasks.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
-from tasks.bucketing import EncodedSplit
-from tasks.fitting import Training, fit
-from tasks.machine import describe_machine, has_bfloat16_lstm, run_steadily
-from tasks.network import TextClassifier
-from tasks.parallel import keep_freed_memory
-from tasks.scores import to_tensors
-from tasks.tokenizers import tokenize_texts
-from tasks.tracking import MetricStream, track_run
+from tasks.batches.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
+from tasks.batches.bucket_corpus import EncodedSplit
+from tasks.training.fitting import Training, fit
+from tasks.training.device import describe_machine, has_bfloat16_lstm, run_steadily
+from tasks.served.network import TextClassifier
+from tasks.runtime.parallel import keep_freed_memory
+from tasks.evaluation.prediction import to_tensors
+from tasks.served.tokenizers import tokenize_texts
+from tasks.tracking.runs import MetricStream, track_run
 
 VOCABULARY, EMBEDDING, CLASSES, BATCH, LONGEST = 30_000, 100, 2, 64, 400
 TUTORIAL, BUCKET_ITERATOR = "tutorial: random batches, packed", "torchtext: BucketIterator, packed"

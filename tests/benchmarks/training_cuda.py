@@ -20,9 +20,9 @@ import torch
 import training
 from torch import Tensor
 
-from tasks.batching import plan_batches
-from tasks.bucketing import EncodedSplit
-from tasks.machine import set_precision
+from tasks.batches.batching import plan_batches
+from tasks.batches.bucket_corpus import EncodedSplit
+from tasks.training.device import set_precision
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 STEPS = 256  # of the chain

@@ -48,7 +48,7 @@ def read_bytes(path: Path, **_: object) -> Way:
 def gloveflow(path: Path, dim: int, keep: Path | None = None, **_: object) -> Way:
     from pipeline_config.schemas import VECTORS_FILE
     from pipeline_config.settings import EmbeddingsConfig
-    from tasks.vectors import download_glove, locate_vectors
+    from tasks.vectors.download_glove import download_glove, locate_vectors
 
     config = EmbeddingsConfig(source=str(path), dim=dim, keep=keep and str(keep))
 
@@ -96,7 +96,7 @@ def second_use(path: Path, parquet: str, **_: object) -> Way:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tasks.vector_rows import find_rows, read_rows
+    from tasks.vectors.rows import find_rows, read_rows
 
     with path.open("rb") as file:
         words = [line.split(b" ")[0].decode() for line in file]
@@ -255,7 +255,7 @@ def show_download(folder: Path, path: Path) -> None:
     """Serve an archive of the shape of glove.6B.zip and print how much of it a download of 6B.50d takes."""
     import trustme
 
-    from tasks.member_download import Wanted, download_member
+    from tasks.fetching.zip_member import Wanted, download_member
     from tests.https_server import ranged, serve
     from tests.published_text import SHA256
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.glove_text import GloveTextReader
-from tasks.vector_selection import VectorSelection
+from tasks.vectors.glove_text import GloveTextReader
+from tasks.vectors.selection import VectorSelection
 from tests.campaigns.vector_files import draw_line, nearest
 
 DIM = 3

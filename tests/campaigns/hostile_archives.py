@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline_config.errors import InputError
-from tasks.archives import open_packed
+from tasks.fetching.archives import open_packed
 
 MEMBER = "glove.txt"
 MEMORY_BYTES = 32 << 20

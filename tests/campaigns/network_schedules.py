@@ -27,9 +27,9 @@ from unittest import mock
 import trustme
 
 from pipeline_config.errors import GloveflowError, ServiceError
-from tasks.archives import open_packed
-from tasks.download import download_file
-from tasks.member_download import Wanted, download_member
+from tasks.fetching.archives import open_packed
+from tasks.fetching.mirrors import download_file
+from tasks.fetching.zip_member import Wanted, download_member
 from tests.https_server import Answer, Handler, Server, fixed, parse_range, ranged, serve, whole
 
 MEMBER = "glove.2d.txt"
@@ -265,10 +265,10 @@ def run_schedule(server: Server, schedule: Schedule, content: Content) -> str:
 def impatience() -> Iterator[None]:
     """Make pauses and patience short."""
     with (
-        mock.patch("tasks.download.PAUSE_SECONDS", 0.001),
-        mock.patch("tasks.download.FRUITLESS_TRIES", 3),
-        mock.patch("tasks.transfer.STALL_SECONDS", 0.2),
-        mock.patch("tasks.member_download.TAIL_BYTES", 70_000),
+        mock.patch("tasks.fetching.mirrors.PAUSE_SECONDS", 0.001),
+        mock.patch("tasks.fetching.mirrors.FRUITLESS_TRIES", 3),
+        mock.patch("tasks.fetching.transfer.STALL_SECONDS", 0.2),
+        mock.patch("tasks.fetching.zip_member.TAIL_BYTES", 70_000),
     ):
         yield
 

@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-import tasks.glove_text
+import tasks.vectors.glove_text
 from pipeline_config.errors import InputError
-from tasks.glove_text import GloveTextReader
-from tasks.vector_selection import VectorSelection
+from tasks.vectors.glove_text import GloveTextReader
+from tasks.vectors.selection import VectorSelection
 
 TOKENS = [
     b"the", b"of", b"a", b"7", b"-1.5", b"1e5", b"nan", b"", b" ", b". .", b". . .", b"at name@domain.com", b" b", b"b ",
@@ -299,12 +299,12 @@ def read(case: Case) -> Result | str:
 
 @contextlib.contextmanager
 def block_size(block_bytes: int, careful_lines: int) -> Iterator[None]:
-    before = tasks.glove_text.BLOCK_BYTES, tasks.glove_text.CAREFUL_LINES
-    tasks.glove_text.BLOCK_BYTES, tasks.glove_text.CAREFUL_LINES = block_bytes, careful_lines
+    before = tasks.vectors.glove_text.BLOCK_BYTES, tasks.vectors.glove_text.CAREFUL_LINES
+    tasks.vectors.glove_text.BLOCK_BYTES, tasks.vectors.glove_text.CAREFUL_LINES = block_bytes, careful_lines
     try:
         yield
     finally:
-        tasks.glove_text.BLOCK_BYTES, tasks.glove_text.CAREFUL_LINES = before
+        tasks.vectors.glove_text.BLOCK_BYTES, tasks.vectors.glove_text.CAREFUL_LINES = before
 
 
 def differences(expected: Result | str, got: Result | str) -> str:

@@ -13,7 +13,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from flows.servers import find_port, start_prefect
+from flows.cli.servers import find_port, start_prefect
 from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import PipelineConfig
 
@@ -140,7 +140,7 @@ class CommandLine:
         What a shell starts in the background ignores SIGINT, and so would all that it starts.
         """
         listen = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
-        source = f"{listen}\n{before}\nfrom flows.cli import main\nmain(sys.argv[1:])"
+        source = f"{listen}\n{before}\nfrom flows.cli.main import main\nmain(sys.argv[1:])"
         return subprocess.Popen(
             [sys.executable, "-c", source, *arguments],
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,

@@ -24,7 +24,7 @@ from prefect.logging.handlers import APILogWorker
 from flows.pipeline import train_pipeline
 from pipeline_config.errors import InputError
 from pipeline_config.settings import PipelineConfig
-from tasks import tracking
+from tasks.tracking import runs as tracking
 
 STAGES = [
     "download_glove", "ingest_corpus", "tokenize_corpus", "build_vocabulary", "align_embeddings", "bucket_corpus",
@@ -126,7 +126,7 @@ def test_our_log_lines_reach_prefect(on_finished: Any) -> None:
     identity = flow_run_id(mlflow_run(on_finished))
     with get_client(sync_client=True) as client:
         logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[identity])), limit=200)
-    assert {"tasks.stage", "tasks.history"} <= {log.name for log in logs}
+    assert {"tasks.store.stage", "tasks.training.history"} <= {log.name for log in logs}
 
 
 def test_an_unchanged_run_is_all_cached_and_makes_no_new_version(on_finished: Any, config: PipelineConfig) -> None:

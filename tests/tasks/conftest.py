@@ -15,7 +15,7 @@ import torch
 import trustme
 
 from pipeline_config.settings import PipelineConfig
-from tasks.machine import set_precision
+from tasks.training.device import set_precision
 from tests.https_server import Server, serve
 from tests.stage_chain import ChainOutputs, run_chain
 
@@ -48,8 +48,8 @@ def server(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("tasks.download.PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("tasks.download.FRUITLESS_TRIES", 1)
+    monkeypatch.setattr("tasks.fetching.mirrors.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("tasks.fetching.mirrors.FRUITLESS_TRIES", 1)
     with serve(authority) as made:
         yield made
 
@@ -149,8 +149,8 @@ def registered_root(
     tmp_path_factory: pytest.TempPathFactory, toy_root: tuple[Path, ChainOutputs], migrated_database: Path
 ) -> Path:
     """An artifacts directory in which the small pipeline's classifier is registered, as version 1 and champion."""
-    from tasks.registration import register_model
-    from tasks.tracking import track_run
+    from tasks.registry.register_model import register_model
+    from tasks.tracking.runs import track_run
 
     root, (store, run) = tmp_path_factory.mktemp("registered"), toy_root
     shutil.copytree(store / "store", root / "store")

@@ -1,0 +1,104 @@
+"""Check that this installation and these artifacts can work: versions, store, databases, servers."""
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+
+from flows.cli.environment import answers, read_servers
+from pipeline_config.errors import GloveflowError
+from tasks.store.locks import file_lock
+
+MIN_FREE_BYTES = 2 << 30
+
+
+class Finding(NamedTuple):
+    """The result of one check."""
+
+    ok: bool
+    subject: str
+    text: str
+
+
+def examine(root: Path) -> list[Finding]:
+    """Return all findings about an installation and an artifacts directory; changes nothing in them."""
+    checks: list[Callable[[Path], Iterator[Finding]]] = [
+        check_versions, check_prefect_server, check_store, check_databases, check_servers,
+    ]  # fmt: skip
+    return [finding for check in checks for finding in check(root)]
+
+
+def check_versions(_root: Path) -> Iterator[Finding]:
+    """Compare every required distribution with what is installed."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(sys.version_info >= (3, 11), "python", version)
+    for text in metadata.requires("gloveflow") or []:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(False, requirement.name, f"is not installed, expected {requirement.specifier}")
+            continue
+        ok = requirement.specifier.contains(installed.partition("+")[0], prereleases=True)
+        note = "" if ok else f", expected {requirement.specifier}"
+        yield Finding(ok, requirement.name, f"{installed}{note}")
+
+
+def check_prefect_server(_root: Path) -> Iterator[Finding]:
+    """Import Prefect's server, which a wrong version of fastapi or SQLAlchemy breaks."""
+    with contextlib.suppress(KeyError, OSError):
+        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # or importing prefect complains
+    try:
+        import prefect.server.api.server  # noqa: F401
+    except Exception as error:
+        yield Finding(False, "prefect server", f"cannot be imported: {type(error).__name__}: {error}")
+    else:
+        yield Finding(True, "prefect server", "can be imported")
+
+
+def check_store(root: Path) -> Iterator[Finding]:
+    """Try to lock a file in the artifacts directory, and look at the free space."""
+    try:
+        with file_lock(root / ".doctor.lock", waiting_for="another doctor"):
+            pass
+        (root / ".doctor.lock").unlink()
+    except (GloveflowError, OSError) as error:
+        yield Finding(False, "store", str(error))
+        return
+    free = shutil.disk_usage(root).free
+    outputs = len(list((root / "store").glob("*/*/manifest.json")))
+    note = "" if free >= MIN_FREE_BYTES else f", expected at least {MIN_FREE_BYTES / 2**30:.0f} GiB"
+    yield Finding(not note, "store", f"{root}: {outputs} stage outputs, {free / 2**30:.1f} GiB free{note}")
+
+
+def check_databases(root: Path) -> Iterator[Finding]:
+    """Check the SQLite files of Prefect and MLflow, where there are any."""
+    for name, path in (("prefect db", root / "prefect" / "prefect.db"), ("mlflow db", root / "mlflow" / "mlflow.db")):
+        if not path.exists():
+            yield Finding(True, name, f"{path}: not there yet, the first run makes it")
+            continue
+        try:
+            connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
+            with connection:
+                problem = connection.execute("PRAGMA quick_check").fetchone()[0]
+            connection.close()
+        except sqlite3.Error as error:
+            problem = str(error)
+        yield Finding(problem == "ok", name, f"{path}: {problem}, {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def check_servers(root: Path) -> Iterator[Finding]:
+    """Say which servers, started by `gloveflow ui` or `serve`, answer."""
+    for name, health in (("prefect", "/api/health"), ("mlflow", "/health")):
+        url = read_servers(root).get(name)
+        up = bool(url) and answers(f"{url}{health}")
+        yield Finding(True, f"{name} pages", f"{url} is up" if up else "not running; `gloveflow ui` starts them")

@@ -1,0 +1,261 @@
+"""The command line, `gloveflow`. Heavy packages are imported inside the commands, so that `--help` is quick."""
+
+import argparse
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.cli.environment import prepare_environment
+from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
+
+if TYPE_CHECKING:
+    from pipeline_config.settings import PipelineConfig
+
+DEFAULT_PRESET = "sentiment"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and end the process with its exit code."""
+    from flows.cli.session import leave
+
+    leave(run_command(arguments))
+
+
+def run_command(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code (`pipeline_config.errors.EXIT_CODES`)."""
+    from flows.cli.console import print_error
+
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.debug:
+        os.environ["GLOVEFLOW_DEBUG"] = "1"
+    try:
+        command: Callable[[argparse.Namespace, Path], int] = options.command
+        return command(options, prepare_environment(options.artifacts))
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return EXIT_INTERRUPTED
+    except GloveflowError as error:
+        if options.debug:
+            traceback.print_exc()
+        print_error(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        print_error(f"unexpected error: {type(error).__name__}: {error} (--debug shows the traceback)")
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in sorted(EXIT_CODES.items()))
+    parser = argparse.ArgumentParser(
+        prog="gloveflow",
+        description="From GloVe vectors and a labelled corpus to a registered, servable LSTM text classifier.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--artifacts", type=Path, help="directory of all outputs (default: $GLOVEFLOW_ARTIFACTS or ./artifacts)"
+    )
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    configured = argparse.ArgumentParser(add_help=False)
+    configured.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        help="sentiment (default), bbc-news, smoke, imdb, sst2, or custom",
+    )
+    configured.add_argument("--config", type=Path, metavar="FILE", help="YAML file with your own values")
+    configured.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="one value; can be repeated",
+    )
+    served = argparse.ArgumentParser(add_help=False)
+    served.add_argument("--alias", help="alias of the model version (default: the configured champion alias)")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, function, parents, add in (
+        ("run", _run, [configured], None),
+        ("serve", _serve, [configured], _add_serve),
+        ("ui", _ui, [], None),
+        ("predict", _predict, [configured, served], _add_predict),
+        ("score", _score, [configured, served], _add_score),
+        ("config", _config, [configured], _add_config),
+        ("doctor", _doctor, [], None),
+    ):
+        text = textwrap.dedent(function.__doc__ or "").strip()
+        command = commands.add_parser(name, help=text.splitlines()[0], description=text, parents=[*parents, shared])
+        command.set_defaults(command=function)
+        if add:
+            add(command)
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cron", required=True, help="when to run, for example '0 3 * * *'")
+    parser.add_argument("--timezone", default="UTC", help="time zone of the cron line (default: UTC)")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; without any, one per line of standard input")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per text")
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help=".csv, .tsv, .jsonl, .parquet, or .txt with a text per line")
+    parser.add_argument("--output", type=Path, help="file to write, .parquet or .csv (default: FILE-scored.parquet)")
+    parser.add_argument("--column", default="text", help="column with the text (default: text)")
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--yaml", action="store_true", help="print a file that --config takes")
+
+
+def _run(options: argparse.Namespace, root: Path) -> int:
+    """Run the whole pipeline and register the model."""
+    config = _resolve(options)
+    from flows.cli.console import print_summary, show_log_lines
+    from flows.cli.session import run_flow
+
+    show_log_lines()
+
+    def load() -> Callable[..., object]:
+        from flows.pipeline import train_pipeline
+
+        return train_pipeline
+
+    print_summary(run_flow(root, load, config), name=config.name)
+    return 0
+
+
+def _serve(options: argparse.Namespace, root: Path) -> int:
+    """Keep scheduled runs going, one at a time, until it is ended."""
+    config = _resolve(options)
+    from flows.deployments import check_schedule, serve_pipeline
+    from flows.cli.servers import running_servers, start_pages
+    from tasks.training.train_classifier import check_machine
+
+    check_schedule(options.cron, options.timezone)
+    check_machine(config.training)
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # the log of a service: all lines of all runs
+    starts = start_pages(root)[1:] if "PREFECT_API_URL" in os.environ else start_pages(root)
+    with running_servers(root, starts) as servers:
+        for server in servers:
+            print(f"{server.name:8} {server.url}", flush=True)
+        prepare_environment(root)
+        print(
+            f"runs of train-classifier/{config.name} at {options.cron!r} ({options.timezone}); Ctrl-C ends", flush=True
+        )
+        serve_pipeline(config, cron=options.cron, timezone=options.timezone)
+    return 0
+
+
+def _ui(options: argparse.Namespace, root: Path) -> int:
+    """Start the Prefect and MLflow pages on 127.0.0.1 and print their addresses."""
+    from flows.cli.servers import running_servers, start_pages, wait_for_end
+
+    print("starting the pages ...", flush=True)
+    with running_servers(root, start_pages(root)) as servers:
+        for server in servers:
+            print(f"{server.name:8} {server.url}", flush=True)
+        print("Ctrl-C ends both", flush=True)
+        wait_for_end(servers)
+    return 0
+
+
+def _predict(options: argparse.Namespace, root: Path) -> int:
+    """Classify texts with the registered champion."""
+    config = _resolve(options)
+    texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
+    if not texts:
+        raise InputError("predict: expected a text, got none")
+    from flows.cli.environment import open_loggers
+    from tasks.tracking.runs import load_model
+
+    open_loggers()
+    answers = load_model(config.registered_model, options.alias or config.registration.alias)(texts)
+    if options.json:
+        import json
+
+        for text, answer in zip(texts, answers, strict=True):
+            print(json.dumps({"text": text, **answer}, ensure_ascii=False))
+    else:
+        from flows.cli.console import print_answers
+
+        print_answers(texts, answers)
+    return 0
+
+
+def _score(options: argparse.Namespace, root: Path) -> int:
+    """Classify a file of texts with the registered champion."""
+    config = _resolve(options)
+    source = options.file.absolute()
+    if not source.is_file():
+        raise InputError(f"{source}: no such file")
+    output = (options.output or source.with_name(f"{source.stem}-scored.parquet")).absolute()
+    from flows.cli.console import show_log_lines
+    from flows.cli.session import run_flow
+
+    show_log_lines()
+
+    def load() -> Callable[..., object]:
+        from flows.scoring import score_file
+
+        return score_file
+
+    alias = options.alias or config.registration.alias
+    result = run_flow(root, load, str(source), str(output), config.registered_model, alias, options.column)
+    counts = ", ".join(f"{label} {count:,}" for label, count in result.labels.items()) or "none"
+    skipped = f", {result.skipped:,} rows without a text" if result.skipped else ""
+    classified_by = f"{config.registered_model} version {result.version}"
+    print(f"{result.output}: {result.rows:,} rows by {classified_by}: {counts}{skipped}")
+    return 0
+
+
+def _config(options: argparse.Namespace, root: Path) -> int:
+    """Show the resolved configuration and where each value came from."""
+    from pipeline_config.resolve import flatten, resolve_config
+
+    resolved = resolve_config(preset=options.preset, file=options.config, overrides=options.overrides)
+    values = resolved.config.model_dump(mode="json")
+    if options.yaml:
+        import yaml
+
+        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    for key, value in flatten(values):
+        shown = "null" if value is None else str(value)
+        print(f"{key:34} {shown:34} {resolved.origins[key]}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace, root: Path) -> int:
+    """Check versions, the store, the databases and the servers."""
+    from flows.cli.doctor import examine
+
+    findings = examine(root)
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject:14} {finding.text}")
+    return 0 if all(finding.ok for finding in findings) else 4
+
+
+def _resolve(options: argparse.Namespace) -> "PipelineConfig":
+    from pipeline_config.resolve import resolve_config
+
+    return resolve_config(preset=options.preset, file=options.config, overrides=options.overrides).config
+
+
+if __name__ == "__main__":
+    main()

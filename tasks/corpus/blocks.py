@@ -1,0 +1,139 @@
+"""Blocks of rows, whatever the format they were read from: the rules by which values become text, label and time.
+
+Takes Python or Arrow columns, returns Arrow tables of the schema `BLOCK`. A row that cannot be read keeps its
+place, with the reason in `problem`.
+"""
+
+import math
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from tasks.runtime.arrow import whole_column
+
+BLOCK = pa.schema(
+    [
+        pa.field("text", pa.large_string()),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("time", pa.float64()),
+        pa.field("problem", pa.string()),
+    ]
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def label_text(value: Any) -> str | None:
+    """Return a label as text by rule: `1`, `1.0` and `"1"` are "1", true is "true", null and NaN are None."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() or None
+
+
+def time_value(value: Any) -> float | None:
+    """Return a moment as a number: a number as it is, a date or an ISO 8601 text in seconds since 1970 (UTC)."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            try:
+                value = datetime.fromisoformat(value.strip())
+            except ValueError:
+                return None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def make_block(columns: Mapping[str, Sequence[Any]], problems: Sequence[str | None] | None = None) -> pa.Table:
+    """Return rows as a table of the schema `BLOCK`.
+
+    Args:
+        columns: Python values of each column that there is, one per row.
+        problems: why a row could not be read, None for the others; its text then shows what was there.
+    """
+    texts, problem = list(columns["text"]), list(problems or [None] * len(columns["text"]))
+    texts_array = _text_array(texts, problem)
+    return _block(texts_array, columns, problem)
+
+
+def arrow_block(columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
+    """Return Arrow columns as a table of the schema `BLOCK`; odd ones go by way of Python values."""
+    text = columns["text"]
+    kind = text.type.value_type if pa.types.is_dictionary(text.type) else text.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    try:
+        if is_text:
+            text = text.cast(pa.large_string())
+            text.validate(full=True)  # it may hold bytes that are no UTF-8
+    except pa.ArrowInvalid:
+        is_text, text = True, text.cast(pa.large_binary())
+        values = [None if v is None else v.decode("utf-8", "surrogateescape") for v in text.to_pylist()]
+        return make_block({role: c.to_pylist() for role, c in columns.items() if role != "text"} | {"text": values})
+    if not is_text:
+        return make_block({role: column.to_pylist() for role, column in columns.items()})
+    return _block(whole_column(text), columns, [None] * len(text))
+
+
+def _block(text: pa.Array, columns: Mapping[str, Any], problem: list[str | None]) -> pa.Table:
+    labels = _mapped(columns["label"], label_text)
+    for i, label in enumerate(labels):
+        if label is not None and not label.isascii() and _SURROGATE.search(label):
+            labels[i] = _SURROGATE.sub("?", label)
+            problem[i] = problem[i] or ("undecodable" if text[i].is_valid else None)
+    rules: dict[str, Callable[[Any], Any]] = {"split": label_text, "group": label_text, "time": time_value}
+    found = {
+        role: _without_surrogates(_mapped(columns[role], rule)) if role in columns else [None] * len(text)
+        for role, rule in rules.items()
+    }
+    arrays = [text, labels, found["split"], found["group"], found["time"], problem]
+    return pa.table([a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, BLOCK, strict=True)],
+                    schema=BLOCK)  # fmt: skip
+
+
+def _without_surrogates(values: list[Any]) -> list[Any]:
+    return [_SURROGATE.sub("?", v) if isinstance(v, str) and not v.isascii() else v for v in values]
+
+
+def _mapped(values: Any, rule: Callable[[Any], Any]) -> list[Any]:
+    """Apply a rule to every value, once per distinct one."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.to_pylist()
+    known: dict[tuple[type, Hashable], Any] = {}
+    results = []
+    for value in values:
+        try:
+            key = (type(value), value)
+            if key not in known:
+                known[key] = rule(value)
+            results.append(known[key])
+        except TypeError:  # not hashable
+            results.append(rule(value))
+    return results
+
+
+def _text_array(texts: list[Any], problem: list[str | None]) -> pa.Array:
+    """Return texts as an Arrow array, after marking those that cannot be one."""
+    try:
+        if not any(isinstance(text, bytes) for text in texts):
+            return pa.array(texts, pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeError):
+        pass
+    for i, text in enumerate(texts):
+        if text is None or (isinstance(text, float) and math.isnan(text)):
+            texts[i] = None
+        elif not isinstance(text, str):
+            texts[i], problem[i] = repr(text), problem[i] or "text_is_no_string"
+        if isinstance(texts[i], str) and _SURROGATE.search(texts[i]):
+            texts[i], problem[i] = _SURROGATE.sub("?", texts[i]), problem[i] or "undecodable"
+    return pa.array(texts, pa.large_string())

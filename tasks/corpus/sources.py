@@ -1,0 +1,167 @@
+"""Where a corpus is: turn the names in a configuration into local files, their formats and one digest.
+
+A name is a path, a glob, a directory (of data files, or with one sub-folder per class), an https address, the
+address of any file system that fsspec knows, or `package:<distribution>:<path>` for data files of an installed
+distribution, which is not imported. What is remote is copied to `<artifacts>/downloads` first.
+"""
+
+import glob
+import hashlib
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline_config.errors import GloveflowError, InputError, ServiceError
+from pipeline_config.schemas import Split
+from pipeline_config.settings import CorpusConfig
+from tasks.corpus.formats import list_class_files
+from tasks.fetching.mirrors import download_file
+from tasks.store.locks import file_lock
+from tasks.store.artifacts import SourceRef, artifacts_root, file_digest, tree_digest
+
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+
+class CorpusFile(BaseModel):
+    """A file, or a folder with one sub-folder per class; `split` is set when the configuration says it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    kind: str
+    split: Split | None = None
+
+
+class CorpusRef(SourceRef):
+    """A corpus: its files in the order in which they are read."""
+
+    files: tuple[CorpusFile, ...] = ()
+
+
+def locate_corpus(config: CorpusConfig) -> CorpusRef:
+    """Tell which files a corpus is made of, and its digest; what is remote is fetched first.
+
+    Raises:
+        InputError: there is no such file, folder or distribution, or a format cannot be told.
+        ServiceError: an address cannot be fetched.
+    """
+    given: dict[Split | None, str | Sequence[str] | None] = {
+        None: config.source, "validation": config.validation_source, "test": config.test_source,
+    }  # fmt: skip
+    held_out = config.validation_source is not None or config.test_source is not None
+    files, digests = [], {}
+    for split, names in given.items():
+        for number, path in enumerate(_find_paths(names or (), split, config.format)):
+            kind = _detect_format(path, config.format)
+            files.append(CorpusFile(path=str(path), kind=kind, split=split or ("train" if held_out else None)))
+            digests[f"{split or 'source'}-{number:05}:{kind}"] = _digest(path, kind)
+    location = ", ".join(file.path for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+    digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
+    return CorpusRef(location=location, kind=files[0].kind, digest=digest, files=tuple(files))
+
+
+def _find_paths(names: str | Sequence[str], split: Split | None, wanted: str) -> list[Path]:
+    field = f"corpus.{split}_source" if split else "corpus.source"
+    paths: list[Path] = []
+    for name in [names] if isinstance(names, str) else names:
+        local = _local_paths(name, field)
+        for path in local:
+            if not path.exists():
+                raise InputError(f"{field}: {path}: no such file or folder")
+            inside = sorted(path.iterdir()) if path.is_dir() and wanted != "folder" else []
+            files = [file for file in inside if _is_data(file)]
+            paths.extend(files or [path])
+    return paths
+
+
+def _local_paths(name: str, field: str) -> list[Path]:
+    if name.startswith("https://"):
+        return [download_file([name])]
+    if "://" in name:
+        return _fetch(name, field)
+    if name.startswith("package:"):
+        name = str(_package_path(name, field))
+    path = Path(name).expanduser().absolute()
+    if path.exists() or not glob.has_magic(name):
+        return [path]
+    found = sorted(Path(match) for match in glob.iglob(str(path), recursive=True))  # noqa: PTH207 (an absolute pattern)
+    if not found:
+        raise InputError(f"{field}: {path}: no file matches")
+    return found
+
+
+def _package_path(name: str, field: str) -> Path:
+    distribution, _, inside = name.removeprefix("package:").partition(":")
+    if not distribution or not inside:
+        raise InputError(f"{field}: got {name!r}, expected package:<distribution>:<path>")
+    try:
+        return Path(str(metadata.distribution(distribution).locate_file(inside)))
+    except metadata.PackageNotFoundError:
+        raise InputError(f"{field}: the distribution {distribution!r} is not installed") from None
+
+
+def _fetch(url: str, field: str) -> list[Path]:
+    """Copy what an address names to the downloads, unless the same version of it is there already."""
+    import fsspec  # here: rarely needed
+
+    if url.startswith("http://"):
+        raise InputError(f"{field}: {url}: expected https, which proves who answers")
+    try:
+        system, names = fsspec.core.url_to_fs(url)
+        found = sorted(system.glob(names)) if glob.has_magic(names) else [names]
+        if len(found) == 1 and system.isdir(found[0]):
+            found = sorted(name for name in system.ls(found[0], detail=False) if Path(name).suffix.lower() in FORMATS)
+        paths = [_copy(system, name) for name in found]
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{field}: {url}: {error}") from error
+    except FileNotFoundError:
+        raise InputError(f"{field}: {url}: no such file") from None
+    except GloveflowError:
+        raise
+    except Exception as error:  # each file system has errors of its own, for missing credentials, say
+        raise ServiceError(f"{field}: {url}: cannot be fetched: {error}") from error
+    if not paths:
+        raise InputError(f"{field}: {url}: no file matches")
+    return paths
+
+
+def _copy(system: object, name: str) -> Path:
+    version = hashlib.sha256(f"{system.to_json()} {name} {system.ukey(name)}".encode()).hexdigest()[:16]  # type: ignore[attr-defined]
+    path = artifacts_root() / "downloads" / f"{version}-{Path(name).name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(path.with_name(f".{path.name}.lock"), waiting_for=f"another run to fetch {name}"):
+        if not path.exists():
+            part = path.with_name(f"{path.name}.part")
+            with system.open(name, "rb") as remote, part.open("wb") as local:  # type: ignore[attr-defined]
+                shutil.copyfileobj(remote, local, 1 << 20)
+            if system.info(name)["size"] not in (None, part.stat().st_size):  # type: ignore[attr-defined]
+                raise OSError(f"{name}: got {part.stat().st_size} bytes")
+            part.replace(path)
+    return path
+
+
+def _detect_format(path: Path, wanted: str) -> str:
+    kind = wanted if wanted != "auto" else "folder" if path.is_dir() else FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(
+            f"corpus.source: {path}: cannot tell its format, set corpus.format (known: {', '.join(FORMATS)})"
+        )
+    if (kind == "folder") != path.is_dir():
+        raise InputError(
+            f"corpus.source: {path}: expected a {'folder' if kind == 'folder' else 'file'} for format {kind}"
+        )
+    return kind
+
+
+def _is_data(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in FORMATS and not path.name.startswith((".", "_"))
+
+
+def _digest(path: Path, kind: str) -> str:
+    try:
+        return tree_digest(list_class_files(path)) if kind == "folder" else file_digest(path)
+    except OSError as error:
+        raise InputError(f"corpus.source: {error.filename or path}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,91 @@
+"""The `@stage` decorator: makes a Prefect task of a function that writes one stage output.
+
+The function gets a `StageOutput` first and its inputs after it; the task takes the inputs alone and returns
+the `ArtifactRef` of the output. An output that the store already holds is not computed: the task run then
+ends in the state `Cached`, which the Prefect UI and the command line show.
+"""
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, cast
+
+from prefect import Task, task
+from prefect.context import TaskRunContext
+from prefect.states import Completed
+
+from tasks.runtime.parallel import keep_freed_memory
+from tasks.store.output import StageOutput
+from tasks.store.artifacts import ArtifactRef, commit_output, stage_key
+
+P = ParamSpec("P")
+logger = logging.getLogger(__name__)
+
+
+def stage(
+    *, version: int, unkeyed: tuple[str, ...] = (), **options: Any
+) -> Callable[[Callable[Concatenate[StageOutput, P], None]], Task[..., ArtifactRef]]:
+    """Make a stage task of a function.
+
+    Args:
+        version: raise it when the meaning of the code changes; it is part of the cache key.
+        unkeyed: inputs that cannot change the output and stay out of the key.
+        options: further options of `prefect.task`, such as retries.
+
+    The task's parameters are untyped because Prefect's typing refuses futures where it takes them.
+
+    The output's name, and the task's, is the name of the function.
+    """
+
+    def decorate(write: Callable[Concatenate[StageOutput, P], None]) -> Task[..., ArtifactRef]:
+        name = write.__name__
+        signature = inspect.signature(write)
+        inputs_only = signature.replace(
+            parameters=list(signature.parameters.values())[1:], return_annotation=ArtifactRef
+        )
+
+        @functools.wraps(write)
+        def run(*args: P.args, **kwargs: P.kwargs) -> ArtifactRef:
+            keep_freed_memory()
+            bound = inputs_only.bind(*args, **kwargs)
+            bound.apply_defaults()
+            inputs = {key: value for key, value in bound.arguments.items() if key not in unkeyed}
+            reference, computed = commit_output(
+                name,
+                stage_key(name, version, inputs),
+                lambda output: write(output, *args, **kwargs),
+                inputs=inputs,
+            )
+            logger.info("%s", describe_output(reference, computed=computed))
+            if not computed and TaskRunContext.get():
+                return cast("ArtifactRef", Completed(name="Cached", message=reference.key, data=reference))
+            return reference
+
+        run.__signature__ = inputs_only  # type: ignore[attr-defined]
+        run.__annotations__ = {key: p.annotation for key, p in inputs_only.parameters.items()}
+        made: Task[..., ArtifactRef] = task(
+            name=name, task_run_name=name.replace("_", " "), persist_result=False, **options
+        )(run)
+        return made
+
+    return decorate
+
+
+def describe_output(reference: ArtifactRef, *, computed: bool) -> str:
+    """Return one line on a stage output: name, computed or cached, seconds, facts."""
+    seconds = f"{reference.facts['seconds']:7.1f} s" if computed else "   cached"
+    facts = ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in headline_facts(reference))
+    return f"{reference.stage:20} {seconds}  {facts}"
+
+
+def headline_facts(reference: ArtifactRef, most: int = 4) -> list[tuple[str, Any]]:
+    """Return the first facts of an output that are plain numbers or short texts."""
+    plain = [(k, v) for k, v in reference.facts.items() if k != "seconds" and isinstance(v, int | float | str)]
+    return plain[:most]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,76 @@
+"""Stage `train_baseline`: what a linear model makes of the same documents.
+
+Reads `documents`. Writes the predictions of TF-IDF with logistic regression on the validation and test splits.
+"""
+
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline_config.errors import InputError
+from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE, predictions_schema
+from pipeline_config.settings import BaselineConfig
+from tasks.runtime.progress import show_elapsed
+from tasks.store.stage import stage
+from tasks.store.output import StageOutput
+from tasks.store.artifacts import ArtifactRef
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+logger = logging.getLogger(__name__)
+
+
+@stage(version=1)
+def train_baseline(output: StageOutput, documents: ArtifactRef, config: BaselineConfig) -> None:
+    """Write the baseline's predictions on the validation and test splits.
+
+    Raises:
+        InputError: the train split has no n-gram that is frequent enough.
+    """
+    import torch  # noqa: F401 (before scikit-learn: SciPy fails on a torch that another thread has half imported)
+    from sklearn.exceptions import ConvergenceWarning  # here: scikit-learn is slow to import
+
+    table = documents.read_table(DOCUMENTS_FILE)
+    split = table["split"].to_numpy()
+    train, held_out = table.filter(pa.array(split == "train")), table.filter(pa.array(split != "train"))
+    model = build_baseline(config)
+    warnings.filterwarnings("ignore", category=ConvergenceWarning)  # told below; other threads' warnings stay as is
+    try:
+        with show_elapsed(f"fit the baseline to {len(train):,} documents"):
+            model.fit(train["text"].to_pylist(), train["label"].to_pylist())
+    except ValueError as error:
+        raise InputError(f"baseline: {error} (baseline.min_df is {config.min_df})") from error
+    if model[1].n_iter_.max() >= config.max_iterations:
+        logger.warning("the baseline did not converge in %d iterations", config.max_iterations)
+    labels = sorted(set(table["label"].to_pylist()))
+    probabilities = np.zeros((len(held_out), len(labels)))  # zero for a class that the train split lacks
+    probabilities[:, [labels.index(label) for label in model.classes_]] = model.predict_proba(
+        held_out["text"].to_pylist()
+    )
+    predictions = predictions_table(held_out.select(["doc_id", "split", "label"]), labels, probabilities)
+    output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
+    output.facts.update(features=len(model[0].vocabulary_), iterations=int(model[1].n_iter_.max()))
+
+
+def build_baseline(config: BaselineConfig) -> "Pipeline":
+    """Return the untrained model: sublinear TF-IDF of word n-grams, then multinomial logistic regression."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(
+        TfidfVectorizer(ngram_range=(1, config.ngram_max), min_df=config.min_df, sublinear_tf=True, dtype=np.float64),
+        LogisticRegression(C=config.regularization, max_iter=config.max_iterations),
+    )
+
+
+def predictions_table(documents: pa.Table, labels: list[str], probabilities: np.ndarray) -> pa.Table:
+    """Return predictions (`predictions_schema`) for `doc_id`, `split`, `label` and float64[N, C] probabilities."""
+    best = np.asarray(labels, dtype=object)[probabilities.argmax(axis=1)]
+    columns = [*documents.columns, pa.array(best.tolist(), pa.string())]
+    columns += [pa.array(probabilities[:, i].astype(np.float64)) for i in range(len(labels))]
+    return pa.table(columns, schema=predictions_schema(labels))

@@ -1,0 +1,103 @@
+r"""Read word vectors from word2vec's binary format.
+
+A line `<vectors> <dim>`, then for each vector the token, one space, `dim` little-endian float32, and, as some
+writers have it, a `\n`. Reads a binary stream, yields Arrow tables in file order with bounded memory. The numbers
+are taken bit for bit. Where `tasks.vectors.glove_text` counts lines, vectors are counted here, from 1.
+"""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline_config.errors import InputError
+from tasks.vectors.selection import Part, VectorSelection
+
+BLOCK_BYTES = 4 << 20
+MAX_TOKEN_BYTES = 1 << 16
+_FASTTEXT_MODEL = b"\xba\x16\x4f\x2f"
+
+
+class Word2vecBinaryReader:
+    """Iterate over the chosen vectors of a stream as tables of `vectors_schema(dim)`.
+
+    Args:
+        stream: bytes of the file, decompressed.
+        name: what to call the stream in messages.
+        selection: what to choose; it holds the counts afterwards.
+
+    Raises:
+        InputError: it is another format, has another dimension, or ends too early or too late.
+    """
+
+    def __init__(self, stream: BinaryIO, *, name: str, selection: VectorSelection) -> None:
+        self.stream, self.name, self.selection = stream, name, selection
+        self._buffer, self._at, self._count = b"", 0, 0
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        left = self._read_header()
+        rows = max(1, BLOCK_BYTES // (4 * self.selection.dim))
+        while left:
+            read = [self._read_vector() for _ in range(min(rows, left))]
+            left -= len(read)
+            table = self.selection.take(_to_part(read, self.selection.dim))
+            if len(table):
+                yield table
+            if self.selection.full:
+                return
+        rest = self._buffer[self._at :] + self.stream.read(MAX_TOKEN_BYTES)
+        if rest.strip(b"\n"):
+            raise InputError(f"{self.name}: expected its end after {self.selection.lines} vectors, got more bytes")
+
+    def _read_header(self) -> int:
+        line = self.stream.readline(100)
+        if line.startswith(_FASTTEXT_MODEL):
+            raise InputError(f"{self.name}: is a fastText model, expected vectors; they are in the .vec file beside it")
+        fields = line.split()
+        if len(fields) != 2 or not all(field.isdigit() for field in fields) or not line.endswith(b"\n"):
+            raise InputError(f"{self.name}: expected word2vec's header (vectors and dimension), got {line[:80]!r}")
+        if int(fields[1]) != self.selection.dim:
+            raise InputError(f"{self.name}: expected {self.selection.dim} values, got {int(fields[1])}")
+        return int(fields[0])
+
+    def _read_vector(self) -> tuple[bytes, bytes]:
+        size = 4 * self.selection.dim
+        space = self._buffer.find(b" ", self._at)
+        if space < 0 or space + 1 + size > len(self._buffer):
+            self._buffer = self._buffer[self._at :] + self.stream.read(BLOCK_BYTES + size)
+            self._at = 0
+            space = self._buffer.find(b" ", 0, MAX_TOKEN_BYTES)
+        end = space + 1 + size
+        if space < 0 or end > len(self._buffer):
+            number, got = self._count + 1, len(self._buffer)
+            raise InputError(f"{self.name}:{number}: is damaged: the vector has no end, got {got:,} bytes of it")
+        token, vector = self._buffer[self._at : space].removeprefix(b"\n"), self._buffer[space + 1 : end]
+        self._at, self._count = end, self._count + 1
+        return token, vector
+
+
+def _to_part(read: list[tuple[bytes, bytes]], dim: int) -> Part:
+    values = np.frombuffer(b"".join(vector for _, vector in read), "<f4").astype(np.float32).reshape(-1, dim)
+    finite: list[bool] = np.isfinite(values).all(axis=1).tolist()  # type: ignore[assignment]
+    words, positions, dropped = [], [], []
+    for position, (token, _) in enumerate(read):
+        word = token.decode("utf-8", "replace")
+        if not token:
+            dropped.append((position, "empty_token"))
+        elif not finite[position]:
+            dropped.append((position, "not_finite"))
+        elif word.encode() != token:
+            dropped.append((position, "undecodable"))
+        else:
+            words.append(word)
+            positions.append(position)
+    return Part(
+        lines=len(read),
+        tokens=pa.array(words, pa.string()),
+        values=values[positions] if dropped else values,
+        positions=positions,
+        dropped=dropped,
+        repaired={},
+        excerpt=lambda position: read[position][0],
+    )

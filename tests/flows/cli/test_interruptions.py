@@ -1,0 +1,190 @@
+"""Runs that are killed, interrupted, or started twice: nothing half-written, the right states, no work twice."""
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import get_client
+
+from tasks.tracking import runs as tracking
+
+STAGES = [
+    "download_glove", "ingest_corpus", "tokenize_corpus", "build_vocabulary", "align_embeddings", "bucket_corpus",
+    "train_baseline", "train_classifier", "evaluate_classifier",
+]  # fmt: skip
+
+# Python that makes a run kill itself, with SIGKILL, at a point of its work on one stage.
+KILL = """
+import os, signal, tasks.store.artifacts as store
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+"""
+IN_A_WRITE = (
+    KILL
+    + """
+write = store.StageOutput.write_table
+def half_write(self, name, table, schema):
+    if "{stage}" in str(self.directory):
+        write(self, name, table.slice(0, len(table) // 2), schema)
+        with open(self.path(name), "r+b") as file: file.truncate(100)
+        die()
+    write(self, name, table, schema)
+store.StageOutput.write_table = half_write
+"""
+)
+BEFORE_THE_MANIFEST = (
+    KILL
+    + """
+manifest = store._write_manifest
+store._write_manifest = lambda stage, *a, **k: die() if stage == "{stage}" else manifest(stage, *a, **k)
+"""
+)
+BEFORE_THE_RENAME = (
+    KILL
+    + """
+publish = store._publish
+store._publish = lambda temporary, directory: die() if "{stage}" in str(directory) else publish(temporary, directory)
+"""
+)
+AFTER_THE_RENAME = (
+    KILL
+    + """
+publish = store._publish
+def publish_and_die(temporary, directory):
+    publish(temporary, directory)
+    if "{stage}" in str(directory): die()
+store._publish = publish_and_die
+"""
+)
+IN_TRAINING = (
+    KILL
+    + """
+import tasks.training.fitting as fitting
+validate = fitting.validate
+def die_in_second_epoch(network, split, seen=[]):
+    seen.append(1)
+    return die() if len(seen) > 1 else validate(network, split)
+fitting.validate = die_in_second_epoch
+"""
+)
+REGISTERING = (
+    KILL
+    + """
+import tasks.tracking.runs as tracking
+tracking.set_alias = die
+"""
+)
+WAITING = """
+import tasks.training.fitting as fitting, time
+validate = fitting.validate
+def slow(network, split):
+    print("TRAINING", flush=True)
+    time.sleep(1)
+    return validate(network, split)
+fitting.validate = slow
+"""
+
+
+def digests(artifacts: Path) -> dict[str, list[str]]:
+    """Return the digests of all committed outputs by stage."""
+    return {
+        stage: sorted(
+            json.loads(path.read_text())["digest"] for path in (artifacts / "store" / stage).glob("*/manifest.json")
+        )
+        for stage in STAGES
+    }
+
+
+def set_options(overrides: list[str]) -> list[str]:
+    return [part for text in overrides for part in ("--set", text)]
+
+
+def last_run(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(artifacts))
+    client = tracking.open_client()
+    experiment = client.get_experiment_by_name("gloveflow/tiny")
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
+
+
+def flow_state(run: Any) -> str:
+    with get_client(sync_client=True) as client:
+        return str(client.read_flow_run(UUID(run.data.tags["prefect.flow_run_id"])).state_name)
+
+
+@pytest.mark.timeout(600)
+def test_killed_at_any_point_the_next_run_finishes_with_the_same_outputs(
+    command_line: Any, finished: tuple[Path, Any], overrides: list[str], prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    points = [  # each stage needs the one before it, so no earlier run can have computed it
+        IN_A_WRITE.replace("{stage}", "ingest_corpus"),
+        BEFORE_THE_MANIFEST.replace("{stage}", "tokenize_corpus"),
+        BEFORE_THE_RENAME.replace("{stage}", "build_vocabulary"),
+        AFTER_THE_RENAME.replace("{stage}", "bucket_corpus"),
+        IN_TRAINING,
+        IN_A_WRITE.replace("{stage}", "evaluate_classifier"),
+        REGISTERING,
+    ]
+    for point in points:
+        code, output = command_line.run("run", "--preset", "smoke", *set_options(overrides), before=point)
+        assert code == -signal.SIGKILL, output
+    killed = last_run(command_line.artifacts, monkeypatch)
+    assert killed.info.status == "RUNNING"
+    code, output = command_line.run("run", "--preset", "smoke", *set_options(overrides))
+    assert code == 0, output
+    unbroken = {Path(directory).parent.name: Path(directory) for directory in finished[1].store.values()}
+    expected = {
+        stage: [json.loads((directory / "manifest.json").read_text())["digest"]]
+        for stage, directory in unbroken.items()
+    }
+    assert digests(command_line.artifacts) == expected
+    assert not list((command_line.artifacts / "store").glob("*/.tmp-*"))
+    swept = tracking.open_client().get_run(killed.info.run_id)
+    assert swept.info.status == "KILLED"
+    assert flow_state(swept) == "Crashed"
+    versions = tracking.open_client().search_model_versions("name = 'gloveflow-tiny'")
+    assert len(versions) == 1
+    assert tracking.find_alias("gloveflow-tiny", "champion") is not None
+
+
+@pytest.mark.timeout(400)
+def test_two_runs_on_one_fresh_store_both_finish_and_compute_each_stage_once(
+    command_line: Any, finished: tuple[Path, Any], overrides: list[str]
+) -> None:
+    arguments = ("run", "--preset", "smoke", *set_options(overrides))
+    runs = [command_line.start(*arguments) for _ in range(2)]
+    outputs = [run.communicate(timeout=240)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    for stage in STAGES:
+        lines = [line for output in outputs for line in output.splitlines() if line[10:].startswith(f"{stage} ")]
+        assert sorted("cached" in line for line in lines) == [False, True], lines
+
+
+@pytest.mark.parametrize(
+    ("number", "flow_run_state"), [(signal.SIGINT, "Cancelled"), (signal.SIGTERM, "Crashed")], ids=["ctrl-c", "sigterm"]
+)
+def test_an_interrupted_run_ends_soon_and_says_so_everywhere(
+    command_line: Any, overrides: list[str], number: signal.Signals, flow_run_state: str, prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    options = set_options([*overrides, "training.epochs=200"])
+    process = command_line.start("run", "--preset", "smoke", *options, before=WAITING)
+    assert process.stdout is not None
+    while "TRAINING" not in (line := process.stdout.readline()):
+        assert line, "the run ended before it trained"
+    process.send_signal(number)
+    started = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert "nterrupted" in output
+    run = last_run(command_line.artifacts, monkeypatch)
+    assert run.info.status == "KILLED"
+    assert flow_state(run) == flow_run_state
+    assert digests(command_line.artifacts)["train_classifier"] == []
+    (checkpoint,) = (command_line.artifacts / "checkpoints" / "train_classifier").glob("*/checkpoint.safetensors")
+    assert checkpoint.stat().st_size > 0  # from which the next run goes on

@@ -1,0 +1,129 @@
+"""Reading a corpus: which rows are usable, and that every row of any file is accounted for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline_config.settings import CorpusConfig
+from tasks.corpus.reading import CorpusReader, stripped_lengths, text_keys
+from tasks.corpus.sources import locate_corpus
+from tests.campaigns import corpus_files
+
+Writer = Callable[[str, bytes], Path]
+
+
+def read(source: Path, **options: object) -> CorpusReader:
+    config = CorpusConfig(source=str(source), **options)
+    reader = CorpusReader(locate_corpus(config), config)
+    reader.read(source.parent / "spool")
+    return reader
+
+
+def reasons(source: Path, **options: object) -> list[tuple[int, str, str]]:
+    """Return row number, reason and excerpt of every row that is rejected while reading."""
+    reader = read(source, **options)
+    rows = pa.concat_tables(reader.rejected).to_pylist()
+    assert {row["file"] for row in rows} <= {source.name}
+    return [(row["row"], row["reason"], row["excerpt"]) for row in rows]
+
+
+# rejected rows
+
+
+def test_unusable_rows_are_rejected_with_row_number_reason_and_excerpt(write: Writer) -> None:
+    path = write(
+        "c.csv",
+        b"text,label\ngood,a\n,a\n \t ,a\nno label,\nblank label,  \ntoo,many,fields\nfew\n\n"
+        b"caf\xe9,a\ngood again,\xff\nlast,b\n",
+    )
+    assert reasons(path) == [
+        (1, "empty_text", ""),
+        (2, "empty_text", " \t "),
+        (3, "no_label", "no label"),
+        (4, "no_label", "blank label"),
+        (5, "wrong_number_of_fields", "too,many,fields"),
+        (6, "wrong_number_of_fields", "few"),
+        (7, "undecodable", "caf?"),
+        (8, "undecodable", "good again"),
+    ]
+
+
+def test_unusable_json_lines_are_rejected_with_row_number_reason_and_excerpt(write: Writer) -> None:
+    lines = [b'{"text": "good", "label": "a"}', b"[1]", b'{"text": null, "label": "a"}', b'{"label": "a"}',
+             b'{"text": 5, "label": "a"}', b'{"text": "x", "label": null}', b'{"text": "x"}',
+             b'{"text": "last", "label": "b"}']  # fmt: skip
+    assert reasons(write("c.jsonl", b"\n".join(lines))) == [
+        (1, "not_a_json_object", "[1]"),
+        (2, "null_text", ""),
+        (3, "null_text", ""),
+        (4, "text_is_no_string", "5"),
+        (5, "no_label", "x"),
+        (6, "no_label", "x"),
+    ]
+
+
+def test_the_first_reason_counts(write: Writer) -> None:
+    assert reasons(write("c.csv", b"text,label,part\n ,,holdout\nx,,holdout\nx,a,holdout\n"), split_column="part") == [
+        (0, "empty_text", " "),
+        (1, "no_label", "x"),
+        (2, "unknown_split", "x"),
+    ]
+
+
+def test_an_excerpt_has_80_characters(write: Writer) -> None:
+    assert reasons(write("c.csv", "text,label\n{},\n".format("\u00e9" * 200).encode()))[0][2] == "\u00e9" * 80
+
+
+def test_texts_below_the_smallest_length_are_rejected(write: Writer) -> None:
+    path = write("c.csv", "text,label\n,a\n ab ,a\nabc,a\n abc ,a\n\u00e9\u00e9,a\n".encode())
+    assert reasons(path, min_characters=3) == [
+        (0, "empty_text", ""), (1, "short_text", " ab "), (4, "short_text", "\u00e9\u00e9"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("letter", ["\u00a0", "\u2028", "\u3000", "\x1c", "\u0085"])
+def test_white_space_of_any_kind_is_an_empty_text(write: Writer, letter: str) -> None:
+    assert [row[1] for row in reasons(write("c.csv", f"text,label\n{letter},a\n".encode()))] == ["empty_text"]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["", " ", "a", " a", "a ", "\u00a0a\u3000", "\u00e9", "a b", "\x1ca", "\u2028", "\u200b", "a\u0301"],
+        ["", ""],
+        [],
+        ["plain"],
+    ],
+)
+def test_lengths_are_those_of_the_stripped_texts(texts: list[str]) -> None:
+    column = pa.array(["x", *texts], pa.large_string()).slice(1)
+    assert stripped_lengths(column).tolist() == [len(text.strip()) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("A b", "a  B\n", True),
+        ("stra\u00dfe", "STRASSE", True),
+        ("\u00c9t\u00e9", "\u00e9T\u00c9", True),
+        ("a\u00a0b", "a b", True),
+        ("a", "b", False),
+        ("a.", "a", False),
+        ("\u00e9", "e", False),
+    ],
+)
+def test_texts_that_differ_in_case_and_white_space_alone_have_one_key(one: str, other: str, same: bool) -> None:
+    keys = text_keys(pa.array([one, other, "", one], pa.large_string()))
+    assert (keys[0] == keys[1]) == same
+    assert keys[0] == keys[3] != keys[2]
+    assert {len(key) for key in keys} == {16}
+    assert text_keys(pa.array(["zero", one, other], pa.large_string()).slice(1)) == keys[:2]
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_every_row_of_generated_files_is_accounted_for(tmp_path: Path, artifacts: Path, part: int) -> None:
+    tally = corpus_files.run_campaign(range(100 * part, 100 * part + 100), tmp_path)
+    assert tally["files"] == 100
+    assert tally["documents"] > 300

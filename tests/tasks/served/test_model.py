@@ -1,0 +1,263 @@
+import asyncio
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel, scoring_server
+from safetensors.torch import load_file
+
+from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, PREDICTIONS_FILE, WEIGHTS_FILE
+from tasks.served import model as serving_model
+from tasks.served.network import TextClassifier
+
+LABELS = ["food", "météo", "sport"]
+TEXTS = ["the soup and the bread", "goal for the team", "Rain, again!", "we"]
+
+LOAD_ALONE = """
+import json, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("flows", "tasks", "pipeline_config"):
+            raise ImportError(f"{name} is not there")
+
+sys.meta_path.insert(0, Blocker())
+import mlflow
+answers = mlflow.pyfunc.load_model(sys.argv[1]).predict(json.loads(sys.argv[2]))
+known = {name.partition(".")[0] for name in sys.modules}
+print(json.dumps({"answers": answers, "project": sorted(known & {"flows", "tasks", "pipeline_config"})}))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(registered_model) -> PyFuncModel:
+    return mlflow.pyfunc.load_model(str(registered_model))
+
+
+@pytest.fixture
+def serving(model):
+    """The Python model itself, free to be changed."""
+    return copy.copy(model.unwrap_python_model())
+
+
+def probabilities_of(answers: list[dict]) -> np.ndarray:
+    return np.array([[answer["probabilities"][label] for label in LABELS] for answer in answers])
+
+
+class TestAnswers:
+    def test_probabilities_are_those_of_the_trained_network_on_the_test_split(self, toy, model):
+        documents = toy.documents.read_table(DOCUMENTS_FILE).to_pandas()
+        expected = toy.evaluation.read_table(PREDICTIONS_FILE).to_pandas()
+        expected = expected[expected["split"] == "test"]
+        texts = documents.set_index("doc_id").loc[expected["doc_id"], "text"].tolist()
+        answers = model.predict(texts)
+        assert len(answers) == 24
+        columns = [f"p_{label}" for label in LABELS]
+        np.testing.assert_allclose(probabilities_of(answers), expected[columns].to_numpy(), rtol=0, atol=1e-6)
+        assert [answer["label"] for answer in answers] == expected["prediction"].tolist()
+
+    def test_label_and_score_are_those_of_the_highest_probability(self, model):
+        for answer in model.predict(TEXTS):
+            assert list(answer["probabilities"]) == LABELS
+            assert sum(answer["probabilities"].values()) == pytest.approx(1.0)
+            assert answer["score"] == max(answer["probabilities"].values())
+            assert answer["probabilities"][answer["label"]] == answer["score"]
+
+    @pytest.mark.parametrize(
+        "texts",
+        [pd.Series(TEXTS), pd.DataFrame({"text": TEXTS}), pd.DataFrame({"any name": TEXTS}), np.array(TEXTS)],
+        ids=["Series", "DataFrame", "another column", "array"],
+    )
+    def test_series_and_tables_are_answered_as_lists_are(self, model, texts):
+        assert model.predict(texts) == model.predict(TEXTS)
+
+    @pytest.mark.parametrize(
+        "text", ["", " \t\n", "zyzzyva", "!!!", "\U0001f600 日本語", "\x00", "Cafe\u0301", "<pad> <unk>", "soup " * 500]
+    )
+    def test_odd_texts_get_an_answer(self, model, text):
+        (answer,) = model.predict([text])
+        assert answer["label"] in LABELS
+        assert 1 / 3 <= answer["score"] <= 1
+
+    def test_a_text_without_tokens_is_one_unknown_word(self, model):
+        assert model.predict([""]) == model.predict(["zyzzyva"])
+
+    @pytest.mark.parametrize("token", ["<pad>", "<unk>"])
+    def test_a_special_token_in_a_text_is_a_word_like_any_other(self, model, token):
+        assert model.predict([token]) == model.predict(["zyzzyva"])
+
+    def test_composed_and_decomposed_letters_are_the_same(self, model):
+        assert model.predict(["cafe\u0301"]) == model.predict(["café"])
+        assert model.predict(["café"]) != model.predict(["zyzzyva"])
+
+    def test_batch_mates_and_order_do_not_change_an_answer(self, model):
+        alone = np.concatenate([probabilities_of(model.predict([text])) for text in TEXTS])
+        many = probabilities_of(model.predict((TEXTS * 100)[::-1]))[::-1]  # more than a batch
+        assert len(many) > serving_model.BATCH
+        np.testing.assert_allclose(many, np.tile(alone, (100, 1)), rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("side", "kept"), [("head", "soup bread"), ("tail", "goal team"), ("head_tail", "soup team")]
+    )
+    def test_long_texts_keep_the_configured_end(self, serving, side, kept):
+        serving.text = {**serving.text, "truncation": side, "max_length": 2}
+        long, short = serving.predict(None, pd.DataFrame({"text": ["soup bread rain goal team", kept]}))
+        np.testing.assert_allclose(probabilities_of([long]), probabilities_of([short]), rtol=0, atol=1e-6)
+        assert long["label"] != serving.predict(None, pd.DataFrame({"text": ["rain"]}))[0]["label"]
+
+    def test_answers_are_the_softmax_of_the_networks_logits(self, toy, serving):
+        network = TextClassifier(**toy.classifier.read_json(MODEL_FILE)["architecture"]).eval()
+        network.load_state_dict(load_file(toy.classifier.path(WEIGHTS_FILE)))
+        ids = [serving.token_ids["soup"], serving.token_ids["the"]]
+        expected = network(torch.tensor([ids]), torch.tensor([2])).softmax(dim=1).detach().numpy()
+        (answer,) = serving.predict(None, pd.DataFrame({"text": ["Soup  THE"]}))
+        np.testing.assert_allclose(probabilities_of([answer]), expected, rtol=0, atol=1e-6)
+
+
+NOT_TEXT = [
+    ([1, 2], "row 0: expected a text, got 1"),
+    ([1.5], "row 0: expected a text, got 1.5"),
+    ([True], "row 0: expected a text, got True"),
+    ([None], "row 0: expected a text, got None"),
+    (["fine", None], "row 1: expected a text, got nan"),
+    (["fine", "too", 7], "row 2: expected a text, got 7"),
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("inputs", "message"),
+        [
+            *NOT_TEXT,
+            ([b"bytes"], "row 0: expected a text, got b'bytes'"),
+            (pd.DataFrame({"text": [3]}), "row 0: expected a text, got 3"),
+            (pd.DataFrame({"text": ["fine", None]}), "row 1: expected a text, got nan"),
+        ],
+    )
+    def test_the_first_row_that_is_no_text_is_named(self, model, inputs, message):
+        with pytest.raises(MlflowException) as caught:
+            model.predict(inputs)
+        assert caught.value.message == message
+        assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+
+    def test_no_rows_are_refused(self, model):
+        with pytest.raises(MlflowException, match="missing inputs"):
+            model.predict([])
+
+
+@pytest.fixture(scope="module")
+def invoke(model):
+    """Post a body to the model server, which runs in this process."""
+    server = scoring_server.init(model)
+
+    async def send(body: dict) -> httpx.Response:
+        transport = httpx.ASGITransport(app=server)
+        async with httpx.AsyncClient(transport=transport, base_url="http://model") as client:
+            return await client.post("/invocations", json=body)
+
+    return lambda body: asyncio.run(send(body))
+
+
+class TestServer:
+    @pytest.mark.parametrize(
+        "body",
+        [{"inputs": TEXTS}, {"dataframe_split": {"columns": ["text"], "data": [[text] for text in TEXTS]}}],
+        ids=["inputs", "dataframe_split"],
+    )
+    def test_it_answers_as_the_model_does(self, invoke, model, body):
+        response = invoke(body)
+        assert response.status_code == 200
+        assert response.json() == {"predictions": model.predict(TEXTS)}
+
+    @pytest.mark.parametrize(("inputs", "message"), NOT_TEXT)
+    def test_rows_that_are_no_text_are_a_client_error(self, invoke, inputs, message):
+        response = invoke({"inputs": inputs})
+        assert response.status_code == 400
+        assert response.json()["error_code"] == "INVALID_PARAMETER_VALUE"
+        assert message in response.json()["message"]
+
+    def test_an_unusable_body_is_a_client_error(self, invoke):
+        assert invoke({"texts": TEXTS}).status_code == 400
+
+
+class TestFiles:
+    def test_they_are_code_json_text_and_safetensors(self, registered_model):
+        files = {str(path.relative_to(registered_model)) for path in registered_model.rglob("*") if path.is_file()}
+        files = {name for name in files if not name.startswith("__pycache__")}  # MLflow's, of the code that it runs
+        assert files == {
+            "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "serving_model.py",
+            "input_example.json", "serving_input_example.json",
+            "artifacts/bundle/model.json", "artifacts/bundle/vocabulary.json", "artifacts/bundle/weights.safetensors",
+            "artifacts/bundle/network.py", "artifacts/bundle/tokenizers.py",
+        }  # fmt: skip
+
+    def test_none_of_them_is_a_pickle(self, registered_model):
+        starts = {path.name: path.read_bytes()[:2] for path in registered_model.rglob("*") if path.is_file()}
+        pickled = {name for name, start in starts.items() if start[:1] == b"\x80" or start == b"PK"}
+        assert pickled == set()
+
+    def test_carried_code_is_the_projects(self, registered_model):
+        here = Path(serving_model.__file__).parent
+        for name, path in (
+            ("serving_model.py", registered_model),
+            ("network.py", registered_model / "artifacts" / "bundle"),
+            ("tokenizers.py", registered_model / "artifacts" / "bundle"),
+        ):
+            assert (path / name).read_bytes() == (here / name).read_bytes()
+
+    def test_requirements_are_pinned(self, registered_model):
+        lines = (registered_model / "requirements.txt").read_text().split()
+        assert {line.partition("==")[0] for line in lines} == {
+            "mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow"
+        }  # fmt: skip
+        assert f"torch=={torch.__version__.partition('+')[0]}" in lines
+
+
+class TestIndependence:
+    def test_it_loads_without_the_project_and_with_pickle_forbidden(self, registered_model, model, tmp_path):
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", LOAD_ALONE, str(registered_model), json.dumps(TEXTS)],
+            cwd=tmp_path,
+            env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert told["project"] == []
+        np.testing.assert_allclose(
+            probabilities_of(told["answers"]), probabilities_of(model.predict(TEXTS)), rtol=0, atol=1e-6
+        )
+
+    def test_versions_in_one_process_do_not_share_code(self, registered_model, model, tmp_path):
+        before = model.predict(TEXTS)
+        other = tmp_path / "other"
+        shutil.copytree(registered_model, other)
+        network = other / "artifacts" / "bundle" / "network.py"
+        source = network.read_text("utf-8")
+        assert source.count("return logits\n") == 1  # those of the deep part, which is all in this model
+        network.write_text(source.replace("return logits\n", "return logits * 0\n"), "utf-8")
+        code = other / "serving_model.py"
+        code.write_text(code.read_text("utf-8").replace('"score": ', '"certainty": '), "utf-8")
+
+        changed = mlflow.pyfunc.load_model(str(other))
+        np.testing.assert_allclose(probabilities_of(changed.predict(TEXTS)), 1 / 3)
+        assert set(changed.predict(TEXTS)[0]) == {"label", "certainty", "probabilities"}
+        assert model.predict(TEXTS) == before
+        assert mlflow.pyfunc.load_model(str(registered_model)).predict(TEXTS) == before
+
+    def test_a_bundle_whose_code_is_gone_says_so(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"network\.py"):
+            serving_model._load_source(tmp_path / "network.py")

