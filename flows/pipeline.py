@@ -17,24 +17,24 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
 from pydantic import BaseModel, ConfigDict
 
-from flows.cli.environment import open_loggers
 from flows.publishing import close_flow_runs, log_results, publish_link, publish_results
 from pipeline_config.errors import GloveflowError
 from pipeline_config.settings import PipelineConfig
-from tasks.training.train_baseline import train_baseline
 from tasks.batches.bucket_corpus import bucket_corpus
 from tasks.corpus.ingest_corpus import find_corpus, ingest_corpus
 from tasks.embeddings.align_embeddings import align_embeddings
 from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier
-from tasks.runtime.progress import allow_work, stop_work
 from tasks.registry.register_model import Registration, register_model
-from tasks.store.artifacts import ArtifactRef
-from tasks.tokens.tokenize_corpus import tokenize_corpus
+from tasks.runtime.cancellation import allow_work, stop_work
+from tasks.runtime.loggers import open_loggers
 from tasks.served.tokenizers import identify_tokenizer
+from tasks.store.artifacts import ArtifactRef
+from tasks.tokens.build_vocabulary import build_vocabulary
+from tasks.tokens.tokenize_corpus import tokenize_corpus
 from tasks.tracking.runs import log_tags, sweep_dead_runs, track_run
+from tasks.training.train_baseline import train_baseline
 from tasks.training.train_classifier import check_machine, train_classifier
 from tasks.vectors.download_glove import download_glove, find_vectors
-from tasks.tokens.build_vocabulary import build_vocabulary
 
 logger = logging.getLogger(__name__)
 STOP_SECONDS = 3.0
@@ -53,7 +53,7 @@ class StageSummary(BaseModel):
 
 
 class PipelineResult(BaseModel):
-    """The summary of a run; `spread` is empty for a single seed (see `tasks.evaluation.evaluate_classifier.compare_seeds`)."""
+    """The summary of a run; `spread` is empty for a single seed (see `compare_seeds`)."""
 
     model_config = ConfigDict(frozen=True)
 

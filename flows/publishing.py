@@ -25,9 +25,9 @@ from pipeline_config.schemas import (
     STEPS_FILE,
     VECTORS_FILE,
 )
-from tasks.tracking import runs as tracking
 from tasks.registry.register_model import Registration, describe
 from tasks.store.artifacts import ArtifactRef
+from tasks.tracking import metrics, runs, server
 
 logger = logging.getLogger(__name__)
 _REPORTS = {
@@ -39,29 +39,29 @@ _REPORTS = {
 
 
 @task(name="log_results", task_run_name="log results", retries=2, retry_delay_seconds=2, persist_result=False)
-def log_results(run: tracking.TrackedRun, outputs: dict[str, ArtifactRef], spread: dict[str, float]) -> None:
+def log_results(run: runs.TrackedRun, outputs: dict[str, ArtifactRef], spread: dict[str, float]) -> None:
     """Log stage facts, history, datasets, reports and figures of the stages' outputs to the MLflow run.
 
     `spread` holds mean and deviation over seeds, if there are several.
     """
     identity = run.run_id
-    tracking.log_metrics(identity, gather_metrics(outputs) | {f"seeds/{key}": value for key, value in spread.items()})
+    metrics.log_metrics(identity, gather_metrics(outputs) | {f"seeds/{key}": value for key, value in spread.items()})
     classifier, evaluation = outputs["train_classifier"], outputs["evaluate_classifier"]
     for name, marker in ((EPOCHS_FILE, "train_loss"), (STEPS_FILE, "step_loss")):
-        tracking.log_history(identity, classifier.read_table(name).to_pylist(), marker=marker)
+        metrics.log_history(identity, classifier.read_table(name).to_pylist(), marker=marker)
     for stage, name in _REPORTS.items():
         if stage in outputs:
-            tracking.log_file(identity, outputs[stage].path(name), "reports")
+            runs.log_file(identity, outputs[stage].path(name), "reports")
     for name, rows in report_tables(outputs).items():
-        tracking.log_table(identity, rows, name)
+        runs.log_table(identity, rows, name)
         create_table_artifact(key=f"table-{name}", table=rows, description=f"{name} of the data")
     for name in FIGURES:
-        tracking.log_file(identity, evaluation.path(name), "figures")
-    tracking.log_file(identity, evaluation.path(REPORT_FILE))
+        runs.log_file(identity, evaluation.path(name), "figures")
+    runs.log_file(identity, evaluation.path(REPORT_FILE))
     _log_datasets(identity, outputs)
     keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in outputs.items()}
-    tracking.log_json(identity, keys, "reports/outputs.json")
-    tracking.log_tags(identity, {"mlflow.note.content": describe(evaluation)})
+    runs.log_json(identity, keys, "reports/outputs.json")
+    runs.log_tags(identity, {"mlflow.note.content": describe(evaluation)})
 
 
 def gather_metrics(outputs: dict[str, ArtifactRef]) -> dict[str, float]:
@@ -128,7 +128,7 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, url: st
         table=results_table(evaluation, spread),
         description=f"Scores on held-out documents; [MLflow run]({url})",
     )
-    version_url = tracking.model_url(registration.model, registration.version)
+    version_url = server.model_url(registration.model, registration.version)
     create_markdown_artifact(
         key="registered-model",
         description="The registered version and what the gate said",
@@ -177,12 +177,12 @@ def close_flow_runs(flow_run_ids: list[str]) -> None:
 def _log_datasets(run_id: str, outputs: dict[str, ArtifactRef]) -> None:
     documents = outputs["ingest_corpus"]
     for split, counts in documents.read_json(PROFILE_FILE)["documents"].items():
-        tracking.log_dataset(
+        runs.log_dataset(
             run_id, name=f"documents-{split}", digest=documents.digest, path=documents.path(DOCUMENTS_FILE),
             context=split, rows=sum(counts.values()),
         )  # fmt: skip
     if vectors := outputs.get("download_glove"):
-        tracking.log_dataset(
+        runs.log_dataset(
             run_id, name="vectors", digest=vectors.digest, path=vectors.path(VECTORS_FILE),
             context="embeddings", rows=vectors.facts["vectors"],
         )  # fmt: skip

@@ -13,10 +13,11 @@ import pandas as pd
 from prefect import flow, task
 from pydantic import BaseModel, ConfigDict
 
-from flows.cli.environment import open_loggers
 from pipeline_config.errors import InputError, StoreError
-from tasks.runtime.progress import allow_work, track_progress
-from tasks.tracking.runs import Classify, find_alias, load_model
+from tasks.runtime.cancellation import allow_work
+from tasks.runtime.loggers import open_loggers
+from tasks.runtime.progress import track_progress
+from tasks.tracking.models import Classify, find_alias, load_model
 
 logger = logging.getLogger(__name__)
 BATCH = 2048

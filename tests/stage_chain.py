@@ -21,16 +21,16 @@ class ChainOutputs(NamedTuple):
 
 def run_chain(config: PipelineConfig) -> ChainOutputs:
     """Run the stages; what the store has is not made again."""
-    from tasks.training.train_baseline import train_baseline
     from tasks.batches.bucket_corpus import bucket_corpus
     from tasks.corpus.ingest_corpus import ingest_corpus, locate_corpus
     from tasks.embeddings.align_embeddings import align_embeddings
     from tasks.evaluation.evaluate_classifier import evaluate_classifier
-    from tasks.tokens.tokenize_corpus import tokenize_corpus
     from tasks.served.tokenizers import identify_tokenizer
+    from tasks.tokens.build_vocabulary import build_vocabulary
+    from tasks.tokens.tokenize_corpus import tokenize_corpus
+    from tasks.training.train_baseline import train_baseline
     from tasks.training.train_classifier import train_classifier
     from tasks.vectors.download_glove import download_glove, locate_vectors
-    from tasks.tokens.build_vocabulary import build_vocabulary
 
     vectors = download_glove.fn(locate_vectors(config.embeddings), config.embeddings)
     documents = ingest_corpus.fn(locate_corpus(config.corpus), config.corpus, config.seed)

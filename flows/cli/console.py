@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cli.environment import OUR_LOGGERS
+from tasks.runtime.loggers import OUR_LOGGERS
 
 if TYPE_CHECKING:
     from flows.pipeline import PipelineResult, StageSummary

@@ -6,17 +6,15 @@ that the user has set are left alone. Reads and writes `<artifacts>/servers.json
 """
 
 import json
-import logging
 import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from pipeline_config.errors import GloveflowError
+from tasks.runtime.loggers import OUR_LOGGERS
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
-OUR_LOGGERS = ("flows", "tasks", "pipeline_config")
 _DEFAULTS = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -70,24 +68,3 @@ def answers(url: str, seconds: float = 1.0) -> bool:
             return bool(200 <= response.status < 300)
     except (urllib.error.URLError, OSError, ValueError):
         return False
-
-
-class _HideUserTraceback(logging.Filter):
-    """Replace the traceback of an error that a user can act on by its message."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, GloveflowError) and not os.environ.get("GLOVEFLOW_DEBUG"):
-            record.exc_info = record.exc_text = None
-            record.msg, record.args = "%s: %s", (type(error).__name__, error)
-        return True
-
-
-def open_loggers() -> None:
-    """Let our loggers' INFO lines through to Prefect's handlers, and keep users' mistakes free of tracebacks."""
-    for name in OUR_LOGGERS:
-        logging.getLogger(name).setLevel(logging.INFO)
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        engine = logging.getLogger(name)
-        if not any(isinstance(known, _HideUserTraceback) for known in engine.filters):
-            engine.addFilter(_HideUserTraceback())

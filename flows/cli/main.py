@@ -143,8 +143,8 @@ def _run(options: argparse.Namespace, root: Path) -> int:
 def _serve(options: argparse.Namespace, root: Path) -> int:
     """Keep scheduled runs going, one at a time, until it is ended."""
     config = _resolve(options)
-    from flows.deployments import check_schedule, serve_pipeline
     from flows.cli.servers import running_servers, start_pages
+    from flows.deployments import check_schedule, serve_pipeline
     from tasks.training.train_classifier import check_machine
 
     check_schedule(options.cron, options.timezone)
@@ -181,8 +181,8 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
     if not texts:
         raise InputError("predict: expected a text, got none")
-    from flows.cli.environment import open_loggers
-    from tasks.tracking.runs import load_model
+    from tasks.runtime.loggers import open_loggers
+    from tasks.tracking.models import load_model
 
     open_loggers()
     answers = load_model(config.registered_model, options.alias or config.registration.alias)(texts)

@@ -122,7 +122,7 @@ def start_prefect(root: Path, port: int, *, pages: bool) -> Server:
 
 def start_mlflow(root: Path, port: int) -> Server:
     """Start MLflow's server on the tracking database."""
-    from tasks.tracking.runs import open_client, tracking_uri
+    from tasks.tracking.server import open_client, tracking_uri
 
     open_client()  # sets a fresh database up before the server looks at it
     command = [

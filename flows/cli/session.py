@@ -12,9 +12,9 @@ from types import FrameType
 from typing import Any, TypeVar
 from uuid import UUID
 
-from flows.cli.environment import open_loggers
 from flows.cli.servers import embedded_prefect
 from pipeline_config.errors import GloveflowError, ServiceError
+from tasks.runtime.loggers import open_loggers
 
 T = TypeVar("T")
 SETTLE_SECONDS = 3.0

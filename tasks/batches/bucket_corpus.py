@@ -6,9 +6,6 @@ all schemes on the train split. Planning of batches is in `tasks.batches.batchin
 """
 
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +16,6 @@ from pipeline_config.schemas import (
     BUCKETS,
     DICTIONARY_FILE,
     PADDING_FILE,
-    PADDING_IDX,
     SPLITS,
     TOKENIZER_FILE,
     UNK_IDX,
@@ -29,59 +25,11 @@ from pipeline_config.schemas import (
 from pipeline_config.settings import BucketingConfig
 from tasks.batches import batching
 from tasks.runtime.arrow import whole_column
-from tasks.store.stage import stage
-from tasks.store.output import StageOutput
 from tasks.store.artifacts import ArtifactRef
+from tasks.store.output import StageOutput
+from tasks.store.stage import stage
 from tasks.tokens.tokenize_corpus import iterate_shards
-from tasks.tokens.build_vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class EncodedSplit:
-    """Documents of a split as flat token ids: document i is `input_ids[offsets[i]:offsets[i + 1]]`.
-
-    Shapes: `input_ids` int32[sum of lengths], `offsets` int64[N + 1], `label_ids`, `buckets` int32[N],
-    `doc_ids` int64[N]. `scheme` and `token_budget` say how batches are planned.
-
-    It is a map-style dataset: `split[positions]` is a padded batch, for a plain `DataLoader(split, batch_size=None,
-    sampler=BatchSampler(...))`.
-    """
-
-    input_ids: np.ndarray
-    offsets: np.ndarray
-    label_ids: np.ndarray
-    buckets: np.ndarray
-    doc_ids: np.ndarray
-    scheme: str = "quantile"
-    token_budget: int | None = None
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens per document, int64[N]."""
-        return np.diff(self.offsets)
-
-    def __len__(self) -> int:
-        return len(self.label_ids)
-
-    def __getitem__(self, documents: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return padded ids int64[B, T], lengths int64[B] and label ids int64[B] of some documents."""
-        documents = np.atleast_1d(documents)
-        return *self.pad_batch(documents), self.label_ids[documents].astype(np.int64)
-
-    def plan_batches(self, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-        """Plan an epoch by the scheme of this split, see `tasks.batches.batching.plan_batches`."""
-        return batching.plan_batches(
-            self.buckets, batch_size=batch_size, seed=seed, epoch=epoch, lengths=self.lengths, scheme=self.scheme,
-            token_budget=self.token_budget,
-        )  # fmt: skip
-
-    def pad_batch(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return int64[B, T] ids padded at the end to the longest, and int64[B] lengths, of some documents."""
-        lengths = self.lengths[documents]
-        columns = np.arange(lengths.max())
-        real = columns < lengths[:, None]
-        positions = np.where(real, self.offsets[documents][:, None] + columns, 0)
-        return np.where(real, self.input_ids[positions], PADDING_IDX).astype(np.int64), lengths
+from tasks.tokens.vocabulary import Vocabulary
 
 
 @stage(version=2)
@@ -123,22 +71,6 @@ def bucket_corpus(
 def read_labels(buckets: ArtifactRef) -> list[str]:
     """Return the class names; the position is the `label_id`."""
     return list(buckets.read_json(PADDING_FILE)["labels"])
-
-
-def load_split(buckets: ArtifactRef, split: Split) -> EncodedSplit:
-    """Return a split of a bucketed corpus, mapped into memory."""
-    report = buckets.read_json(PADDING_FILE)
-    table = buckets.map_table(buckets_file(split))
-    lists = whole_column(table["input_ids"])
-    return EncodedSplit(
-        input_ids=lists.flatten().to_numpy(),
-        offsets=lists.offsets.to_numpy() if len(lists) else np.zeros(1, np.int64),
-        label_ids=table["label_id"].to_numpy(),
-        buckets=table["bucket"].to_numpy(),
-        doc_ids=table["doc_id"].to_numpy(),
-        scheme=report["scheme"],
-        token_budget=report["token_budget"],
-    )
 
 
 class SplitWriter:

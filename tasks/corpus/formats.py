@@ -2,7 +2,7 @@ r"""The formats a corpus comes in, read in blocks of rows: CSV, TSV, JSON lines,
 
 Reads one file (or class folder) and yields Arrow tables of the schema `corpus_blocks.BLOCK`, in file order, with
 memory bounded by `byte_stream.BLOCK_BYTES`. Every row of a source is in a block, the unreadable ones with their
-problem; deciding what to do with them is `tasks.corpus.ingest_corpus`'s business. A row is what Python's `csv` or `json` module
+problem; `tasks.corpus.reading` decides what to do with them. A row is what Python's `csv` or `json` module
 makes of the file, and lines of CSV end at `\n`, `\r\n` or `\r`, of JSON at `\n` alone. A block of CSV goes through
 Arrow's reader when its quotes and line ends leave no room for two readings, and through Python's otherwise.
 """
@@ -22,8 +22,8 @@ from pyarrow import csv as arrow_csv
 from pipeline_config.errors import InputError
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus import byte_stream
-from tasks.corpus.byte_stream import ByteStream
 from tasks.corpus.blocks import arrow_block, make_block
+from tasks.corpus.byte_stream import ByteStream
 
 _PARQUET_BUFFER = 1 << 20  # without one, or with pre_buffer, a whole column of a row group is read at once
 MAX_BLOCK_ROWS = 1 << 16

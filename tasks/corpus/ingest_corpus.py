@@ -24,8 +24,8 @@ from tasks.corpus.profile import profile_documents
 from tasks.corpus.reading import CorpusReader, read_spool, rejected_table
 from tasks.corpus.sources import CorpusRef, locate_corpus
 from tasks.corpus.splitting import DocumentIndex, draw_splits, find_crossing
-from tasks.store.stage import stage
 from tasks.store.output import StageOutput
+from tasks.store.stage import stage
 
 find_corpus = task(name="find_corpus", task_run_name="find corpus", persist_result=False)(locate_corpus)
 

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.corpus.hashing import mix
 from tasks.runtime.arrow import whole_column
-from tasks.corpus.splitting import mix
-from tasks.served.tokenizers import TEXT, lower, whitespace
+from tasks.served.text import TEXT
+from tasks.served.tokenizers import lower, whitespace
 
 SHINGLE = 5  # words
 BANDS, ROWS = 16, 4  # texts with 0.8 in common share a band in 9,998 of 10,000 cases

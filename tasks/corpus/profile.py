@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline_config.schemas import SPLITS
 from tasks.corpus.splitting import TRAIN, DocumentIndex
-from tasks.served.tokenizers import largest_bytes, text_bytes
+from tasks.served.text import largest_bytes, text_bytes
 
 _HISTOGRAM = 24  # bins of the length histogram, each half as wide again as the one before
 

@@ -17,15 +17,15 @@ import pyarrow.compute as pc
 
 from pipeline_config.schemas import REJECTED, SPLITS
 from pipeline_config.settings import CorpusConfig
-from tasks.runtime.arrow import whole_column
 from tasks.corpus.formats import read_blocks
+from tasks.corpus.near_duplicates import find_near_duplicates
 from tasks.corpus.profile import count_oddities
 from tasks.corpus.sources import CorpusRef
-from tasks.corpus.near_duplicates import find_near_duplicates
+from tasks.corpus.splitting import NOT_GIVEN, DocumentIndex
+from tasks.runtime.arrow import whole_column
 from tasks.runtime.parallel import HELPERS, map_ahead
 from tasks.runtime.progress import track_progress
-from tasks.corpus.splitting import NOT_GIVEN, DocumentIndex
-from tasks.served.tokenizers import largest_bytes, normalize_texts, text_bytes
+from tasks.served.text import largest_bytes, normalize_texts, text_bytes
 
 EXCERPT = 80  # characters of a rejected row that are kept
 _SPLIT_NAMES: dict[str, int] = {"train": 0, "validation": 1, "val": 1, "valid": 1, "dev": 1, "test": 2}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline_config.schemas import SPLITS
+from tasks.corpus.hashing import mix
 
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 NOT_GIVEN = -1
@@ -85,16 +86,6 @@ def find_crossing(texts: np.ndarray, split: np.ndarray) -> np.ndarray:
     last = np.full(texts.max(initial=-1) + 1, -1, np.int8)
     np.maximum.at(last, texts, split)
     return np.where(last[texts] > split, last[texts], -1).astype(np.int8)
-
-
-def mix(hashes: np.ndarray, seed: int) -> np.ndarray:
-    """Return uint64[N], hashes scrambled by a seed: the finalizer of SplitMix64 (Steele, Lea & Flood 2014)."""
-    with np.errstate(over="ignore"):
-        z = hashes.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: np.ndarray = z ^ (z >> np.uint64(31))
-    return mixed
 
 
 def _link(index: DocumentIndex, near_duplicates: np.ndarray | None) -> np.ndarray:

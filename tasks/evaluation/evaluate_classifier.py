@@ -24,11 +24,13 @@ from pipeline_config.schemas import (
     WEIGHTS_FILE,
     Split,
 )
-from tasks.training.train_baseline import predictions_table
-from tasks.batches.bucket_corpus import load_split, read_labels
-from tasks.store.stage import stage
-from tasks.store.output import StageOutput
+from tasks.batches.bucket_corpus import read_labels
+from tasks.batches.encoded_split import load_split
+from tasks.evaluation.metrics import measure
+from tasks.evaluation.prediction import predictions_table
 from tasks.store.artifacts import ArtifactRef
+from tasks.store.output import StageOutput
+from tasks.store.stage import stage
 
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
@@ -43,11 +45,11 @@ def evaluate_classifier(
     embeddings: ArtifactRef | None,
 ) -> None:
     """Write metrics, predictions, figures and the report."""
-    from tasks.training.device import run_steadily  # here: torch and matplotlib are slow to import
     from tasks.evaluation.report import Evidence, draw_figures, render_report
+    from tasks.runtime.torch_thread import run_in_torch_thread  # here: torch and matplotlib are slow to import
 
     labels = read_labels(buckets)
-    predictions = run_steadily(partial(predict_splits, classifier, buckets, labels), threads=None)
+    predictions = run_in_torch_thread(partial(predict_splits, classifier, buckets, labels), threads=None)
     linear = baseline.read_table(PREDICTIONS_FILE)
     metrics: dict[str, Any] = {
         split: {"lstm": measure(predictions, labels, split), "baseline": measure(linear, labels, split)}
@@ -76,8 +78,8 @@ def predict_splits(classifier: ArtifactRef, buckets: ArtifactRef, labels: list[s
     """Return the classifier's predictions (`predictions_schema`) on the validation and test splits."""
     from safetensors.torch import load_file  # here: torch is slow to import
 
-    from tasks.served.network import TextClassifier
     from tasks.evaluation.prediction import predict_probabilities
+    from tasks.served.network import TextClassifier
 
     network = TextClassifier(**classifier.read_json(MODEL_FILE)["architecture"])
     network.load_state_dict(load_file(classifier.path(WEIGHTS_FILE)))
@@ -93,30 +95,6 @@ def predict_splits(classifier: ArtifactRef, buckets: ArtifactRef, labels: list[s
         )
         tables.append(predictions_table(truth, labels, predict_probabilities(network, split)))
     return pa.concat_tables(tables)
-
-
-def measure(predictions: pa.Table, labels: list[str], split: str) -> dict[str, Any]:
-    """Return the scores of predictions on a split, per class too, and the confusion matrix (rows: truth)."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # here: slow to import
-
-    from tasks.evaluation.prediction import score_predictions
-
-    frame = predictions.to_pandas()
-    frame = frame[frame["split"] == split]
-    label_ids = frame["label"].map(labels.index).to_numpy()
-    probabilities = frame[[f"p_{label}" for label in labels]].to_numpy()
-    predicted = probabilities.argmax(axis=1)
-    classes = range(len(labels))
-    per_class = precision_recall_fscore_support(label_ids, predicted, labels=classes, zero_division=0.0)
-    return {
-        **score_predictions(label_ids, probabilities),
-        "documents": len(frame),
-        "classes": {
-            label: dict(zip(("precision", "recall", "f1", "support"), map(float, row), strict=True))
-            for label, row in zip(labels, zip(*per_class, strict=True), strict=True)
-        },
-        "confusion": confusion_matrix(label_ids, predicted, labels=classes).tolist(),
-    }
 
 
 def compare_seeds(evaluations: Sequence[ArtifactRef], metric: str) -> tuple[dict[str, float], int]:

@@ -4,13 +4,15 @@ Takes and returns arrays; touches no file.
 """
 
 import numpy as np
+import pyarrow as pa
 import torch
-from sklearn.metrics import f1_score, log_loss
 from torch import Tensor
 
-from tasks.batches.bucket_corpus import EncodedSplit
+from pipeline_config.schemas import predictions_schema
+from tasks.batches.encoded_split import EncodedSplit
+from tasks.evaluation.metrics import score_predictions
+from tasks.runtime.cancellation import raise_if_stopped
 from tasks.served.network import TextClassifier
-from tasks.runtime.progress import raise_if_stopped
 
 EVALUATION_BATCH = 256
 
@@ -30,17 +32,6 @@ def predict_probabilities(network: TextClassifier, split: EncodedSplit) -> np.nd
     return probabilities
 
 
-def score_predictions(label_ids: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return accuracy, macro F1 and log-loss of float64[N, C] probabilities against int[N] class ids."""
-    classes = range(probabilities.shape[1])
-    predicted = probabilities.argmax(axis=1)
-    return {
-        "accuracy": float((predicted == label_ids).mean()),
-        "macro_f1": float(f1_score(label_ids, predicted, labels=classes, average="macro", zero_division=0.0)),
-        "log_loss": float(log_loss(label_ids, probabilities, labels=classes)),
-    }
-
-
 def validate(network: TextClassifier, split: EncodedSplit) -> dict[str, float]:
     """Return loss, accuracy and macro F1 of a network on a split, with keys `validation_*`."""
     scores = score_predictions(split.label_ids, predict_probabilities(network, split))
@@ -52,3 +43,11 @@ def to_tensors(split: EncodedSplit, documents: np.ndarray, device: torch.device)
     """Return padded int64[B, T] token ids and int64[B] lengths of some documents of a split."""
     input_ids, lengths = split.pad_batch(documents)
     return torch.from_numpy(input_ids).to(device), torch.from_numpy(lengths).to(device)
+
+
+def predictions_table(documents: pa.Table, labels: list[str], probabilities: np.ndarray) -> pa.Table:
+    """Return predictions (`predictions_schema`) for `doc_id`, `split`, `label` and float64[N, C] probabilities."""
+    best = np.asarray(labels, dtype=object)[probabilities.argmax(axis=1)]
+    columns = [*documents.columns, pa.array(best.tolist(), pa.string())]
+    columns += [pa.array(probabilities[:, i].astype(np.float64)) for i in range(len(labels))]
+    return pa.table(columns, schema=predictions_schema(labels))

@@ -19,10 +19,11 @@ import httpx
 
 from pipeline_config.errors import InputError, ServiceError
 from tasks.fetching.archives import check_whole
-from tasks.store.locks import file_lock, store_errors
+from tasks.fetching.transfer import DeadlineError, Part, TransientError, fetch_part
 from tasks.runtime.progress import track_progress
 from tasks.store.artifacts import artifacts_root, file_digest
-from tasks.fetching.transfer import DeadlineError, Part, PassingError, fetch_part
+from tasks.store.disk_errors import store_errors
+from tasks.store.locks import file_lock
 
 logger = logging.getLogger(__name__)
 PAUSE_SECONDS = 2.0  # before the first new try; doubles with each one
@@ -170,7 +171,7 @@ def fetch_file(url: str, part: Part, final: Path, *, sha256: str | None, deadlin
         check_digest(file_digest(part.path), final, sha256)
     except (InputError, ServiceError) as error:
         part.discard()
-        raise PassingError(str(error)) if resumed else ServiceError(str(error)) from error
+        raise TransientError(str(error)) if resumed else ServiceError(str(error)) from error
     with store_errors(final):
         part.path.rename(final)
         part.sidecar.unlink(missing_ok=True)
@@ -188,7 +189,7 @@ def _may_pass(error: Exception) -> bool:
     causes = (error, error.__cause__, error.__context__)
     if any(isinstance(cause, ssl.SSLCertVerificationError) or "CERTIFICATE_VERIFY" in str(cause) for cause in causes):
         return False
-    return isinstance(error, PassingError | httpx.TransportError)
+    return isinstance(error, TransientError | httpx.TransportError)
 
 
 def _wait(seconds: float) -> None:

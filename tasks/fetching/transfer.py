@@ -17,8 +17,8 @@ import httpx
 
 from pipeline_config.errors import ServiceError
 from tasks.fetching.archives import GZIP_MAGIC, ZIP_MAGIC
-from tasks.store.locks import store_errors
 from tasks.runtime.progress import track_progress
+from tasks.store.disk_errors import store_errors
 
 MAX_REDIRECTS = 5
 STALL_SECONDS = 30.0  # without a byte, a connection is given up
@@ -27,7 +27,7 @@ _MAGIC = {".zip": ZIP_MAGIC, ".gz": GZIP_MAGIC, ".parquet": b"PAR1"}
 _PAGES = (b"<!doctype html", b"<html")
 
 
-class PassingError(ServiceError):
+class TransientError(ServiceError):
     """A failure that another try may mend; `pause_seconds` is what the server asked for."""
 
     def __init__(self, message: str, pause_seconds: float = 0.0) -> None:
@@ -104,7 +104,7 @@ def fetch_part(
         deadline: on the clock of `time.monotonic`.
 
     Raises:
-        PassingError: it broke.
+        TransientError: it broke.
         RangeRefusedError: a span was asked for, and the server sends whole files only.
         ServiceError: the answer is not the file.
     """
@@ -168,7 +168,7 @@ def check_response(response: httpx.Response, *, ranged: bool, final: Path, check
         checked: a cut-off file would be noticed afterwards, by its digest or its length.
 
     Raises:
-        PassingError: the server says that it cannot answer now.
+        TransientError: the server says that it cannot answer now.
         ServiceError: it says that it will not, or sends a page.
     """
     kind, encoding = response.headers.get("content-type", ""), response.headers.get("content-encoding", "identity")
@@ -180,7 +180,7 @@ def check_response(response: httpx.Response, *, ranged: bool, final: Path, check
         )
         if response.status_code in _PASSING_STATUS:
             asked = response.headers.get("retry-after", "")
-            raise PassingError(problem, float(asked) if asked.isdecimal() else 0.0)
+            raise TransientError(problem, float(asked) if asked.isdecimal() else 0.0)
         raise ServiceError(problem)
     framed = "content-length" in response.headers or "chunked" in response.headers.get("transfer-encoding", "")
     if not framed and not checked:
@@ -272,7 +272,7 @@ def _copy(
             file.write(chunk)
             advance(len(chunk))
         if not start and 0 < len(first) < len(magic):
-            raise PassingError(f"got {first!r} only, which is no {final.suffix} file")
+            raise TransientError(f"got {first!r} only, which is no {final.suffix} file")
         file.flush()
         os.fsync(file.fileno())
 
@@ -284,7 +284,7 @@ def _chunks(response: httpx.Response, deadline: float) -> Iterator[bytes]:
             if time.monotonic() > deadline:
                 raise DeadlineError
     except httpx.TransportError as error:
-        raise PassingError(str(error) or type(error).__name__) from error
+        raise TransientError(str(error) or type(error).__name__) from error
 
 
 def _check_size(part: Part, length: int | None) -> None:
@@ -292,6 +292,6 @@ def _check_size(part: Part, length: int | None) -> None:
         got = part.size
         if got > length:
             part.discard()
-        raise PassingError(f"got {got:,} bytes, expected {length:,}")
+        raise TransientError(f"got {got:,} bytes, expected {length:,}")
     if not part.size:
         raise ServiceError("got an empty file")

@@ -32,13 +32,11 @@ from tasks.fetching.mirrors import (
     refuse_offline,
     try_mirrors,
 )  # fmt: skip
-from tasks.store.locks import store_errors
-from tasks.store.artifacts import file_digest
 from tasks.fetching.transfer import (
     Part,
-    PassingError,
     RangeRefusedError,
     Span,
+    TransientError,
     check_response,
     content_range,
     fetch_part,
@@ -47,6 +45,8 @@ from tasks.fetching.transfer import (
     open_url,
     read_body,
 )  # fmt: skip
+from tasks.store.artifacts import file_digest
+from tasks.store.disk_errors import store_errors
 
 logger = logging.getLogger(__name__)
 TAIL_BYTES = 1 << 17  # holds the directory of any archive with less than a thousand members
@@ -155,7 +155,7 @@ def _find_remote(url: str, name: str, deadline: float) -> tuple[Member, Span]:
         first, total = stated
         tail = read_body(response, TAIL_BYTES, deadline)
     if len(tail) != total - first:
-        raise PassingError(f"got {len(tail):,} bytes of the archive's end, expected {total - first:,}")
+        raise TransientError(f"got {len(tail):,} bytes of the archive's end, expected {total - first:,}")
     window = cast("BinaryIO", _Window(tail, total))
     member = find_member(read_directory(window, url), url, name)
     return member, Span(member.start, member.end, total, etag)
@@ -172,7 +172,7 @@ def _pack(part: Part, member: Member, places: _Places, wanted: Wanted) -> None:
         check_digest(digest, places.member, wanted.member_sha256, what=_what(wanted))
     except InputError as error:
         part.discard()
-        raise PassingError(str(error)) from error
+        raise TransientError(str(error)) from error
     except ServiceError:
         part.discard()
         raise

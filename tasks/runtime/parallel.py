@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
-
 T = TypeVar("T")
 R = TypeVar("R")
-_LARGEST_KEPT = (32 << 20) - (64 << 10)
 THREADS = min(8, len(os.sched_getaffinity(0)))  # results do not depend on it; memory grows with it
 HELPERS = max(1, THREADS - 1)  # threads of a pool for `map_ahead`, beside the one that iterates
 
@@ -52,12 +49,3 @@ def _help(waiting: deque[tuple[T, Future[R]]], function: Callable[[T], R]) -> bo
             waiting[place] = item, done
             return True
     return False
-
-
-def keep_freed_memory() -> None:
-    """Let arrays of some megabytes be made again and again without new pages from the kernel each time.
-
-    glibc gives freed memory back at once, unless it has seen a larger block freed: that sets the limit, 32 MiB at most.
-    Elsewhere nothing happens. No page of the block is touched.
-    """
-    np.empty(_LARGEST_KEPT, np.uint8)

@@ -18,30 +18,11 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 from tqdm import tqdm
 
+from tasks.runtime.cancellation import raise_if_stopped
+
 logger = logging.getLogger(__name__)
 LOG_SECONDS = 10.0
 ARTIFACT_SECONDS = 3.0  # an update costs about 35 ms
-_stopped = threading.Event()
-
-
-class WorkStopped(BaseException):
-    """Raised inside a long loop after `stop_work`."""
-
-
-def stop_work() -> None:
-    """End every loop that reports progress, in all threads of this process, at its next step."""
-    _stopped.set()
-
-
-def allow_work() -> None:
-    """Undo `stop_work`."""
-    _stopped.clear()
-
-
-def raise_if_stopped() -> None:
-    """End here after `stop_work`, in work too long between two steps of progress."""
-    if _stopped.is_set():
-        raise WorkStopped
 
 
 @contextlib.contextmanager

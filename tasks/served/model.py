@@ -1,14 +1,14 @@
 """The registered model: raw text in, label and per-class probability out.
 
 MLflow stores this file as the model's code and runs it on load. It imports nothing of the project: network
-and tokenizers come from the source files in the model's bundle, under names of their own, so that versions
+and tokenizers come from the source files in the model's bundle, as a package with a name of its own, so that versions
 loaded side by side do not share code. The bundle holds `model.json`, `vocabulary.json`, `weights.safetensors`,
-`network.py` and `tokenizers.py`; nothing in it is a pickle.
+and the other modules of this package; nothing in it is a pickle.
 """
 
-import importlib.machinery
-import importlib.util
+import importlib
 import json
+import sys
 import uuid
 from pathlib import Path
 from types import ModuleType
@@ -36,9 +36,9 @@ class ServedClassifier(PythonModel):
         self.text: dict[str, Any] = description["text"]
         words = enumerate(vocabulary[self.text["specials"] :], self.text["specials"])  # in a text, specials are words
         self.token_ids = {token: token_id for token_id, token in words}
-        self.tokenizers = _load_source(bundle / "tokenizers.py")
+        self.tokenizers, network = _load_modules(bundle, "tokenizers", "network")
         self.tokenizers.load_tokenizer(self.text["tokenizer"])  # fails here and now if a package is missing
-        self.network = _load_source(bundle / "network.py").TextClassifier(**description["architecture"])
+        self.network = network.TextClassifier(**description["architecture"])
         self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
         self.network.eval()
 
@@ -87,22 +87,19 @@ class ServedClassifier(PythonModel):
         return rows
 
 
-class _CachelessLoader(importlib.machinery.SourceFileLoader):
-    """Load source without leaving byte code beside it, in a folder that holds the model's files and no others."""
-
-    def set_data(self, path: str, data: object, *, _mode: int = 0o666) -> None:
-        """Write nothing."""
-
-
-def _load_source(path: Path) -> ModuleType:
-    name = f"{path.stem}_{uuid.uuid4().hex}"
-    loader = _CachelessLoader(name, str(path))
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    if spec is None:
-        raise ImportError(f"{path}: is no Python source")
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+def _load_modules(folder: Path, *names: str) -> list[ModuleType]:
+    """Import modules of a folder as those of a package with a new name, and write no byte code beside them."""
+    missing = [f"{folder / name}.py" for name in names if not (folder / f"{name}.py").is_file()]
+    if missing:
+        raise FileNotFoundError(f"the registered model lacks {', '.join(missing)}")
+    package = ModuleType(f"served_{uuid.uuid4().hex}")
+    package.__path__ = [str(folder)]
+    sys.modules[package.__name__] = package
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    finally:
+        sys.dont_write_bytecode = before
 
 
 mlflow.models.set_model(ServedClassifier())

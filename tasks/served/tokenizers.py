@@ -7,7 +7,6 @@ carry it as it is. `basic_english` gives the tokens of torchtext 0.6's tokenizer
 import hashlib
 import importlib
 import inspect
-import unicodedata
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -17,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-TEXT = pa.large_string()
-TOKEN_LISTS = pa.large_list(TEXT)
+from .text import TEXT, TOKEN_LISTS, largest_bytes, normalize_texts, text_bytes
 
 # Letters whose lower case differs between Python's and Arrow's Unicode tables (blocks of newer letters), is
 # two characters (U+0130), or depends on the neighbours (U+03A3): texts with them take Python's lower().
@@ -52,48 +50,6 @@ _TREEBANK_REGEX = (
     (r"' (s|m|d|ll|re|ve)\b", "'\\1"),
     (r"\bcannot\b", "can not"),
 )
-
-
-def normalize_text(text: str) -> str:
-    """Return a text in Unicode normalization form C, in which GloVe's tokens are written."""
-    return unicodedata.normalize("NFC", text)
-
-
-def normalize_texts(texts: pa.Array) -> pa.Array:
-    """Return texts (large_string, no nulls) in normalization form C; only those that may be in another are touched.
-
-    Code points below U+0300, the first combining one, stay as they are, and UTF-8 begins those from U+0300 on
-    with a byte of 0xCC or more.
-    """
-    odd = np.flatnonzero(largest_bytes(texts) >= 0xCC)
-    candidates = texts.take(pa.array(odd)).to_pylist() if len(odd) else []
-    changed = [i for i, text in enumerate(candidates) if not unicodedata.is_normalized("NFC", text)]
-    if not changed:
-        return texts
-    mask = np.zeros(len(texts), bool)
-    mask[odd[changed]] = True
-    return pc.replace_with_mask(texts, mask, pa.array([normalize_text(candidates[i]) for i in changed], TEXT))
-
-
-def text_bytes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return the UTF-8 of texts (large_string) in a row, uint8, and int64[N + 1]: where in it each begins."""
-    if not len(texts):
-        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
-    _, ends, data = texts.buffers()
-    offsets = np.frombuffer(ends, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    if offsets[0] == offsets[-1]:
-        return np.zeros(0, np.uint8), np.zeros(len(offsets), np.int64)
-    return np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0]
-
-
-def largest_bytes(texts: pa.Array) -> np.ndarray:
-    """Return uint8[N]: the largest byte of each text's UTF-8, 0 for an empty one."""
-    data, offsets = text_bytes(texts)
-    largest = np.zeros(len(texts), np.uint8)
-    filled = np.diff(offsets) > 0
-    if filled.any():
-        largest[filled] = np.maximum.reduceat(data, offsets[:-1][filled])
-    return largest
 
 
 def basic_english(texts: pa.Array) -> pa.Array:

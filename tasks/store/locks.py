@@ -4,7 +4,6 @@ Only standard library, because commands lock before anything heavy is imported.
 """
 
 import contextlib
-import errno
 import fcntl
 import logging
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline_config.errors import StoreError
+from tasks.store.disk_errors import store_errors
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +49,3 @@ def try_lock(descriptor: int, path: Path) -> bool:
     except OSError as error:
         raise StoreError(f"{path}: its file system has no file locks ({error.strerror})") from error
     return True
-
-
-@contextlib.contextmanager
-def store_errors(path: Path, *, only_full: bool = False) -> Iterator[None]:
-    """Turn the body's errors of writing to `path` into a `StoreError`; with `only_full` those of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if only_full and not full:
-            raise
-        advice = "free some space and run again" if full else "set GLOVEFLOW_ARTIFACTS to a writable directory"
-        raise StoreError(f"{path}: cannot be written: {error.strerror}; {advice}, nothing was lost") from error

@@ -15,9 +15,10 @@ from prefect import Task, task
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
-from tasks.runtime.parallel import keep_freed_memory
+from tasks.runtime.memory import keep_freed_memory
+from tasks.store.artifacts import ArtifactRef, stage_key
+from tasks.store.commit import commit_output
 from tasks.store.output import StageOutput
-from tasks.store.artifacts import ArtifactRef, commit_output, stage_key
 
 P = ParamSpec("P")
 logger = logging.getLogger(__name__)

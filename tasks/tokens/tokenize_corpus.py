@@ -33,10 +33,11 @@ from pipeline_config.settings import TokenizationConfig
 from tasks.runtime.arrow import whole_column
 from tasks.runtime.parallel import HELPERS, THREADS, map_ahead
 from tasks.runtime.progress import track_progress
-from tasks.store.stage import stage
-from tasks.store.output import StageOutput
+from tasks.served.text import TEXT
+from tasks.served.tokenizers import Tokenize, load_tokenizer
 from tasks.store.artifacts import ArtifactRef
-from tasks.served.tokenizers import TEXT, Tokenize, load_tokenizer
+from tasks.store.output import StageOutput
+from tasks.store.stage import stage
 
 CHUNK_DOCUMENTS = 1000  # documents per call of a tokenizer: small enough for the cache, large enough for Arrow
 CHUNKS_AHEAD = 4  # per thread

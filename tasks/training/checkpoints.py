@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline_config.errors import TrainingError
-from tasks.store.artifacts import sync
+from tasks.store.commit import sync
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"

@@ -3,25 +3,11 @@
 Reads what torch and the operating system say, and runs trainings so that they depend on nothing else.
 """
 
-import contextlib
-import contextvars
 import functools
-import hashlib
-import platform
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 
 from pipeline_config.errors import ConfigError
-from tasks.runtime.progress import WorkStopped, raise_if_stopped
-
-T = TypeVar("T")
-_torch_thread = ThreadPoolExecutor(
-    1, thread_name_prefix="torch", initializer=torch.set_flush_denormal, initargs=(True,)
-)
 
 
 @functools.cache
@@ -36,7 +22,7 @@ def has_bfloat16_lstm() -> bool:
     try:
         with torch.autocast("cpu", torch.bfloat16):
             outputs, *_ = torch.lstm(torch.zeros(2, 3, 8), (state, state), weights, True, 1, 0.0, True, False, True)
-        outputs.float().sum().backward()
+        outputs.float().sum().backward()  # type: ignore[no-untyped-call]
     except RuntimeError:
         return False
     return outputs.dtype == torch.bfloat16
@@ -80,59 +66,3 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise ConfigError("training.device: got cuda, but torch sees no CUDA device; use auto or cpu")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
-def run_steadily(body: Callable[[], T], *, threads: int | None) -> T:
-    """Run a body in the thread of this process that is for torch, one body at a time; nothing else changes its numbers.
-
-    The number of torch's threads belongs to the process and changes the bits of results. Denormal numbers, which
-    gradients through long texts end in and which processors are slow at, are taken as zero; that is a property of a
-    thread and of the OpenMP threads that it starts. These stay with the thread, and OpenMP waits asleep where a process
-    has more of them than processors, which halves the speed of a training: hence one thread for all.
-
-    Args:
-        body: what to run.
-        threads: torch's threads; None is the number it has.
-    """
-    future = _torch_thread.submit(contextvars.copy_context().run, _fix_and_run, body, threads)
-    while not wait([future], timeout=0.1).done:
-        try:
-            raise_if_stopped()
-        except WorkStopped:
-            if future.cancel():  # a body that has begun ends by itself
-                raise
-    return future.result()
-
-
-def _fix_and_run(body: Callable[[], T], threads: int | None) -> T:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        return body()
-    finally:
-        torch.set_num_threads(before)
-
-
-def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Return what the bits of a training depend on besides configuration and inputs, as JSON values."""
-    features = ",".join(sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True))
-    return {
-        "cpu": _processor(),
-        "cpu_features": hashlib.sha256(features.encode()).hexdigest()[:12],
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": _describe_gpu(device) if device.type == "cuda" else "cpu",
-    }
-
-
-def _describe_gpu(device: torch.device) -> str:
-    return f"{torch.cuda.get_device_name(device)}, cuDNN {torch.backends.cudnn.version()}"  # type: ignore[no-untyped-call]
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

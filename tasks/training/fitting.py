@@ -1,6 +1,6 @@
 """The training loop: length buckets in, a trained network and its history out, resumable at every step.
 
-Changes the network; touches no file but through `tasks.training.checkpoints`. A step is a function of weights, optimizer
+Changes the network; touches no file but through `checkpoints`. A step is a function of weights, optimizer
 state, seed and step number: the order of batches and all dropout are drawn anew from (seed, epoch) and (seed,
 step). So a checkpoint needs no state of a random generator, and what else runs in the process changes nothing.
 """
@@ -20,11 +20,14 @@ from torch import Tensor, nn
 
 from pipeline_config.errors import TrainingError
 from pipeline_config.settings import TrainingConfig
-from tasks.batches.bucket_corpus import EncodedSplit
-from tasks.training.checkpoints import Checkpoints
-from tasks.training.history import History, OnMetrics
-from tasks.training.device import set_precision
+from tasks.batches.encoded_split import EncodedSplit
+from tasks.evaluation.prediction import to_tensors, validate
+from tasks.runtime.cancellation import WorkStopped, raise_if_stopped
+from tasks.runtime.progress import track_progress
 from tasks.served.network import TextClassifier
+from tasks.training.checkpoints import Checkpoints
+from tasks.training.device import set_precision
+from tasks.training.history import History, OnMetrics
 from tasks.training.optimization import (
     average_weights,
     backpropagate,
@@ -34,8 +37,6 @@ from tasks.training.optimization import (
     set_learning_rates,
     trained_rows,
 )
-from tasks.runtime.progress import WorkStopped, raise_if_stopped, track_progress
-from tasks.evaluation.prediction import to_tensors, validate
 
 logger = logging.getLogger(__name__)
 

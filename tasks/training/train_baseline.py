@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.errors import InputError
-from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE, predictions_schema
+from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
 from pipeline_config.settings import BaselineConfig
+from tasks.evaluation.prediction import predictions_table
 from tasks.runtime.progress import show_elapsed
-from tasks.store.stage import stage
-from tasks.store.output import StageOutput
 from tasks.store.artifacts import ArtifactRef
+from tasks.store.output import StageOutput
+from tasks.store.stage import stage
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -66,11 +67,3 @@ def build_baseline(config: BaselineConfig) -> "Pipeline":
         TfidfVectorizer(ngram_range=(1, config.ngram_max), min_df=config.min_df, sublinear_tf=True, dtype=np.float64),
         LogisticRegression(C=config.regularization, max_iter=config.max_iterations),
     )
-
-
-def predictions_table(documents: pa.Table, labels: list[str], probabilities: np.ndarray) -> pa.Table:
-    """Return predictions (`predictions_schema`) for `doc_id`, `split`, `label` and float64[N, C] probabilities."""
-    best = np.asarray(labels, dtype=object)[probabilities.argmax(axis=1)]
-    columns = [*documents.columns, pa.array(best.tolist(), pa.string())]
-    columns += [pa.array(probabilities[:, i].astype(np.float64)) for i in range(len(labels))]
-    return pa.table(columns, schema=predictions_schema(labels))

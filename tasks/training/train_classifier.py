@@ -28,20 +28,22 @@ from pipeline_config.schemas import (
     WEIGHTS_FILE,
 )
 from pipeline_config.settings import ModelConfig, TrainingConfig
-from tasks.batches.bucket_corpus import load_split, read_labels
+from tasks.batches.bucket_corpus import read_labels
+from tasks.batches.encoded_split import load_split
 from tasks.embeddings.align_embeddings import read_matrix
-from tasks.store.stage import stage
-from tasks.store.output import StageOutput
 from tasks.store.artifacts import ArtifactRef
-from tasks.tracking.runs import MetricStream, log_tags
-from tasks.tokens.build_vocabulary import Vocabulary, check_vocabulary
+from tasks.store.output import StageOutput
+from tasks.store.stage import stage
+from tasks.tokens.vocabulary import Vocabulary, check_vocabulary
+from tasks.tracking.metrics import MetricStream
+from tasks.tracking.runs import log_tags
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tasks.served.network import TextClassifier
     from tasks.training.checkpoints import Checkpoints
     from tasks.training.history import History
-    from tasks.served.network import TextClassifier
 
 _HEADLINES = ("validation_macro_f1", "validation_accuracy")
 
@@ -88,9 +90,11 @@ def train_classifier(
         ConfigError: this machine lacks the device or the precision.
         InputError: buckets, matrix and vocabulary do not belong together.
     """
+    from tasks.runtime.torch_thread import run_in_torch_thread
     from tasks.training.checkpoints import Checkpoints  # here, because a run whose stages are all cached needs no torch
+    from tasks.training.device import pick_device
     from tasks.training.fitting import fit
-    from tasks.training.device import describe_machine, pick_device, run_steadily
+    from tasks.training.reproducibility import describe_machine
 
     labels = read_labels(buckets)
     known = Vocabulary.read(vocabulary)
@@ -112,7 +116,7 @@ def train_classifier(
         return network, history, last, checkpoints
 
     with MetricStream(run_id) as stream:
-        network, history, last, checkpoints = run_steadily(train, threads=training.threads)
+        network, history, last, checkpoints = run_in_torch_thread(train, threads=training.threads)
     output.write_json(MODEL_FILE, {"architecture": architecture, "labels": labels, "best_epoch": history.best_epoch})
     _write_training(output, history, {WEIGHTS_FILE: network.state_dict(), LAST_WEIGHTS_FILE: last})
     output.facts.update(

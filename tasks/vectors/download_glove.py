@@ -18,15 +18,15 @@ from pipeline_config.errors import InputError
 from pipeline_config.schemas import ODD_LINES, ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
 from tasks.fetching.archives import Opened, open_packed
-from tasks.runtime.arrow import whole_column
 from tasks.fetching.mirrors import download_file
-from tasks.vectors.glove_text import GloveTextReader
 from tasks.fetching.zip_member import Wanted, download_member
+from tasks.runtime.arrow import whole_column
 from tasks.runtime.progress import track_progress
-from tasks.vectors.published import PACKAGED, PackagedVectors, PublishedSet, find_published
-from tasks.store.stage import stage
-from tasks.store.output import StageOutput
 from tasks.store.artifacts import SourceRef, file_digest, tree_digest
+from tasks.store.output import StageOutput
+from tasks.store.stage import stage
+from tasks.vectors.glove_text import GloveTextReader
+from tasks.vectors.published import PACKAGED, PackagedVectors, PublishedSet, find_published
 from tasks.vectors.selection import Part, VectorSelection
 from tasks.vectors.word2vec_binary import Word2vecBinaryReader
 

@@ -35,8 +35,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.errors import InputError
-from tasks.vectors.decimal_numbers import NUMBER, gather_strings, round_to_float32, rows_to_float32
 from tasks.runtime.parallel import HELPERS, THREADS, map_ahead
+from tasks.vectors.decimal_numbers import NUMBER, gather_strings, round_to_float32, rows_to_float32
 from tasks.vectors.selection import Part, VectorSelection
 
 logger = logging.getLogger(__name__)

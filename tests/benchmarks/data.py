@@ -96,13 +96,14 @@ def run_ours(files: list[str]) -> None:
         TokenizationConfig,
         VocabularyConfig,
     )
-    from tasks.batches.bucket_corpus import bucket_corpus, load_split
+    from tasks.batches.bucket_corpus import bucket_corpus
+    from tasks.batches.encoded_split import load_split
     from tasks.corpus.ingest_corpus import ingest_corpus, locate_corpus
     from tasks.embeddings.align_embeddings import align_embeddings
-    from tasks.tokens.tokenize_corpus import tokenize_corpus
     from tasks.served.tokenizers import identify_tokenizer
-    from tasks.vectors.download_glove import download_glove, locate_vectors
     from tasks.tokens.build_vocabulary import build_vocabulary
+    from tasks.tokens.tokenize_corpus import tokenize_corpus
+    from tasks.vectors.download_glove import download_glove, locate_vectors
 
     train, test, *more = files
     text = Path(os.environ["GLOVEFLOW_ARTIFACTS"], "glove.txt")
@@ -246,8 +247,9 @@ def compare_tokenizers(files: list[str]) -> None:
     from torchtext.data import get_tokenizer
 
     from tasks.runtime.parallel import THREADS
+    from tasks.served.text import TEXT
+    from tasks.served.tokenizers import COLUMNAR
     from tasks.tokens.tokenize_corpus import CHUNK_DOCUMENTS
-    from tasks.served.tokenizers import COLUMNAR, TEXT
 
     texts = pq.read_table(files[0], columns=["text"])["text"].cast(TEXT).combine_chunks()
     chunks = [texts.slice(start, CHUNK_DOCUMENTS) for start in range(0, len(texts), CHUNK_DOCUMENTS)]
@@ -312,7 +314,8 @@ def compare_padding(files: list[str]) -> None:
     the first class in a batch, in units of what random batches of the same sizes have.
     """
     from tasks.batches.batching import SCHEMES, assign_buckets, draw_boundaries, padding_efficiency, plan_batches
-    from tasks.served.tokenizers import TEXT, basic_english
+    from tasks.served.text import TEXT
+    from tasks.served.tokenizers import basic_english
 
     header = f"{'scheme':14} {'efficiency':>10} {'batches':>8} {'again':>7} {'order':>7} {'labels':>7}"
     for file in files:
@@ -356,7 +359,8 @@ def compare_golden(files: list[str]) -> None:
     from torchtext.vocab import Vectors
 
     from tasks.embeddings.align_embeddings import fill_matrix, look_up_rows
-    from tasks.served.tokenizers import TEXT, basic_english
+    from tasks.served.text import TEXT
+    from tasks.served.tokenizers import basic_english
     from tasks.vectors.rows import VectorRows
 
     split = get_tokenizer("basic_english")
@@ -392,7 +396,8 @@ def compare_coverage(files: list[str]) -> None:
     from pipeline_config.schemas import VECTORS_FILE
     from pipeline_config.settings import EmbeddingsConfig
     from tasks.embeddings.align_embeddings import look_up_rows
-    from tasks.served.tokenizers import TEXT, load_tokenizer
+    from tasks.served.text import TEXT
+    from tasks.served.tokenizers import load_tokenizer
     from tasks.vectors.download_glove import download_glove, locate_vectors
 
     chains: dict[str, tuple[str, ...]] = {

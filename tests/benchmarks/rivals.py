@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.batches.bucket_corpus import EncodedSplit
+from tasks.batches.encoded_split import EncodedSplit
 
 Batches = list[np.ndarray]
 

@@ -43,14 +43,17 @@ from torchtext.data import BucketIterator, Dataset, Example, Field
 
 from pipeline_config.settings import BucketingConfig, PipelineConfig, TrainingConfig
 from tasks.batches.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
-from tasks.batches.bucket_corpus import EncodedSplit
-from tasks.training.fitting import Training, fit
-from tasks.training.device import describe_machine, has_bfloat16_lstm, run_steadily
-from tasks.served.network import TextClassifier
-from tasks.runtime.parallel import keep_freed_memory
+from tasks.batches.encoded_split import EncodedSplit
 from tasks.evaluation.prediction import to_tensors
+from tasks.runtime.memory import keep_freed_memory
+from tasks.runtime.torch_thread import run_in_torch_thread
+from tasks.served.network import TextClassifier
 from tasks.served.tokenizers import tokenize_texts
-from tasks.tracking.runs import MetricStream, track_run
+from tasks.tracking.metrics import MetricStream
+from tasks.tracking.runs import track_run
+from tasks.training.device import has_bfloat16_lstm
+from tasks.training.fitting import Training, fit
+from tasks.training.reproducibility import describe_machine
 
 VOCABULARY, EMBEDDING, CLASSES, BATCH, LONGEST = 30_000, 100, 2, 64, 400
 TUTORIAL, BUCKET_ITERATOR = "tutorial: random batches, packed", "torchtext: BucketIterator, packed"
@@ -197,7 +200,7 @@ def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"GLOVEFLOW_ARTIFACTS": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         with track_run(PipelineConfig(name="benchmark"), name="benchmark", tags={}) as run:
-            seconds = {way: [_time(partial(run_steadily, way, threads=None)) for _ in range(rounds)]
+            seconds = {way: [_time(partial(run_in_torch_thread, way, threads=None)) for _ in range(rounds)]
                        for way in (run_silently, run_aloud)}  # fmt: skip
     silent, aloud = (statistics.median(times) for times in seconds.values())
     print(
@@ -306,7 +309,7 @@ def plan_torchtext(split: EncodedSplit) -> Batches:
 def run_apart(run: Callable[[Batches], None]) -> Callable[[Batches], None]:
     """Return the same as a stage runs it: in a thread that takes denormals as zero, using freed memory again."""
     keep_freed_memory()
-    return lambda batches: run_steadily(lambda: run(batches), threads=None)
+    return lambda batches: run_in_torch_thread(lambda: run(batches), threads=None)
 
 
 def run_tutorial(network: nn.Module, split: EncodedSplit, device: torch.device = CPU) -> Callable[[Batches], None]:

@@ -21,7 +21,7 @@ import training
 from torch import Tensor
 
 from tasks.batches.batching import plan_batches
-from tasks.batches.bucket_corpus import EncodedSplit
+from tasks.batches.encoded_split import EncodedSplit
 from tasks.training.device import set_precision
 
 PRECISIONS = ("fp32", "tf32", "bf16")

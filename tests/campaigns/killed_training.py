@@ -26,12 +26,13 @@ import torch
 from safetensors.torch import save
 
 from pipeline_config.settings import TrainingConfig
-from tasks.training import checkpoints as checkpoint_module
-from tasks.batches.bucket_corpus import EncodedSplit
-from tasks.training.checkpoints import Checkpoints
-from tasks.training.fitting import fit
-from tasks.training.device import describe_machine, has_bfloat16_lstm
+from tasks.batches.encoded_split import EncodedSplit
 from tasks.served.network import TextClassifier
+from tasks.training import checkpoints as checkpoint_module
+from tasks.training.checkpoints import Checkpoints
+from tasks.training.device import has_bfloat16_lstm
+from tasks.training.fitting import fit
+from tasks.training.reproducibility import describe_machine
 
 VOCABULARY, CLASSES, BATCH, EPOCHS = 200, 3, 8, 4
 MOMENTS = ("after the step", "half-way through a checkpoint", "after a checkpoint")

@@ -24,7 +24,7 @@ from prefect.logging.handlers import APILogWorker
 from flows.pipeline import train_pipeline
 from pipeline_config.errors import InputError
 from pipeline_config.settings import PipelineConfig
-from tasks.tracking import runs as tracking
+from tasks.tracking import server
 
 STAGES = [
     "download_glove", "ingest_corpus", "tokenize_corpus", "build_vocabulary", "align_embeddings", "bucket_corpus",
@@ -33,7 +33,7 @@ STAGES = [
 
 
 def mlflow_run(result: Any) -> Any:
-    return tracking.open_client().get_run(result.mlflow_url.rpartition("/")[2])
+    return server.open_client().get_run(result.mlflow_url.rpartition("/")[2])
 
 
 def flow_run_id(run: Any) -> UUID:
@@ -85,7 +85,7 @@ def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
     names = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     assert sorted(names) == ["documents-test", "documents-train", "documents-validation", "vectors"]
     assert len(run.outputs.model_outputs) == 1
-    client = tracking.open_client()
+    client = server.open_client()
     files = {f.path for f in client.list_artifacts(run.info.run_id)}
     assert {"config.yaml", "figures", "report.html", "reports"} <= files
     figures = {f.path for f in client.list_artifacts(run.info.run_id, "figures")}
@@ -95,7 +95,7 @@ def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
 
 
 def test_epoch_and_step_metrics_are_logged_once_each(on_finished: Any) -> None:
-    client, run = tracking.open_client(), mlflow_run(on_finished)
+    client, run = server.open_client(), mlflow_run(on_finished)
     epochs = client.get_metric_history(run.info.run_id, "train_loss")
     assert len(epochs) == len({metric.step for metric in epochs}) == 6
     steps = client.get_metric_history(run.info.run_id, "step_loss")
@@ -137,7 +137,7 @@ def test_an_unchanged_run_is_all_cached_and_makes_no_new_version(on_finished: An
     run = mlflow_run(again)
     assert run.info.run_id != mlflow_run(on_finished).info.run_id
     assert run.data.metrics["test_macro_f1"] == mlflow_run(on_finished).data.metrics["test_macro_f1"]
-    assert len(tracking.open_client().get_metric_history(run.info.run_id, "train_loss")) == 6
+    assert len(server.open_client().get_metric_history(run.info.run_id, "train_loss")) == 6
     assert len(run.outputs.model_outputs) == 1
     states = task_states(flow_run_id(run))
     assert {name for name, state in states.items() if state == "Cached"} == {name.replace("_", " ") for name in STAGES}
@@ -193,7 +193,7 @@ def broken_vectors(config: PipelineConfig, tmp_path: Path, on_failure: str) -> P
 def test_missing_vectors_fail_the_run_by_default(on_finished: Any, config: PipelineConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.txt: no such file"):
         train_pipeline(broken_vectors(config, tmp_path, "error"))
-    client = tracking.open_client()
+    client = server.open_client()
     experiment = client.get_experiment_by_name("gloveflow/tiny")
     last = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
     assert last.info.status == "FAILED"

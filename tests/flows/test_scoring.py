@@ -8,7 +8,7 @@ import pytest
 
 from flows.scoring import read_texts, score_file, score_texts, write_frame
 from pipeline_config.errors import InputError, ServiceError, StoreError
-from tasks.tracking.runs import find_alias
+from tasks.tracking.models import find_alias
 
 TEXTS = ["the goal of the match", "", "bread and cheese"]
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from prefect import get_client
 
-from tasks.tracking import runs as tracking
+from tasks.tracking import models, server
 
 STAGES = [
     "download_glove", "ingest_corpus", "tokenize_corpus", "build_vocabulary", "align_embeddings", "bucket_corpus",
@@ -74,7 +74,7 @@ REGISTERING = (
     KILL
     + """
 import tasks.tracking.runs as tracking
-tracking.set_alias = die
+models.set_alias = die
 """
 )
 WAITING = """
@@ -104,7 +104,7 @@ def set_options(overrides: list[str]) -> list[str]:
 
 def last_run(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(artifacts))
-    client = tracking.open_client()
+    client = server.open_client()
     experiment = client.get_experiment_by_name("gloveflow/tiny")
     return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"], max_results=1)[0]
 
@@ -142,12 +142,12 @@ def test_killed_at_any_point_the_next_run_finishes_with_the_same_outputs(
     }
     assert digests(command_line.artifacts) == expected
     assert not list((command_line.artifacts / "store").glob("*/.tmp-*"))
-    swept = tracking.open_client().get_run(killed.info.run_id)
+    swept = server.open_client().get_run(killed.info.run_id)
     assert swept.info.status == "KILLED"
     assert flow_state(swept) == "Crashed"
-    versions = tracking.open_client().search_model_versions("name = 'gloveflow-tiny'")
+    versions = server.open_client().search_model_versions("name = 'gloveflow-tiny'")
     assert len(versions) == 1
-    assert tracking.find_alias("gloveflow-tiny", "champion") is not None
+    assert models.find_alias("gloveflow-tiny", "champion") is not None
 
 
 @pytest.mark.timeout(400)

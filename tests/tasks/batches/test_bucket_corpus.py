@@ -10,10 +10,12 @@ from pipeline_config.errors import InputError
 from pipeline_config.schemas import BUCKETS, DOCUMENTS, DOCUMENTS_FILE, PADDING_FILE, SPLITS, buckets_file
 from pipeline_config.settings import BucketingConfig, TokenizationConfig, VocabularyConfig
 from tasks.batches.batching import SCHEMES, BatchSampler, plan_batches
-from tasks.batches.bucket_corpus import EncodedSplit, bucket_corpus, fill_empty, load_split, read_labels, truncate
-from tasks.store.artifacts import ArtifactRef, commit_output, stage_key
-from tasks.tokens.tokenize_corpus import tokenize_corpus
+from tasks.batches.bucket_corpus import bucket_corpus, fill_empty, read_labels, truncate
+from tasks.batches.encoded_split import EncodedSplit, load_split
+from tasks.store.artifacts import ArtifactRef, stage_key
+from tasks.store.commit import commit_output
 from tasks.tokens.build_vocabulary import build_vocabulary
+from tasks.tokens.tokenize_corpus import tokenize_corpus
 
 # (doc_id, text, label, split); in the train split a occurs 4 times, b twice, c once
 CORPUS = [

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from tasks.corpus.profile import count_oddities, profile_documents
 from tasks.corpus.splitting import TEST, TRAIN, VALIDATION, DocumentIndex, find_crossing
-from tasks.served.tokenizers import normalize_texts
+from tasks.served.text import normalize_texts
 
 
 def test_the_profile_counts_classes_lengths_copies_conflicts_and_leaks() -> None:

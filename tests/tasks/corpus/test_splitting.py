@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tasks.corpus.splitting import NOT_GIVEN, TEST, TRAIN, VALIDATION, DocumentIndex, draw_splits, find_crossing, mix
+from tasks.corpus.hashing import mix
+from tasks.corpus.splitting import NOT_GIVEN, TEST, TRAIN, VALIDATION, DocumentIndex, draw_splits, find_crossing
 
 SPLITTERS = ("stratified", "hash", "time", "group")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import tasks.embeddings.align_embeddings
+import tasks.embeddings.coverage
 from pipeline_config.errors import GateError, InputError
 from pipeline_config.schemas import (
     COVERAGE_FILE,
@@ -24,19 +24,15 @@ from pipeline_config.schemas import (
     embeddings_schema,
 )
 from pipeline_config.settings import AlignmentConfig
+from tasks.embeddings.align_embeddings import align_embeddings, fill_matrix, look_up_rows, read_matrix
+from tasks.embeddings.coverage import measure_coverage
 from tasks.runtime.arrow import as_matrix
-from tasks.embeddings.align_embeddings import (
-    align_embeddings,
-    fill_matrix,
-    look_up_rows,
-    measure_coverage,
-    read_matrix,
-)
+from tasks.store.artifacts import ArtifactRef, stage_key
+from tasks.store.commit import commit_output
 from tasks.store.output import StageOutput
-from tasks.store.artifacts import ArtifactRef, commit_output, stage_key
+from tasks.tokens.vocabulary import Vocabulary
 from tasks.vectors.rows import VectorRows
 from tasks.vectors.selection import vectors_table
-from tasks.tokens.build_vocabulary import Vocabulary
 
 KNOWN = ["the", "cat", "Paris", "i"]
 VECTORS = np.array([[1, 2, 7], [3, 4, 7], [5, 6, 7], [-1, 0, 7]], np.float32)  # the last dimension is constant
@@ -277,7 +273,7 @@ def test_coverage_is_counted_by_type_and_by_token_per_split_class_and_source(art
 
 
 def test_misses_are_the_most_frequent_ones_up_to_a_limit(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.embeddings.align_embeddings, "MOST_MISSES", 2)
+    monkeypatch.setattr(tasks.embeddings.coverage, "MOST_MISSES", 2)
     assert report_of()["misses"] == {"dog": 2, "paris": 2}
 
 

@@ -13,9 +13,16 @@ from pipeline_config.schemas import (
     REPORT_FILE,
     predictions_schema,
 )
-from tasks.training.train_baseline import predictions_table
-from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier, find_confident_errors, measure, predict_splits
-from tasks.store.artifacts import ArtifactRef, commit_output
+from tasks.evaluation.evaluate_classifier import (
+    compare_seeds,
+    evaluate_classifier,
+    find_confident_errors,
+    predict_splits,
+)
+from tasks.evaluation.metrics import measure
+from tasks.evaluation.prediction import predictions_table
+from tasks.store.artifacts import ArtifactRef
+from tasks.store.commit import commit_output
 
 LABELS = ["a", "b", "c"]
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from tasks.evaluation import prediction as scores
-from tasks.batches.bucket_corpus import EncodedSplit
+from tasks.batches.encoded_split import EncodedSplit
+from tasks.evaluation import prediction
+from tasks.evaluation.metrics import score_predictions
+from tasks.evaluation.prediction import predict_probabilities, to_tensors
 from tasks.served.network import TextClassifier
-from tasks.evaluation.prediction import predict_probabilities, score_predictions, to_tensors
 
 
 def make_split(documents: list[list[int]], label_ids: list[int] | None = None) -> EncodedSplit:
@@ -81,7 +82,7 @@ class TestPredictProbabilities:
     @pytest.mark.parametrize("size", [1, 2, 5])
     def test_the_size_of_the_batches_does_not_matter(self, network, monkeypatch, size):
         expected = predict_probabilities(network, make_split(DOCUMENTS))
-        monkeypatch.setattr(scores, "EVALUATION_BATCH", size)
+        monkeypatch.setattr(prediction, "EVALUATION_BATCH", size)
         np.testing.assert_allclose(predict_probabilities(network, make_split(DOCUMENTS)), expected, rtol=0, atol=1e-10)
 
     def test_dropout_is_off_and_no_gradient_is_kept(self, network):

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from pipeline_config.errors import ServiceError
-from tasks.fetching.transfer import Part, PassingError, RangeRefusedError, Span, content_range, fetch_part, is_strong
+from tasks.fetching.transfer import Part, RangeRefusedError, Span, TransientError, content_range, fetch_part, is_strong
 from tests.https_server import Server, fixed, ranged, whole
 
 BODY = bytes(range(256)) * 40
@@ -53,7 +53,7 @@ def test_a_span_is_fetched_and_no_more(server: Server, tmp_path: Path) -> None:
 def test_a_span_that_broke_is_resumed(server: Server, tmp_path: Path) -> None:
     part = tmp_path / "a.part"
     url = server.script("/a", ranged(BODY, arriving=300), ranged(BODY))
-    with pytest.raises(PassingError):
+    with pytest.raises(TransientError):
         fetch(url, part)
     assert fetch(url, part) is True
     assert part.read_bytes() == BODY[1000:3000]

@@ -13,13 +13,17 @@ from sklearn.metrics import accuracy_score, f1_score
 from pipeline_config.errors import ServiceError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, METRICS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
-from tasks.registry import register_model as registration
-from tasks.tracking import runs as tracking
-from tasks.registry.register_model import build_bundle, describe, pass_gate, pip_requirements, register_model
-from tasks.store.artifacts import ArtifactRef, commit_output
-from tasks.tracking.runs import find_alias, load_model, open_client, track_run
+from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
+from tasks.registry.gate import pass_gate
+from tasks.registry.register_model import Registration, _tags, describe, register_model
+from tasks.store.artifacts import ArtifactRef
+from tasks.store.commit import commit_output
+from tasks.tokens.vocabulary import Vocabulary
+from tasks.tracking import models
+from tasks.tracking.models import find_alias, load_model
+from tasks.tracking.runs import track_run
+from tasks.tracking.server import open_client
 from tasks.training.train_classifier import train_classifier
-from tasks.tokens.build_vocabulary import Vocabulary
 
 MODEL = "gloveflow-toy"
 
@@ -38,7 +42,7 @@ def gated(config: PipelineConfig, **changes) -> PipelineConfig:
     return config.model_copy(update={"registration": config.registration.model_copy(update=changes)})
 
 
-def register(toy, *, classifier=None, macro_f1=None, documents=None, config=None) -> registration.Registration:
+def register(toy, *, classifier=None, macro_f1=None, documents=None, config=None) -> Registration:
     """Register as the pipeline does, with another classifier, test score, corpus or configuration."""
     facts = toy.evaluation.facts if macro_f1 is None else {**toy.evaluation.facts, "lstm_macro_f1": macro_f1}
     config = config or toy.config
@@ -99,7 +103,7 @@ class TestRegistering:
     def test_its_run_shows_the_model_with_its_scores(self, registered):
         version = find_alias(MODEL, "champion")
         run = open_client().get_run(version.tags["gloveflow.run_id"])
-        assert [output.model_id for output in run.outputs.model_outputs] == [tracking.model_id_of(version)]
+        assert [output.model_id for output in run.outputs.model_outputs] == [models.model_id_of(version)]
         assert run.data.metrics["test_lstm_macro_f1"] == registered.evaluation.facts["lstm_macro_f1"]
 
     def test_loaded_by_its_alias_it_gives_the_probabilities_of_the_trained_network(self, registered):
@@ -117,7 +121,7 @@ class TestRegistering:
         assert (again.version, again.created, again.promoted) == ("1", False, True)
         assert again.reason == "champion: has been it already"
         assert versions() == [1]
-        model_id = tracking.model_id_of(find_alias(MODEL, "champion"))
+        model_id = models.model_id_of(find_alias(MODEL, "champion"))
         runs = open_client().search_runs([open_client().get_experiment_by_name("gloveflow/toy").experiment_id])
         assert [[output.model_id for output in run.outputs.model_outputs] for run in runs] == [[model_id]] * 2
 
@@ -147,9 +151,9 @@ class TestRegistering:
         assert register(registered, config=config).version == "2"
 
     def test_other_serving_code_is_another_model(self, registered, monkeypatch, tmp_path):
-        code = tmp_path / "serving_model.py"
-        code.write_text(registration._SERVING.read_text("utf-8").replace("BATCH = 256", "BATCH = 128"), "utf-8")
-        monkeypatch.setattr(registration, "_SERVING", code)
+        code = tmp_path / "model.py"
+        code.write_text(SERVED_MODEL.read_text("utf-8").replace("BATCH = 256", "BATCH = 128"), "utf-8")
+        monkeypatch.setattr("tasks.registry.register_model.SERVED_MODEL", code)
         assert register(registered).version == "2"
 
     def test_a_version_whose_files_are_gone_is_registered_anew(self, registered):
@@ -169,7 +173,7 @@ class TestRegistering:
 
         other = train_another(registered)
         with monkeypatch.context() as patch:
-            patch.setattr(tracking, "set_alias", fail)
+            patch.setattr(models, "set_alias", fail)
             with pytest.raises(ServiceError, match="gone"):
                 register(registered, classifier=other, macro_f1=1.0)
         assert (versions(), alias("champion")) == ([1, 2], "1")
@@ -248,7 +252,7 @@ class TestGate:
         def decide(score: float, *, champion: float | None = None, version: str = "1", **gate):
             tags = {"gloveflow.documents_digest": "same", "test_lstm_macro_f1": str(champion)}
             known = None if champion is None else SimpleNamespace(version=version, tags=tags)
-            monkeypatch.setattr(tracking, "find_alias", lambda *_: known)
+            monkeypatch.setattr(models, "find_alias", lambda *_: known)
             documents = SimpleNamespace(digest="same")
             return pass_gate("2", score, documents, gated(PipelineConfig(), **gate))
 
@@ -277,7 +281,7 @@ class TestGate:
 
     @pytest.mark.parametrize("score", [0.5, 2 / 3, 0.123456789, 0.9999999])
     def test_an_equal_one_takes_it_however_many_digits_the_score_has(self, decide, score):
-        tag = registration._tags({"lstm_macro_f1": score}, SimpleNamespace(digest="same"))["test_lstm_macro_f1"]
+        tag = _tags({"lstm_macro_f1": score}, SimpleNamespace(digest="same"))["test_lstm_macro_f1"]
         assert decide(score, champion=float(tag))[0]
 
     @pytest.mark.parametrize(
@@ -327,6 +331,6 @@ class TestChampionOnNewDocuments:
         def fail(*_: object) -> None:
             raise ServiceError("no answer")
 
-        monkeypatch.setattr(tracking, "load_model", fail)
+        monkeypatch.setattr(models, "load_model", fail)
         with pytest.raises(ServiceError, match="no answer"):
             pass_gate("2", 1.0, change_documents(registered, lambda label: label + "s"), registered.config)

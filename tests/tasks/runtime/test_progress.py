@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from tasks.runtime import progress
-from tasks.runtime.progress import WorkStopped, allow_work, show_elapsed, stop_work, track_progress
+from tasks.runtime.cancellation import WorkStopped, allow_work, stop_work
+from tasks.runtime.progress import show_elapsed, track_progress
 
 ARTIFACT_ID = UUID(int=7)
 

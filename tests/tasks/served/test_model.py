@@ -21,6 +21,7 @@ from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, PREDICTIONS_FILE
 from tasks.served import model as serving_model
 from tasks.served.network import TextClassifier
 
+CARRIED = ("bigrams", "lstm", "network", "pooling", "text", "tokenizers")
 LABELS = ["food", "météo", "sport"]
 TEXTS = ["the soup and the bread", "goal for the team", "Rain, again!", "we"]
 
@@ -196,10 +197,10 @@ class TestFiles:
         files = {str(path.relative_to(registered_model)) for path in registered_model.rglob("*") if path.is_file()}
         files = {name for name in files if not name.startswith("__pycache__")}  # MLflow's, of the code that it runs
         assert files == {
-            "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "serving_model.py",
+            "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "model.py",
             "input_example.json", "serving_input_example.json",
             "artifacts/bundle/model.json", "artifacts/bundle/vocabulary.json", "artifacts/bundle/weights.safetensors",
-            "artifacts/bundle/network.py", "artifacts/bundle/tokenizers.py",
+            *(f"artifacts/bundle/{name}.py" for name in CARRIED),
         }  # fmt: skip
 
     def test_none_of_them_is_a_pickle(self, registered_model):
@@ -209,12 +210,10 @@ class TestFiles:
 
     def test_carried_code_is_the_projects(self, registered_model):
         here = Path(serving_model.__file__).parent
-        for name, path in (
-            ("serving_model.py", registered_model),
-            ("network.py", registered_model / "artifacts" / "bundle"),
-            ("tokenizers.py", registered_model / "artifacts" / "bundle"),
-        ):
-            assert (path / name).read_bytes() == (here / name).read_bytes()
+        bundle = registered_model / "artifacts" / "bundle"
+        assert (registered_model / "model.py").read_bytes() == (here / "model.py").read_bytes()
+        for name in CARRIED:
+            assert (bundle / f"{name}.py").read_bytes() == (here / f"{name}.py").read_bytes()
 
     def test_requirements_are_pinned(self, registered_model):
         lines = (registered_model / "requirements.txt").read_text().split()
@@ -249,7 +248,7 @@ class TestIndependence:
         source = network.read_text("utf-8")
         assert source.count("return logits\n") == 1  # those of the deep part, which is all in this model
         network.write_text(source.replace("return logits\n", "return logits * 0\n"), "utf-8")
-        code = other / "serving_model.py"
+        code = other / "model.py"
         code.write_text(code.read_text("utf-8").replace('"score": ', '"certainty": '), "utf-8")
 
         changed = mlflow.pyfunc.load_model(str(other))
@@ -260,4 +259,4 @@ class TestIndependence:
 
     def test_a_bundle_whose_code_is_gone_says_so(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"network\.py"):
-            serving_model._load_source(tmp_path / "network.py")
+            serving_model._load_modules(tmp_path, "network")

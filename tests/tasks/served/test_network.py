@@ -9,20 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from tasks.served import network
-from tasks.served import tokenizers
-from tasks.served.network import (
-    BIGRAM_SCALE,
-    POOLINGS,
-    ROADS,
-    BagOfBigrams,
-    PaddedLSTM,
-    TextClassifier,
-    drop,
-    real_positions,
-    reversal_index,
-    reverse,
-)
+from tasks import served
+from tasks.served.bigrams import BIGRAM_SCALE, BagOfBigrams
+from tasks.served.lstm import LAYOUTS, PaddedLSTM, drop, reversal_index, reverse
+from tasks.served.network import POOLINGS, TextClassifier
+from tasks.served.pooling import real_positions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
@@ -82,7 +73,7 @@ def largest_difference(got: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("road", LAYOUTS)
 class TestBothRoadsAgainstPackedLSTM:
     @pytest.fixture
     def case(self, num_layers, bidirectional, dtype, road, device):
@@ -204,7 +195,7 @@ def test_random_shapes_give_the_packed_lstm_on_both_roads(seed):
     classifier = build_classifier(**settings).double()
     input_ids, lengths = random_documents(draw.randint(2, 9), longest)
     results = []
-    for road in ROADS:
+    for road in LAYOUTS:
         classifier.zero_grad()
         classifier.lstm.road = road
         logits = classifier(input_ids, lengths)
@@ -494,13 +485,14 @@ def test_reverse_by_hand_and_its_gradient():
     assert values.grad.flatten().tolist() == [2.0, 1.0, 0.0, 4.0, 3.0, 5.0]
 
 
-@pytest.mark.parametrize("module", [network, tokenizers], ids=lambda module: module.__name__)
-def test_a_module_that_models_carry_imports_nothing_of_the_project(module):
+@pytest.mark.parametrize("path", sorted(Path(served.__file__).parent.glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_a_module_that_models_carry_imports_nothing_of_the_project_but_its_siblings(path):
     imported = set()
-    for node in ast.walk(ast.parse(Path(module.__file__).read_text("utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             imported |= {name.name.partition(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom):
-            imported.add("." if node.level else str(node.module).partition(".")[0])
+            imported.add("." * node.level + str(node.module).partition(".")[0])
     assert imported
-    assert not imported & {"flows", "tasks", "pipeline_config", "."}
+    assert not imported & {"flows", "tasks", "pipeline_config"}
+    assert all((path.parent / f"{name[1:]}.py").exists() for name in imported if name.startswith("."))

@@ -13,17 +13,13 @@ from torchtext.data import get_tokenizer
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.formats import read_blocks
 from tasks.corpus.sources import locate_corpus
+from tasks.served.text import TEXT, TOKEN_LISTS, largest_bytes, normalize_text, normalize_texts
 from tasks.served.tokenizers import (
     COLUMNAR,
-    TEXT,
-    TOKEN_LISTS,
     basic_english,
     identify_tokenizer,
     is_columnar,
-    largest_bytes,
     load_tokenizer,
-    normalize_text,
-    normalize_texts,
     tokenize_texts,
     treebank,
     whitespace,

@@ -16,18 +16,18 @@ from pydantic import ValidationError
 
 from pipeline_config.errors import StoreError
 from pipeline_config.settings import EmbeddingsConfig, TokenizationConfig
-from tasks.store.output import StageOutput
 from tasks.store.artifacts import (
     ArtifactRef,
     SourceRef,
     artifacts_root,
-    commit_output,
     file_digest,
     find_output,
     output_directory,
     stage_key,
     tree_digest,
 )
+from tasks.store.commit import commit_output
+from tasks.store.output import StageOutput
 
 STAGE, KEY = "count_words", "0123456789abcdef"
 FIRST, SECOND = b'{\n "a": 1\n}\n', b'{\n "b": 2\n}\n'  # what `write_pair` leaves
@@ -36,7 +36,7 @@ WORDS = pa.schema([pa.field("word", pa.string(), nullable=False), pa.field("coun
 COMMIT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from tasks.store import artifacts as store
+from tasks.store import commit
 
 stage, key, moment = sys.argv[1:]
 
@@ -53,19 +53,19 @@ def write(output):
     output.write_json("second.json", {"b": 2})
 
 if moment == "before the manifest":
-    store._write_manifest = die
+    commit._write_manifest = die
 if moment == "before the rename":
-    store._publish = die
+    commit._publish = die
 if moment == "after a rename":
     rename = Path.rename
     Path.rename = lambda path, target: (rename(path, target), die())
-store.commit_output(stage, key, write)
+commit.commit_output(stage, key, write)
 """
 
 COMMIT_TOGETHER = """
 import logging, sys, time
 from pathlib import Path
-from tasks.store.artifacts import commit_output
+from tasks.store.commit import (commit_output)
 
 stage, key, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 
@@ -210,7 +210,7 @@ def test_digest_changes_with_a_file(stored, name, content):
 
 def test_facts_come_back_with_the_seconds_it_took(artifacts, monkeypatch):
     ticks = iter([100.0, 102.5])
-    monkeypatch.setattr("tasks.store.artifacts.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("tasks.store.commit.time.perf_counter", lambda: next(ticks))
 
     def write(output):
         output.facts = {"words": 3, "coverage": 0.5}
@@ -338,7 +338,7 @@ def test_damaged_output_is_removed_when_it_is_replaced(stored):
 
 
 def test_output_that_is_damaged_as_soon_as_it_is_written_is_refused(artifacts, monkeypatch):
-    monkeypatch.setattr("tasks.store.artifacts._publish", lambda *_: None)
+    monkeypatch.setattr("tasks.store.commit._publish", lambda *_: None)
     with pytest.raises(StoreError, match=f"{KEY}: the output was damaged while it was being written$"):
         commit_output(STAGE, KEY, write_pair)
 
@@ -540,7 +540,7 @@ def test_full_disk_is_told_and_leaves_nothing(artifacts, write):
 
 
 def test_disk_that_is_full_when_the_manifest_is_written_is_told(artifacts, monkeypatch):
-    monkeypatch.setattr("tasks.store.artifacts.sync", _fill_disk)
+    monkeypatch.setattr("tasks.store.commit.sync", _fill_disk)
     with pytest.raises(StoreError, match="No space left on device; free some space"):
         commit_output(STAGE, KEY, write_pair)
     assert leftovers() == []

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline_config.errors import StoreError
 from tasks.store import locks
-from tasks.store.locks import file_lock, store_errors, try_lock
+from tasks.store.disk_errors import store_errors
+from tasks.store.locks import file_lock, try_lock
 
 HOLD_UNTIL_KILLED = """
 import sys, time
@@ -66,7 +67,10 @@ def test_waiting_is_told_once_and_ends_when_the_holder_lets_go(tmp_path, monkeyp
 
     monkeypatch.setattr(locks, "time", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(logging.getLogger("tasks"), "propagate", True)
-    with caplog.at_level(logging.INFO, logger="tasks.store.locks"), file_lock(path, waiting_for="another run to finish"):
+    with (
+        caplog.at_level(logging.INFO, logger="tasks.store.locks"),
+        file_lock(path, waiting_for="another run to finish"),
+    ):
         assert caplog.messages == ["waiting for another run to finish"]
     assert len(naps) == 3
 

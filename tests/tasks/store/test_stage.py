@@ -6,9 +6,9 @@ import pytest
 from prefect.utilities.callables import get_call_parameters
 
 from pipeline_config.settings import EmbeddingsConfig
-from tasks.store.stage import describe_output, headline_facts, stage
-from tasks.store.output import StageOutput
 from tasks.store.artifacts import ArtifactRef, stage_key
+from tasks.store.output import StageOutput
+from tasks.store.stage import describe_output, headline_facts, stage
 
 
 @pytest.fixture

@@ -18,10 +18,12 @@ from pipeline_config.schemas import (
     VOCABULARY_FILE,
 )
 from pipeline_config.settings import VocabularyConfig
+from tasks.store.artifacts import ArtifactRef, stage_key
+from tasks.store.commit import commit_output
 from tasks.store.output import StageOutput
-from tasks.store.artifacts import ArtifactRef, commit_output, stage_key
+from tasks.tokens.build_vocabulary import build_vocabulary, extend_vocabulary, select_vocabulary
+from tasks.tokens.vocabulary import Vocabulary, check_vocabulary
 from tasks.vectors.selection import vectors_table
-from tasks.tokens.build_vocabulary import Vocabulary, build_vocabulary, check_vocabulary, extend_vocabulary, select_vocabulary
 
 # token, train, validation, test occurrences, train documents
 COUNTS = [

@@ -14,7 +14,10 @@ import tasks.tokens.tokenize_corpus
 from pipeline_config.errors import ConfigError
 from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS, DOCUMENTS_FILE, TOKENIZER_FILE, TOKENS
 from pipeline_config.settings import TokenizationConfig
-from tasks.store.artifacts import ArtifactRef, commit_output, stage_key
+from tasks.served.text import TOKEN_LISTS
+from tasks.served.tokenizers import Tokenize, basic_english
+from tasks.store.artifacts import ArtifactRef, stage_key
+from tasks.store.commit import commit_output
 from tasks.tokens.tokenize_corpus import (
     Chunk,
     TokenDictionary,
@@ -24,7 +27,6 @@ from tasks.tokens.tokenize_corpus import (
     read_in_shards,
     tokenize_corpus,
 )
-from tasks.served.tokenizers import TOKEN_LISTS, Tokenize, basic_english
 
 # (text, label, split)
 CORPUS = [

@@ -16,30 +16,20 @@ from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 
 from pipeline_config.errors import ServiceError
 from pipeline_config.settings import PipelineConfig
-from tasks.tracking import runs as tracking
-from tasks.runtime.progress import WorkStopped
+from tasks.runtime.cancellation import WorkStopped
 from tasks.store.artifacts import artifacts_root
-from tasks.tracking.runs import (
-    MetricStream,
-    find_alias,
-    load_model,
-    log_dataset,
-    log_file,
-    log_history,
-    log_metrics,
-    log_table,
-    log_tags,
-    open_client,
-    sweep_dead_runs,
-    track_run,
-)
+from tasks.tracking import metrics, models, runs, server
+from tasks.tracking.metrics import MetricStream, log_history, log_metrics
+from tasks.tracking.models import find_alias, load_model
+from tasks.tracking.runs import log_dataset, log_file, log_table, log_tags, sweep_dead_runs, track_run
+from tasks.tracking.server import open_client
 
 CONFIG = PipelineConfig.model_validate(
     {"name": "toy", "training": {"epochs": 4}, "corpus": {"label_map": {"1": "good"}}}
 )
 
 OPEN_FRESH = """
-from tasks.tracking.runs import open_client
+from tasks.tracking.server import (open_client)
 print(len(open_client().search_experiments()))
 """
 
@@ -73,7 +63,7 @@ class RecordingClient:
 def stub_client(monkeypatch):
     def stub(error: Exception | None = None) -> RecordingClient:
         client = RecordingClient(error)
-        monkeypatch.setattr(tracking, "open_client", lambda: client)
+        monkeypatch.setattr(metrics, "open_client", lambda: client)
         return client
 
     return stub
@@ -218,7 +208,7 @@ class TestSweep:
 
     def test_a_run_without_a_flow_run_is_ended_too(self):
         with track_run(CONFIG, name="run", tags={}) as run:
-            open_client().set_tag(run.run_id, tracking.LOCK_TAG, "abandoned")
+            open_client().set_tag(run.run_id, runs.LOCK_TAG, "abandoned")
             (artifacts_root() / "mlflow" / "live" / "abandoned.lock").touch()
             assert sweep_dead_runs() == []
             assert status_of(run.run_id) == "KILLED"
@@ -230,13 +220,13 @@ class TestSweep:
 
     def test_a_lock_file_has_its_name_only_once_it_is_locked(self, monkeypatch):
         named_before = []
-        lock = tracking.try_lock
+        lock = runs.try_lock
 
         def watch(descriptor: int, path: Path) -> bool:
             named_before.append(path.exists())
             return lock(descriptor, path)
 
-        monkeypatch.setattr(tracking, "try_lock", watch)
+        monkeypatch.setattr(runs, "try_lock", watch)
         with track_run(CONFIG, name="run", tags={}):
             assert named_before == [False]
             assert [path.suffix for path in lock_files()] == [".lock"]
@@ -252,7 +242,7 @@ class TestMetricStream:
 
     def test_they_are_sent_in_batches_and_the_rest_at_the_end(self, stub_client, monkeypatch):
         client = stub_client()
-        monkeypatch.setattr(tracking, "FLUSH_METRICS", 4)
+        monkeypatch.setattr(metrics, "FLUSH_METRICS", 4)
         with MetricStream("run") as stream:
             for step in (1, 2, 3):
                 stream.log({"loss": 0.5, "rate": 0.1}, step)
@@ -264,10 +254,10 @@ class TestMetricStream:
 
     def test_they_are_sent_when_the_last_batch_is_some_seconds_ago(self, stub_client, monkeypatch):
         client, now = stub_client(), SimpleNamespace(seconds=100.0)
-        monkeypatch.setattr(tracking.time, "monotonic", lambda: now.seconds)
+        monkeypatch.setattr(metrics.time, "monotonic", lambda: now.seconds)
         with MetricStream("run") as stream:
             stream.log({"loss": 0.5}, 1)
-            now.seconds += tracking.FLUSH_SECONDS + 0.1
+            now.seconds += metrics.FLUSH_SECONDS + 0.1
             stream.log({"loss": 0.4}, 2)
             assert client.batches == [[("loss", 0.5, 1), ("loss", 0.4, 2)]]
             stream.log({"loss": 0.3}, 3)
@@ -291,7 +281,7 @@ class TestMetricStream:
     )
     def test_a_client_that_fails_costs_the_metrics_and_is_told_once(self, stub_client, monkeypatch, caplog, error):
         client = stub_client(error)
-        monkeypatch.setattr(tracking, "FLUSH_METRICS", 1)
+        monkeypatch.setattr(metrics, "FLUSH_METRICS", 1)
         with MetricStream("run") as stream:
             for step in range(5):
                 stream.log({"loss": 0.5}, step)
@@ -368,19 +358,19 @@ class TestDatabase:
 
 class TestAddresses:
     def test_runs_are_tracked_beside_the_artifacts_unless_told_otherwise(self, artifacts, monkeypatch):
-        assert tracking.tracking_uri() == f"sqlite:///{artifacts}/mlflow/mlflow.db"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000/")
-        assert tracking.tracking_uri() == "http://tracking.example:5000/"
+        assert server.tracking_uri() == f"sqlite:///{artifacts}/mlflow/mlflow.db"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://runs.example:5000/")
+        assert server.tracking_uri() == "http://runs.example:5000/"
 
     def test_pages_are_on_the_tracking_server(self, monkeypatch):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking.example:5000/")
-        assert tracking.run_url("3", "abc") == "http://tracking.example:5000/#/experiments/3/runs/abc"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://runs.example:5000/")
+        assert server.run_url("3", "abc") == "http://runs.example:5000/#/experiments/3/runs/abc"
 
     def test_pages_of_a_database_are_on_the_local_server(self, monkeypatch):
         monkeypatch.delenv("GLOVEFLOW_MLFLOW_URL", raising=False)
-        assert tracking.model_url("toy", "2") == "http://127.0.0.1:5000/#/models/toy/versions/2"
+        assert server.model_url("toy", "2") == "http://127.0.0.1:5000/#/models/toy/versions/2"
         monkeypatch.setenv("GLOVEFLOW_MLFLOW_URL", "http://127.0.0.1:5055")
-        assert tracking.ui_url() == "http://127.0.0.1:5055"
+        assert server.ui_url() == "http://127.0.0.1:5055"
 
 
 @pytest.fixture
@@ -399,7 +389,7 @@ class TestRegistryLookups:
         def fail(*_: object) -> None:
             raise MlflowException("the server burns", error_code=code)
 
-        monkeypatch.setattr(tracking, "open_client", lambda: SimpleNamespace(get_model_version_by_alias=fail))
+        monkeypatch.setattr(models, "open_client", lambda: SimpleNamespace(get_model_version_by_alias=fail))
         if code == INTERNAL_ERROR:
             with pytest.raises(MlflowException, match="the server burns"):
                 find_alias("known", "champion")

@@ -1,6 +1,7 @@
 import contextvars
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from pipeline_config.errors import ConfigError, TrainingError
-from tasks.training import device as machine
-from tasks.training.device import describe_machine, has_bfloat16_lstm, pick_device, run_steadily, set_precision
-from tasks.runtime.progress import WorkStopped, allow_work, stop_work
+from tasks.runtime.cancellation import WorkStopped, allow_work, stop_work
+from tasks.runtime.torch_thread import run_in_torch_thread
+from tasks.training import device, reproducibility
+from tasks.training.device import has_bfloat16_lstm, pick_device, set_precision
+from tasks.training.reproducibility import describe_machine
 
 
 class TestDevice:
@@ -44,30 +47,30 @@ class TestRunSteadily:
             return torch.get_num_threads()
 
         try:
-            assert run_steadily(body, threads=before + 1) == before + 1
+            assert run_in_torch_thread(body, threads=before + 1) == before + 1
         except TrainingError:
             assert fails
         assert torch.get_num_threads() == before
 
     def test_none_is_the_number_torch_has(self):
-        assert run_steadily(torch.get_num_threads, threads=None) == torch.get_num_threads()
+        assert run_in_torch_thread(torch.get_num_threads, threads=None) == torch.get_num_threads()
 
     def test_denormals_are_zero_in_the_body_on_all_threads_and_nowhere_else(self):
         denormals = torch.full((200_000,), 1e-40)
-        assert run_steadily(lambda: int((denormals * 0.5).count_nonzero()), threads=2) == 0
+        assert run_in_torch_thread(lambda: int((denormals * 0.5).count_nonzero()), threads=2) == 0
         assert int((denormals * 0.5).count_nonzero()) == 200_000
 
     def test_the_context_of_the_caller_is_seen(self):
         variable = contextvars.ContextVar("variable", default="none")
         variable.set("of the caller")
-        assert run_steadily(variable.get, threads=1) == "of the caller"
+        assert run_in_torch_thread(variable.get, threads=1) == "of the caller"
 
     def test_one_body_runs_at_a_time(self):
         order, entered = [], threading.Event()
 
         def other() -> None:
             entered.set()
-            run_steadily(lambda: order.append(("other", torch.get_num_threads())), threads=2)
+            run_in_torch_thread(lambda: order.append(("other", torch.get_num_threads())), threads=2)
 
         def first() -> threading.Thread:
             thread = threading.Thread(target=other)
@@ -77,17 +80,17 @@ class TestRunSteadily:
             order.append(("first", torch.get_num_threads()))
             return thread
 
-        run_steadily(first, threads=1).join()
+        run_in_torch_thread(first, threads=1).join()
         assert order == [("first", 1), ("other", 2)]
 
     def test_waiting_ends_when_work_is_stopped(self):
         def wait_inside() -> None:
             stop_work()
             with pytest.raises(WorkStopped):
-                run_steadily(lambda: None, threads=1)
+                run_in_torch_thread(lambda: None, threads=1)
 
         try:
-            run_steadily(wait_inside, threads=1)
+            run_in_torch_thread(wait_inside, threads=1)
         finally:
             allow_work()
 
@@ -104,11 +107,11 @@ class TestPrecision:
         self, monkeypatch, precision, tiles, works, expected
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": tiles})
-        monkeypatch.setattr(machine, "has_bfloat16_lstm", lambda: works)
+        monkeypatch.setattr(device, "has_bfloat16_lstm", lambda: works)
         assert set_precision(precision, torch.device("cpu")) is expected
 
     def test_bf16_that_does_not_work_is_an_error_with_advice(self, monkeypatch):
-        monkeypatch.setattr(machine, "has_bfloat16_lstm", lambda: False)
+        monkeypatch.setattr(device, "has_bfloat16_lstm", lambda: False)
         with pytest.raises(
             ConfigError, match=r"training\.precision: got bf16, but this processor cannot .* auto or fp32"
         ):
@@ -145,6 +148,7 @@ class TestHasBfloat16Lstm:
             works = False
         assert has_bfloat16_lstm() is works
 
+    @pytest.mark.skipif(platform.machine() != "x86_64", reason="names of instruction sets are those of x86-64")
     @pytest.mark.parametrize("instructions", ["AVX2", "SSE41"])
     def test_without_avx512_it_does_not_work(self, instructions):
         done = subprocess.run(
@@ -169,5 +173,5 @@ class TestDescribeMachine:
         assert describe_machine(torch.device("cpu"))["cpu_features"] != here["cpu_features"]
 
     def test_without_proc_the_platform_is_asked(self, monkeypatch):
-        monkeypatch.setattr(machine, "Path", lambda _name: (_ for _ in ()).throw(OSError()))
-        assert machine._processor()
+        monkeypatch.setattr(reproducibility, "Path", lambda _name: (_ for _ in ()).throw(OSError()))
+        assert reproducibility._processor()

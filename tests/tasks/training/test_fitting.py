@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pipeline_config.errors import TrainingError
 from pipeline_config.settings import TrainingConfig
-from tasks.training import fitting
-from tasks.batches.bucket_corpus import EncodedSplit
-from tasks.training.checkpoints import Checkpoints
-from tasks.training.fitting import fit
-from tasks.training.device import has_bfloat16_lstm
-from tasks.served.network import TextClassifier
-from tasks.runtime.progress import WorkStopped, allow_work, stop_work
+from tasks.batches.encoded_split import EncodedSplit
 from tasks.evaluation.prediction import validate
+from tasks.runtime.cancellation import WorkStopped, allow_work, stop_work
+from tasks.served.network import TextClassifier
+from tasks.training import fitting
+from tasks.training.checkpoints import Checkpoints
+from tasks.training.device import has_bfloat16_lstm
+from tasks.training.fitting import fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16_lstm(), reason="this processor cannot run an LSTM in bfloat16")

@@ -9,8 +9,10 @@ import pytest
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE, SPLITS, predictions_schema
 from pipeline_config.settings import BaselineConfig
-from tasks.training.train_baseline import build_baseline, predictions_table, train_baseline
-from tasks.store.artifacts import ArtifactRef, commit_output
+from tasks.evaluation.prediction import predictions_table
+from tasks.store.artifacts import ArtifactRef
+from tasks.store.commit import commit_output
+from tasks.training.train_baseline import build_baseline, train_baseline
 
 
 def make_documents(rows: list[tuple[str, str, str]]) -> ArtifactRef:

@@ -25,11 +25,11 @@ from pipeline_config.schemas import (
     STEPS_FILE,
     WEIGHTS_FILE,
 )
-from tasks.training import device as machine
-from tasks.training.checkpoints import CHECKPOINT, Checkpoints
 from tasks.runtime.arrow import as_matrix
-from tasks.runtime.progress import WorkStopped, allow_work, stop_work
+from tasks.runtime.cancellation import WorkStopped, allow_work, stop_work
 from tasks.store.artifacts import ArtifactRef, artifacts_root
+from tasks.training import reproducibility
+from tasks.training.checkpoints import CHECKPOINT, Checkpoints
 from tasks.training.train_classifier import is_worth_a_retry, train_classifier
 
 
@@ -247,7 +247,7 @@ class TestResume:
     @pytest.mark.usefixtures("interrupted")
     def test_a_checkpoint_of_another_machine_is_refused_until_it_is_allowed_and_then_told(self, toy, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(machine, "_processor", lambda: "another processor")
+            patch.setattr(reproducibility, "_processor", lambda: "another processor")
             with pytest.raises(TrainingError, match=r"made elsewhere \(cpu: .*another processor"):
                 train(toy)
             output = train(toy, training={"resume_elsewhere": True})
@@ -295,7 +295,8 @@ class TestResume:
 def test_metrics_of_steps_and_epochs_go_to_the_mlflow_run(toy, tracked):
     from mlflow import MlflowClient
 
-    from tasks.tracking.runs import track_run, tracking_uri
+    from tasks.tracking.runs import track_run
+    from tasks.tracking.server import tracking_uri
 
     forget(toy.classifier)
     with track_run(toy.config, name="training", tags={}) as run:

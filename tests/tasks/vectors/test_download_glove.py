@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.vectors.glove_text
 import tasks.vectors.download_glove
+import tasks.vectors.glove_text
 from pipeline_config.errors import InputError, ServiceError
 from pipeline_config.schemas import ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
-from tasks.vectors.published import ARCHIVES, PACKAGED, PublishedSet
 from tasks.store.artifacts import ArtifactRef
 from tasks.vectors.download_glove import download_glove, locate_vectors, read_tokens
+from tasks.vectors.published import ARCHIVES, PACKAGED, PublishedSet
 
 TEXT = b"the 1 2\nof 3 4\n"
 BINARY = b"2 2\nthe " + struct.pack("<2f", 1, 2) + b"of " + struct.pack("<2f", 3, 4)

@@ -1,0 +1,169 @@
+"""Logged models and the model registry: log a model from code, register it, move aliases, load what an alias names."""
+
+import contextlib
+import json
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import mlflow
+from mlflow.entities import (
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+)
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
+
+from pipeline_config.errors import ServiceError
+from tasks.store.locks import file_lock
+from tasks.tracking.runs import TrackedRun
+from tasks.tracking.server import _ABSENT, _home, open_client
+
+logger = logging.getLogger(__name__)
+Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> label, score, probabilities of each
+DIGEST_TAG = "gloveflow.model_digest"
+SIGNATURE = ModelSignature(
+    # Without a name, so that lists, Series and tables all serve; of any type, because for a string MLflow's server
+    # would make the texts "None" and "1" of a null and a number, which the model refuses.
+    inputs=Schema([ColSpec(AnyType())]),  # type: ignore[no-untyped-call]
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "score"),
+            ColSpec(Map(DataType.double), "probabilities"),
+        ]
+    ),
+)
+_model_code = threading.Lock()  # MLflow passes a model made from code through a global variable
+
+
+def log_model(run: TrackedRun, *, code: Path, bundle: Path, digest: str, requirements: list[str], example: str) -> str:
+    """Log a model from code with its bundle of files, and return the logged model's id.
+
+    No pickle is written: the code, the bundle and MLflow's descriptions are all there is.
+    """
+    client = open_client()
+    logged = client.create_logged_model(
+        run.experiment_id, name="classifier", source_run_id=run.run_id, tags={DIGEST_TAG: digest}
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder, _model_code:
+            path = Path(folder, "model")
+            mlflow.pyfunc.save_model(
+                path=path,
+                python_model=str(code),
+                artifacts={"bundle": str(bundle)},
+                signature=SIGNATURE,
+                input_example=[example],
+                pip_requirements=requirements,
+                mlflow_model=Model(
+                    artifact_path=logged.artifact_location,
+                    run_id=run.run_id,
+                    model_uuid=logged.model_id,
+                    model_id=logged.model_id,
+                ),
+            )
+            client.log_model_artifacts(logged.model_id, str(path))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+        raise
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return str(logged.model_id)
+
+
+def link_model(run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
+    """Show a logged model, with metrics, on the page of a run."""
+    client = open_client()
+    outputs = client.get_run(run_id).outputs
+    if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id=model_id, step=0)])
+    now = int(time.time() * 1000)
+    client.log_batch(
+        run_id, metrics=[Metric(k, v, now, 0, model_id=model_id, run_id=run_id) for k, v in metrics.items()]
+    )
+
+
+def find_version(name: str, digest: str) -> ModelVersion | None:
+    """Return the newest registered version of a model with a digest, or None.
+
+    A version whose files are gone does not count.
+    """
+    client = open_client()
+    found = client.search_model_versions(
+        f"name = '{name}' AND tags.`{DIGEST_TAG}` = '{digest}'", order_by=["version_number DESC"]
+    )
+    for version in found:
+        with contextlib.suppress(MlflowException, OSError):
+            if client.list_logged_model_artifacts(model_id_of(version), "artifacts/bundle"):
+                return version
+        logger.warning("version %s of %s has lost its files", version.version, name)
+    return None
+
+
+def find_alias(name: str, alias: str) -> ModelVersion | None:
+    """Return the version that an alias names, or None when there is no such alias or model."""
+    try:
+        return open_client().get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return None
+        raise
+
+
+def register_version(
+    name: str, run: TrackedRun, model_id: str, *, tags: Mapping[str, str], description: str
+) -> ModelVersion:
+    """Register a logged model as a new version."""
+    client = open_client()
+    with contextlib.suppress(MlflowException):
+        client.create_registered_model(name, description="LSTM text classifiers, trained by gloveflow")
+    version = client.create_model_version(
+        name, f"models:/{model_id}", run.run_id, tags=dict(tags), description=description, model_id=model_id
+    )
+    versions = json.dumps([{"name": name, "version": str(version.version)}])
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
+    return version
+
+
+def set_alias(name: str, alias: str, version: str) -> None:
+    """Let an alias name a version."""
+    open_client().set_registered_model_alias(name, alias, version)
+
+
+@contextlib.contextmanager
+def registry_lock() -> Iterator[None]:
+    """Keep other runs on this store from registering while the body does."""
+    with file_lock(_home() / ".registry.lock", waiting_for="another run to register its model"):
+        yield
+
+
+def model_id_of(version: ModelVersion) -> str:
+    """Return the id of the logged model behind a version."""
+    return str(version.source).rpartition("/")[2]
+
+
+def load_model(name: str, alias: str) -> Classify:
+    """Load the registered model that an alias names, as a function from texts to answers.
+
+    Raises:
+        ServiceError: there is no such model or alias, or its files cannot be read.
+    """
+    open_client()
+    uri = f"models:/{name}@{alias}"
+    try:
+        with _model_code:
+            model = mlflow.pyfunc.load_model(uri)
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            raise ServiceError(f"{uri}: no such registered model; `gloveflow run` makes one") from error
+        raise ServiceError(f"{uri}: cannot be loaded: {error.message}") from error
+    except OSError as error:
+        raise ServiceError(f"{uri}: its files cannot be read: {error}") from error
+    return lambda texts: cast("list[dict[str, Any]]", model.predict(texts))

@@ -1,0 +1,72 @@
+"""Where MLflow is: the address of runs and registry, a client for it, and the addresses of its pages.
+
+By default it is `<artifacts>/mlflow` (SQLite and files); `MLFLOW_TRACKING_URI` names another place.
+"""
+
+import os
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from pipeline_config.errors import ServiceError
+from tasks.store.artifacts import artifacts_root
+from tasks.store.locks import file_lock
+
+_ABSENT = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
+
+
+def tracking_uri() -> str:
+    """Return where runs are tracked: `MLFLOW_TRACKING_URI`, or SQLite under the artifacts directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home()}/mlflow.db"
+
+
+def open_client() -> MlflowClient:
+    """Return a client; a fresh database is set up by one process while others wait.
+
+    Raises:
+        ServiceError: MLflow cannot be reached.
+    """
+    uri = tracking_uri()
+    _set_tracking_uri(uri)
+    if not uri.startswith("sqlite:///"):
+        return MlflowClient(uri)
+    with file_lock(_home() / ".database.lock", waiting_for="another run to set up the MLflow database"):
+        try:
+            return MlflowClient(uri)
+        except Exception as error:
+            raise ServiceError(f"{uri}: MLflow cannot open its database: {error}") from error
+
+
+def run_url(experiment_id: str, run_id: str) -> str:
+    """Return the address of a run's page."""
+    return f"{ui_url()}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def model_url(name: str, version: str) -> str:
+    """Return the address of a model version's page."""
+    return f"{ui_url()}/#/models/{name}/versions/{version}"
+
+
+def ui_url() -> str:
+    """Return the address of the MLflow pages."""
+    uri = tracking_uri()
+    return (uri if uri.startswith("http") else os.environ.get("GLOVEFLOW_MLFLOW_URL", "http://127.0.0.1:5000")).rstrip(
+        "/"
+    )
+
+
+def _set_tracking_uri(uri: str) -> None:
+    """Set MLflow's global address, on which the registry insists, but not the variable that it sets with it.
+
+    The variable would outlast a change of the artifacts directory, and pass it on to child processes.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def _home() -> Path:
+    return artifacts_root() / "mlflow"
