@@ -14,12 +14,15 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from pipeline_config.contracts.json_file import JsonFile
+
+Content = TypeVar("Content", bound=JsonFile)
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
@@ -60,6 +63,14 @@ class ArtifactRef(BaseModel):
     def read_json(self, name: str) -> Any:
         """Return the content of a JSON file."""
         return json.loads(self.path(name).read_text("utf-8"))
+
+    def read_model(self, kind: type[Content]) -> Content:
+        """Return the content of the JSON file of a kind.
+
+        Raises:
+            ValueError: (pydantic's) the file is not what its model says.
+        """
+        return kind.model_validate_json(self.path(kind.file_name).read_bytes())
 
     def read_table(self, name: str, columns: list[str] | None = None, *, memory_map: bool = False) -> pa.Table:
         """Return a Parquet file, or some of its columns, as a table."""

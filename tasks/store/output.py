@@ -15,6 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline_config.contracts.json_file import JsonFile
+
 _REPETITIVE = ("label", "split", "reason", "source", "prediction")  # columns worth a Parquet dictionary
 
 
@@ -38,6 +40,10 @@ class StageOutput:
         """Write a JSON file; the same value gives the same bytes."""
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         self.path(name).write_text(text + "\n", "utf-8")
+
+    def write_model(self, content: JsonFile) -> None:
+        """Write a JSON file under the name that its model says; the same values give the same bytes."""
+        self.write_json(content.file_name, content.model_dump(mode="json"))
 
     def write_table(self, name: str, table: pa.Table, schema: pa.Schema) -> None:
         """Write a Parquet file.

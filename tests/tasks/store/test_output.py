@@ -1,6 +1,10 @@
+from typing import ClassVar
+
 import pyarrow as pa
 import pytest
 
+from pipeline_config.contracts.json_file import JsonFile
+from tasks.store.commit import commit_output
 from tasks.store.output import StageOutput
 
 WORDS = pa.schema([pa.field("word", pa.string(), nullable=False), pa.field("count", pa.int64())])
@@ -64,3 +68,25 @@ def test_pieces_of_another_schema_are_refused(tmp_path):
         StageOutput(tmp_path).table_writer("pieces.parquet", WORDS) as writer,
     ):
         writer.write_table(pa.table({"word": [1], "count": [1]}))
+
+
+class Report(JsonFile):
+    """A file of the test's own."""
+
+    file_name: ClassVar[str] = "report.json"
+    shares: dict[str, float]
+    labels: tuple[str, ...]
+
+
+@pytest.mark.usefixtures("artifacts")
+class TestModels:
+    def test_what_is_written_is_read_back(self):
+        report = Report(shares={"b": 0.5, "a": 1.0}, labels=("é", "x"))
+        output, _ = commit_output("stage", "0" * 32, lambda out: out.write_model(report))
+        assert output.read_model(Report) == report
+        assert output.path("report.json").read_text("utf-8").splitlines()[1:4] == [' "labels": [', '  "é",', '  "x"']
+
+    def test_another_field_is_an_error(self):
+        output, _ = commit_output("stage", "0" * 32, lambda out: out.write_json("report.json", {"share": 1}))
+        with pytest.raises(ValueError, match=r"(?s)shares.*share"):
+            output.read_model(Report)
