@@ -66,7 +66,7 @@ def stage(
         run.__signature__ = inputs_only  # type: ignore[attr-defined]
         run.__annotations__ = {key: p.annotation for key, p in inputs_only.parameters.items()}
         made: Task[..., ArtifactRef] = task(
-            name=name, task_run_name=name.replace("_", " "), persist_result=False, **options
+            name=name, version=str(version), task_run_name=name.replace("_", " "), persist_result=False, **options
         )(run)
         return made
 

@@ -101,7 +101,14 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ChainOutpu
             "embeddings": {"source": str(glove), "dim": EMBEDDING_DIM},
             "bucketing": {"batch_size": 8, "num_buckets": 3, "max_length": 12},
             "model": {"hidden_size": 6, "dropout": 0.2},
-            "training": {"epochs": 3, "learning_rate": 0.05, "device": "cpu", "threads": 1, "log_every_steps": 2},
+            "training": {
+                "epochs": 3,
+                "learning_rate": 0.05,
+                "device": "cpu",
+                "precision": "fp32",
+                "threads": 1,
+                "log_every_steps": 2,
+            },
         }
     )
     with pytest.MonkeyPatch.context() as patch:

@@ -58,7 +58,8 @@ def make_network(seed: int = 0, **changes) -> TextClassifier:
 
 
 def configure(**changes) -> TrainingConfig:
-    return TrainingConfig(**{"epochs": 2, "learning_rate": 0.02, "device": "cpu", "log_every_steps": 1, **changes})
+    fixed = {"epochs": 2, "learning_rate": 0.02, "device": "cpu", "precision": "fp32", "log_every_steps": 1}
+    return TrainingConfig(**{**fixed, **changes})
 
 
 def weights_of(network: TextClassifier) -> dict[str, Tensor]:
