@@ -36,11 +36,20 @@ def examine(root: Path) -> list[Finding]:
 
 
 def check_versions(_root: Path) -> Iterator[Finding]:
-    """Compare every required distribution with what is installed."""
+    """Compare every required distribution with what is installed, and tell what breaks the bounds of the servers'."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding(sys.version_info >= (3, 11), "python", version)
-    for text in metadata.requires("gloveflow") or []:
-        requirement = Requirement(text)
+    yield from _compare_requirements("gloveflow")
+    for server in ("prefect", "mlflow"):
+        yield from (finding for finding in _compare_requirements(server) if not finding.ok)
+
+
+def _compare_requirements(distribution: str) -> Iterator[Finding]:
+    try:
+        requirements = [Requirement(text) for text in metadata.requires(distribution) or []]
+    except metadata.PackageNotFoundError:  # told as a requirement of ours
+        return
+    for requirement in requirements:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
