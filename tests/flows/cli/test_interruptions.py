@@ -19,7 +19,7 @@ STAGES = [
 
 # Python that makes a run kill itself, with SIGKILL, at a point of its work on one stage.
 KILL = """
-import os, signal, tasks.store.artifacts as store
+import os, signal, tasks.store.commit as store
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 """
 IN_A_WRITE = (
@@ -73,7 +73,7 @@ fitting.validate = die_in_second_epoch
 REGISTERING = (
     KILL
     + """
-import tasks.tracking.runs as tracking
+import tasks.tracking.models as models
 models.set_alias = die
 """
 )

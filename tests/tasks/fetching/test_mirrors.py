@@ -651,7 +651,7 @@ def test_a_killed_process_frees_its_lock_and_leaves_a_part_that_resumes(server: 
     url = server.script("/glove.zip", hang, ranged(BODY))
     code = f"from tasks.fetching.mirrors import download_file; download_file([{url!r}])"
     with (
-        subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as process,
+        subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3]) as process,
         somebody_waits() as waiting,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -684,7 +684,7 @@ def test_several_processes_make_one_download(server: Server, artifacts: Path) ->
     code = f"from tasks.fetching.mirrors import download_file; print(download_file([{url!r}], sha256={DIGEST!r}))"
     command = [sys.executable, "-c", code]
     running = [
-        subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     paths = {process.communicate(timeout=60)[0].strip() for process in running}
     assert [Path(path).read_bytes() for path in paths] == [BODY]
