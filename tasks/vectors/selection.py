@@ -27,7 +27,7 @@ class OddLine(NamedTuple):
     excerpt: str
 
 
-class Part(NamedTuple):
+class ParsedLines(NamedTuple):
     """What came of some consecutive lines; positions count the lines of the part from 0.
 
     `excerpt` returns the bytes of the line at a position.
@@ -81,7 +81,7 @@ class VectorSelection:
         """Number of lines that held a vector, wanted or not."""
         return self.kept + self.passed_over
 
-    def take(self, part: Part) -> pa.Table:
+    def take(self, part: ParsedLines) -> pa.Table:
         """Count a part's lines and return its chosen rows as a table of `vectors_schema(dim)`."""
         rows, duplicates, others = self._choose(part.tokens.to_pylist())
         stop = part.lines
@@ -107,7 +107,7 @@ class VectorSelection:
         self.dropped[reason] += 1
         self._list(self.lines, "dropped", reason, excerpt)
 
-    def table_of_examples(self) -> pa.Table:
+    def build_examples_table(self) -> pa.Table:
         """Return the examples as a table of `ODD_LINES`, by line."""
         if not self.examples:
             return pa.Table.from_batches([], schema=ODD_LINES)
@@ -137,7 +137,7 @@ class VectorSelection:
             known.add(words[row])
         return fresh, duplicates, others
 
-    def _count(self, part: Part, dropped: Sequence[tuple[int, str]], stop: int) -> None:
+    def _count(self, part: ParsedLines, dropped: Sequence[tuple[int, str]], stop: int) -> None:
         for reason, positions in part.repaired.items():
             positions = positions[positions < stop]
             if len(positions):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.errors import InputError
-from tasks.vectors.selection import Part, VectorSelection
+from tasks.vectors.selection import ParsedLines, VectorSelection
 
 BLOCK_BYTES = 4 << 20
 MAX_TOKEN_BYTES = 1 << 16
@@ -41,7 +41,7 @@ class Word2vecBinaryReader:
         while left:
             read = [self._read_vector() for _ in range(min(rows, left))]
             left -= len(read)
-            table = self.selection.take(_to_part(read, self.selection.dim))
+            table = self.selection.select(_to_part(read, self.selection.dim))
             if len(table):
                 yield table
             if self.selection.full:
@@ -77,7 +77,7 @@ class Word2vecBinaryReader:
         return token, vector
 
 
-def _to_part(read: list[tuple[bytes, bytes]], dim: int) -> Part:
+def _to_part(read: list[tuple[bytes, bytes]], dim: int) -> ParsedLines:
     values = np.frombuffer(b"".join(vector for _, vector in read), "<f4").astype(np.float32).reshape(-1, dim)
     finite: list[bool] = np.isfinite(values).all(axis=1).tolist()  # type: ignore[assignment]
     words, positions, dropped = [], [], []
@@ -92,7 +92,7 @@ def _to_part(read: list[tuple[bytes, bytes]], dim: int) -> Part:
         else:
             words.append(word)
             positions.append(position)
-    return Part(
+    return ParsedLines(
         lines=len(read),
         tokens=pa.array(words, pa.string()),
         values=values[positions] if dropped else values,

@@ -255,7 +255,7 @@ def show_download(folder: Path, path: Path) -> None:
     """Serve an archive of the shape of glove.6B.zip and print how much of it a download of 6B.50d takes."""
     import trustme
 
-    from tasks.fetching.zip_member import Wanted, download_member
+    from tasks.fetching.zip_member import WantedMember, download_member
     from tests.https_server import ranged, serve
     from tests.published_text import SHA256
 
@@ -268,7 +268,7 @@ def show_download(folder: Path, path: Path) -> None:
         os.environ["GLOVEFLOW_ARTIFACTS"] = artifacts
         url = server.script("/glove.6B.zip", ranged(archive.read_bytes()))
         started = time.perf_counter()
-        download_member([url], Wanted(path.name, None, SHA256))
+        download_member([url], WantedMember(path.name, None, SHA256))
         seconds, size = time.perf_counter() - started, archive.stat().st_size
     print(f"\n{path.name} out of an archive of {size:,} bytes: {len(server.requests)} requests, {server.sent:,} bytes,")
     print(f"  one part in {size / server.sent:.1f} of it; fetched and checked in {seconds:.1f} s")
