@@ -105,7 +105,7 @@ def download_member(
         if found is None:
             require_online(offline, member, urls[0])
             partials = [get_partial_file(files.packed), get_partial_file(files.archive)]
-            try_mirrors(urls, lambda url: _fetch(url, files, wanted, deadline), partials, deadline=deadline)
+            try_mirrors(urls, lambda url: _fetch(url, files, wanted, deadline=deadline), partials, deadline=deadline)
             found = _find_local(files, wanted)
     if found is None:
         raise ServiceError(f"{member}: the downloaded file does not have the digest of what was sent; run again")
@@ -122,13 +122,13 @@ def _find_local(files: _LocalFiles, wanted: WantedMember) -> tuple[Path, str | N
     return (files.archive, wanted.member) if is_intact(files.archive, wanted.archive_sha256) else None
 
 
-def _fetch(url: str, files: _LocalFiles, wanted: WantedMember, deadline: float) -> None:
+def _fetch(url: str, files: _LocalFiles, wanted: WantedMember, *, deadline: float) -> None:
     partial = get_partial_file(files.packed)
     try:
         with _input_errors_as_service_errors():
             member, span = _find_remote(url, wanted.member, deadline)
         transfer_bytes(url, partial, files.packed, span=span, deadline=deadline)
-        _store_member(partial, member, files, wanted)
+        _store_member(partial, member, files, wanted=wanted)
     except RangeRefusedError as error:
         logger.info("%s: %s; downloading the whole archive", url, error)
         fetch_file(url, get_partial_file(files.archive), files.archive, sha256=wanted.archive_sha256, deadline=deadline)
@@ -163,7 +163,7 @@ def _find_remote(url: str, name: str, deadline: float) -> tuple[Member, Span]:
     return member, Span(member.start, member.end, total, etag)
 
 
-def _store_member(partial: PartialFile, member: Member, files: _LocalFiles, wanted: WantedMember) -> None:
+def _store_member(partial: PartialFile, member: Member, files: _LocalFiles, *, wanted: WantedMember) -> None:
     """Verify a downloaded member and store it: as a gzip file if it is compressed, otherwise as it is."""
     entry = member._replace(start=0, end=member.end - member.start)  # the partial file begins with its local header
     try:

@@ -100,13 +100,13 @@ class VectorSelection:
     def count_repaired(self, reason: str, line: int, excerpt: bytes) -> None:
         """Count one line that was read after a repair."""
         self.repaired[reason] += 1
-        self._add_example(line, "repaired", reason, excerpt)
+        self._add_example(line, excerpt, action="repaired", reason=reason)
 
     def count_dropped(self, reason: str, excerpt: bytes) -> None:
         """Count the next line as dropped; for lines that are read one by one, such as the header."""
         self.lines += 1
         self.dropped[reason] += 1
-        self._add_example(self.lines, "dropped", reason, excerpt)
+        self._add_example(self.lines, excerpt, action="dropped", reason=reason)
 
     def build_examples_table(self) -> pa.Table:
         """Return the examples as a table of `ODD_LINES`, ordered by line."""
@@ -145,14 +145,16 @@ class VectorSelection:
             if len(positions):
                 self.repaired[reason] += len(positions)
             for position in positions[: MAX_EXAMPLES - self._listed["repaired", reason]].tolist():
-                self._add_example(self.lines + position + 1, "repaired", reason, parsed.excerpt(position))
+                line = self.lines + position + 1
+                self._add_example(line, parsed.excerpt(position), action="repaired", reason=reason)
         for position, reason in sorted(dropped):
             if position < stop:
                 self.dropped[reason] += 1
-                self._add_example(self.lines + position + 1, "dropped", reason, parsed.excerpt(position))
+                line = self.lines + position + 1
+                self._add_example(line, parsed.excerpt(position), action="dropped", reason=reason)
         self.lines += stop
 
-    def _add_example(self, line: int, action: str, reason: str, excerpt: bytes) -> None:
+    def _add_example(self, line: int, excerpt: bytes, *, action: str, reason: str) -> None:
         odd = OddLine(line, action, reason, excerpt[:EXCERPT_BYTES].decode("utf-8", "replace"))
         if action == "dropped":
             self.last_dropped = odd

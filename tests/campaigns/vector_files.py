@@ -211,7 +211,7 @@ def draw_case(draw: random.Random) -> Case:
     dim = draw.choice([1, 2, 2, 3, 5])
     oddness = draw.choice([0.0, 0.02, 0.1, 0.5])
     pool = [b"w%d" % i for i in range(draw.choice([5, 50, 5000]))]
-    lines = [draw_line(draw, dim, pool, oddness) for _ in range(draw.choice([0, 1, 2, 5, 40, 40, 120]))]
+    lines = [draw_line(draw, dim, pool, oddness=oddness) for _ in range(draw.choice([0, 1, 2, 5, 40, 40, 120]))]
     ending = draw.choices([b"\n", b"\r\n", b" \n", b" \r\n"], [12, 2, 2, 1])[0]
     data = b"".join(line + (ending if draw.random() > oddness / 4 else draw.choice([b"\n", b"\r\n"])) for line in lines)
     if draw.random() < 0.15:
@@ -226,7 +226,7 @@ def draw_case(draw: random.Random) -> Case:
     return Case(data, dim, keep, draw.choices([None, 1, 3, 30], [8, 1, 1, 1])[0])
 
 
-def draw_line(draw: random.Random, dim: int, pool: list[bytes], oddness: float) -> bytes:
+def draw_line(draw: random.Random, dim: int, pool: list[bytes], *, oddness: float) -> bytes:
     odd = draw.random() < oddness
     token = draw.choice(TOKENS) if odd and draw.random() < 0.5 else draw.choice(pool)
     numbers = [draw_number(draw) for _ in range(dim)]

@@ -22,7 +22,7 @@ def read(path: Path, member: str | None = None) -> bytes:
         return opened.stream.read()
 
 
-# what is read
+# files that are read
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_member_that_is_not_read_to_its_end_is_not_checked(write: Callable[[st
         read(path)
 
 
-# what is refused
+# files that are refused
 
 
 def flip(content: bytes, position: int, bit: int = 1) -> bytes:
@@ -161,7 +161,7 @@ def test_a_directory_that_is_too_large_is_refused_before_it_is_read(
 
 
 @pytest.mark.parametrize(
-    ("content", "whole"),
+    ("content", "complete"),
     [
         (make_zip(("a.txt", LONG)), True),
         (make_zip(("a.txt", LONG))[:-1], False),
@@ -174,10 +174,10 @@ def test_a_directory_that_is_too_large_is_refused_before_it_is_read(
     ],
 )
 def test_a_truncated_zip_or_gzip_file_is_detected(
-    write: Callable[[str, bytes], Path], content: bytes, whole: bool
+    write: Callable[[str, bytes], Path], content: bytes, complete: bool
 ) -> None:
     path = write("mine", content)
-    if whole:
+    if complete:
         check_complete(path)
         return
     with pytest.raises(InputError, match="is damaged"):

@@ -234,7 +234,7 @@ def test_a_new_etag_is_never_written_beside_the_bytes_of_the_old_content(
     assert download_file([url]).read_bytes() == BODY
 
 
-# what is refused
+# responses that are refused
 
 
 def test_a_truncated_body_is_not_stored(server: Server, artifacts: Path) -> None:

@@ -186,7 +186,7 @@ def test_changed_bytes_are_detected_by_the_crc(server: Server) -> None:
     assert "is damaged" in fail(url, WANTED._replace(member_sha256=None))
 
 
-# what is refused
+# responses that are refused
 
 
 @pytest.mark.parametrize(
