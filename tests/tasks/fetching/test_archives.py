@@ -151,6 +151,20 @@ def test_a_damaged_gzip_file_is_refused(write: Callable[[str, bytes], Path], con
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
+def test_bytes_between_the_end_of_the_compressed_data_and_the_stated_end_are_refused(
+    write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_zip(("a.txt", LONG))
+    end = data.index(hostile_archives.CENTRAL)
+    packed_size = end - len("a.txt") - 30
+    data = data[:end] + b"x" * 10 + data[end:]
+    data = hostile_archives.patch_both(data, local=(18, "<I"), central=(20, "<I"), value=packed_size + 10)
+    data = hostile_archives.patch(data, hostile_archives.END, 16, "<I", end + 10)
+    monkeypatch.setattr(tasks.fetching.archives, "_CHUNK_BYTES", packed_size)  # so that none of the ten is decompressed
+    with pytest.raises(InputError, match="its compressed data ends elsewhere than stated$"):
+        read(write("mine.zip", data))
+
+
 def test_a_directory_that_is_too_large_is_refused_before_it_is_read(
     write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

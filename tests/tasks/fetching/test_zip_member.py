@@ -161,6 +161,14 @@ def test_an_unknown_digest_of_a_member_is_recorded_and_checked_later(server: Ser
     assert f"expected {WANTED.member_sha256} as at the first download" in message
 
 
+def test_a_stored_member_without_the_expected_digest_is_downloaded_again(server: Server) -> None:
+    changed = make_zip((MEMBER, b"the 1 2\n"))
+    url = server.script("/glove.zip", ranged(changed))
+    assert content(download_member([url], WANTED._replace(member_sha256=None, archive_sha256=None))) == b"the 1 2\n"
+    server.script("/glove.zip", ranged(ARCHIVE, etag='"v2"'))
+    assert content(download_member([url], WANTED)) == TEXT
+
+
 @pytest.mark.parametrize("answer", [ranged, whole])
 def test_a_member_with_another_digest_is_refused_and_the_message_names_the_member(
     server: Server, artifacts: Path, answer: Callable[[bytes], Answer]
