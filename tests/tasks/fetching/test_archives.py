@@ -161,7 +161,7 @@ def test_bytes_between_the_end_of_the_compressed_data_and_the_stated_end_are_ref
     data = hostile_archives.patch_both(data, local=(18, "<I"), central=(20, "<I"), value=packed_size + 10)
     data = hostile_archives.patch(data, hostile_archives.END, 16, "<I", end + 10)
     monkeypatch.setattr(tasks.fetching.archives, "_CHUNK_BYTES", packed_size)  # so that none of the ten is decompressed
-    with pytest.raises(InputError, match="its compressed data ends elsewhere than stated$"):
+    with pytest.raises(InputError, match=r"its compressed data ends elsewhere than stated$"):
         read(write("mine.zip", data))
 
 

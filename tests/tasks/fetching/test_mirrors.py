@@ -283,7 +283,7 @@ def test_random_faults_of_servers_never_leave_a_wrong_file() -> None:
 
 @contextlib.contextmanager
 def watch_for_waiting() -> Iterator[threading.Event]:
-    """Yield an event that is set as soon as somebody waits for a download's lock."""
+    """Yield an event that is set as soon as another caller waits for a download's lock."""
     waiting = threading.Event()
 
     class Listener(logging.Handler):
