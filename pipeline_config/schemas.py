@@ -94,7 +94,7 @@ BUCKETS: Final = pa.schema(
 ODD_LINES: Final = pa.schema(
     [
         pa.field("line", pa.int64(), nullable=False),
-        pa.field("fate", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),  # dropped or repaired
         pa.field("reason", pa.string(), nullable=False),
         pa.field("excerpt", pa.string(), nullable=False),
     ]

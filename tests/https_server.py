@@ -1,4 +1,4 @@
-"""An HTTPS server on 127.0.0.1 whose answers are scripted, for the tests and campaigns of downloads."""
+"""An HTTPS server on 127.0.0.1 with scripted answers; tests and campaigns of downloads share it."""
 
 import contextlib
 import ssl
@@ -12,7 +12,7 @@ Answer = Callable[["Handler"], None]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers each request with the next answer of its path."""
+    """Answer each request with the next answer that is scripted for its path."""
 
     server: "Server"
 
@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Holds the answers by path, and what was asked and sent."""
+    """Hold the answers by path, the requests that came, and the number of bytes that were sent."""
 
     daemon_threads = True
 
@@ -49,17 +49,17 @@ class Server(ThreadingHTTPServer):
         return f"https://127.0.0.1:{self.server_port}{path}"
 
     def script(self, path: str, *answers: Answer) -> str:
-        """Answer requests for a path in this order, the last answer again and again; return the URL."""
+        """Set the answers for a path, in order; the last one is repeated. Return the URL."""
         self.answers[path] = list(answers)
         return self.url(path)
 
     def handle_error(self, *args: object) -> None:
-        pass  # clients that go away are part of the tests
+        pass  # some tests let the client disconnect
 
 
 @contextlib.contextmanager
 def serve(authority: trustme.CA) -> Iterator[Server]:
-    """Run a server in a thread, with a certificate that the authority issued."""
+    """Run a server in a thread, with a certificate that the authority issues."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     with Server() as server:
@@ -74,12 +74,12 @@ def serve(authority: trustme.CA) -> Iterator[Server]:
 
 
 def whole(body: bytes, *, etag: str | None = '"v1"', arriving: int | None = None) -> Answer:
-    """Send a file without looking at the request's range; only `arriving` bytes of it arrive."""
+    """Send a whole file and ignore the requested range; with `arriving`, stop after so many bytes."""
     return lambda handler: handler.answer(200, body[:arriving], Content_Length=len(body), ETag=etag)
 
 
 def ranged(body: bytes, *, etag: str = '"v1"', arriving: int | None = None) -> Answer:
-    """Send a file as a server that knows ranges does; of a range only `arriving` bytes arrive."""
+    """Send the requested range of a file; with `arriving`, stop after so many bytes of a range."""
 
     def answer(handler: Handler) -> None:
         wanted = handler.headers["Range"]
@@ -106,5 +106,5 @@ def parse_range(wanted: str, size: int) -> tuple[int, int]:
 
 
 def fixed(status: int, body: bytes = b"", **headers: object) -> Answer:
-    """Send always the same."""
+    """Send the same answer to every request."""
     return lambda handler: handler.answer(status, body, Content_Length=len(body), **headers)

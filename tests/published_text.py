@@ -1,4 +1,4 @@
-"""The text of glove.6B.50d.txt, written from the installed package; tests and benchmarks share it."""
+"""The text of glove.6B.50d.txt, made from the installed package; tests and benchmarks share it."""
 
 from collections.abc import Iterator
 from importlib import metadata
@@ -15,7 +15,7 @@ ROWS = 20_000
 
 
 def published_text() -> Iterator[bytes]:
-    """Yield the lines of the published file, many at a time: the token, then each number as `%.5g` writes it."""
+    """Yield the lines of the published file, many at a time: the token, then each number in the format `%.5g`."""
     packaged = PACKAGED["glove.6B.50d"]
     distribution = metadata.distribution(packaged.distribution)
     values = np.load(str(distribution.locate_file(packaged.array)), mmap_mode="r")
@@ -30,7 +30,7 @@ def published_text() -> Iterator[bytes]:
 
 
 def write_numbers(values: np.ndarray) -> pa.Array:
-    """Return numbers of at most five digits as `%.5g` writes them; Arrow does, but for very small and large ones."""
+    """Return numbers of at most five digits in the format `%.5g`, as Arrow writes all but very small and large ones."""
     size = np.abs(values)
     by_hand = (size < 1e-3) | (size >= 1e5)
     written = pa.array([f"{value:.5g}" for value in values[by_hand].tolist()], pa.string())

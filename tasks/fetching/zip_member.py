@@ -1,8 +1,9 @@
-"""Fetch one member of a published zip archive, and no more of the archive than that takes.
+"""Download one member of a published zip archive, without the rest of the archive where the server allows it.
 
-Where the server answers range requests, two are made: for the end of the archive, which holds its directory, and for
-the member. Its packed bytes are kept as they came, in a gzip file instead of a zip file. Where the server does not,
-the whole archive is fetched. The digest of the unpacked member is checked, or recorded and held from then on.
+If the server answers range requests, two are made: one for the end of the archive, which holds its directory, and one
+for the member. The compressed bytes of the member are stored unchanged, in a gzip file instead of a zip file. If the
+server does not, the whole archive is downloaded. The digest of the decompressed member is checked. If it is not
+published, it is recorded at the first download and checked later.
 """
 
 import contextlib
@@ -19,50 +20,51 @@ from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from pipeline_config.errors import InputError, ServiceError
-from tasks.fetching.archives import Member, find_data, find_member, open_member, open_packed, read_directory
+from tasks.fetching.archives import Member, find_data_start, find_member, open_member, open_packed, read_directory
 from tasks.fetching.mirrors import (
-    check_addresses,
-    check_digest,
+    check_and_record_digest,
     fetch_file,
+    get_local_path,
+    get_partial_file,
     is_intact,
-    local_path,
-    one_download,
-    part_of,
-    read_record,
-    refuse_offline,
+    lock_download,
+    read_recorded_digest,
+    require_https,
+    require_online,
     try_mirrors,
-)  # fmt: skip
+)
+from tasks.fetching.partial_file import PartialFile, Span, is_strong_etag
 from tasks.fetching.transfer import (
-    Part,
     RangeRefusedError,
-    Span,
     TransientError,
     check_response,
-    content_range,
-    fetch_part,
-    is_strong,
     new_client,
     open_url,
+    parse_content_range,
     read_body,
-)  # fmt: skip
+    transfer_bytes,
+)
 from tasks.store.artifacts import file_digest
 from tasks.store.disk_errors import store_errors
 
 logger = logging.getLogger(__name__)
-TAIL_BYTES = 1 << 17  # holds the directory of any archive with less than a thousand members
+TAIL_BYTES = 1 << 17  # requested from the end; holds the directory of any archive with less than a thousand members
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # RFC 1952: deflate, no name, no time
 
 
-class Wanted(NamedTuple):
-    """A member of an archive, with the digests of both where they are known."""
+class WantedMember(NamedTuple):
+    """The name of a member, and the digests of its archive and of itself, None where they are not known."""
 
     member: str
     archive_sha256: str | None
     member_sha256: str | None
 
 
-class _Places(NamedTuple):
-    """Where things are kept: the archive, the member packed by itself, and what its digest is recorded for."""
+class _LocalFiles(NamedTuple):
+    """Local paths: the whole archive, the member as a gzip file, and the member decompressed.
+
+    The digest of the member is recorded beside `member`, even if only the gzip file or the archive is there.
+    """
 
     archive: Path
     packed: Path
@@ -70,145 +72,146 @@ class _Places(NamedTuple):
 
 
 def download_member(
-    urls: Sequence[str], wanted: Wanted, *, offline: bool = False, timeout_seconds: float = 3600.0
+    urls: Sequence[str], wanted: WantedMember, *, offline: bool = False, timeout_seconds: float = 3600.0
 ) -> tuple[Path, str | None]:
-    """Return a local file that holds a member, downloading it when it is not there.
+    """Return a local file that holds a member, and download it first if it is not there.
 
     Args:
         urls: addresses of the same archive, tried in this order.
-        wanted: the member, and what is known of it.
+        wanted: the member and its known digests.
         offline: fail instead of opening a connection.
-        timeout_seconds: deadline for the whole call, new tries included.
+        timeout_seconds: deadline for the whole call, retries included.
 
     Returns:
-        The file, and the name of the member in it if it is the whole archive.
+        The file, and the name of the member if the file is the whole archive, else None.
 
     Raises:
         InputError: an address is not HTTPS, or the member is not there and `offline` is set.
-        ServiceError: no address gave the member; a later try may.
+        ServiceError: no address gave the member; a later call may succeed.
     """
-    check_addresses(urls)
-    member = local_path(urls[0], Path(wanted.member).name)
-    places = _Places(
-        archive=local_path(urls[0], Path(urlsplit(urls[0]).path).name or "archive.zip"),
+    require_https(urls)
+    member = get_local_path(urls[0], Path(wanted.member).name)
+    files = _LocalFiles(
+        archive=get_local_path(urls[0], Path(urlsplit(urls[0]).path).name or "archive.zip"),
         packed=member.with_name(f"{member.name}.gz"),
         member=member,
     )
     deadline = time.monotonic() + timeout_seconds
-    with one_download(places.archive, urls[0]):
-        found = _find_local(places, wanted)
-        if found is None and is_intact(places.archive, wanted.archive_sha256):
-            _check_member(places, wanted)
-            found = _find_local(places, wanted)
+    with lock_download(files.archive, urls[0]):
+        found = _find_local(files, wanted)
+        if found is None and is_intact(files.archive, wanted.archive_sha256):
+            _check_member(files, wanted)
+            found = _find_local(files, wanted)
         if found is None:
-            refuse_offline(offline, member, urls[0])
-            parts = [part_of(places.packed), part_of(places.archive)]
-            try_mirrors(urls, lambda url: _fetch(url, places, wanted, deadline), parts, deadline=deadline)
-            found = _find_local(places, wanted)
+            require_online(offline, member, urls[0])
+            partials = [get_partial_file(files.packed), get_partial_file(files.archive)]
+            try_mirrors(urls, lambda url: _fetch(url, files, wanted, deadline=deadline), partials, deadline=deadline)
+            found = _find_local(files, wanted)
     if found is None:
-        raise ServiceError(f"{member}: was damaged while it was being written")
+        raise ServiceError(f"{member}: the downloaded file does not have the digest of what was sent; run again")
     return found
 
 
-def _find_local(places: _Places, wanted: Wanted) -> tuple[Path, str | None] | None:
-    known = read_record(places.member)
-    if known is None or wanted.member_sha256 not in (None, known):
+def _find_local(files: _LocalFiles, wanted: WantedMember) -> tuple[Path, str | None] | None:
+    recorded = read_recorded_digest(files.member)
+    if recorded is None or wanted.member_sha256 not in (None, recorded):
         return None
-    for path in (places.packed, places.member):
+    for path in (files.packed, files.member):
         if is_intact(path, None):
             return path, None
-    return (places.archive, wanted.member) if is_intact(places.archive, wanted.archive_sha256) else None
+    return (files.archive, wanted.member) if is_intact(files.archive, wanted.archive_sha256) else None
 
 
-def _fetch(url: str, places: _Places, wanted: Wanted, deadline: float) -> None:
-    part = part_of(places.packed)
+def _fetch(url: str, files: _LocalFiles, wanted: WantedMember, *, deadline: float) -> None:
+    partial = get_partial_file(files.packed)
     try:
-        with _no_archive():
+        with _input_errors_as_service_errors():
             member, span = _find_remote(url, wanted.member, deadline)
-        fetch_part(url, part, places.packed, span=span, deadline=deadline)
-        _pack(part, member, places, wanted)
+        transfer_bytes(url, partial, files.packed, span=span, deadline=deadline)
+        _store_member(partial, member, files, wanted=wanted)
     except RangeRefusedError as error:
-        logger.info("%s: %s; fetching the whole archive", url, error)
-        fetch_file(url, part_of(places.archive), places.archive, sha256=wanted.archive_sha256, deadline=deadline)
-        _check_member(places, wanted)
-        part.discard()
+        logger.info("%s: %s; downloading the whole archive", url, error)
+        fetch_file(url, get_partial_file(files.archive), files.archive, sha256=wanted.archive_sha256, deadline=deadline)
+        _check_member(files, wanted)
+        partial.discard()
 
 
-def _check_member(places: _Places, wanted: Wanted) -> None:
-    with _no_archive(), open_packed(places.archive, wanted.member) as opened:
+def _check_member(files: _LocalFiles, wanted: WantedMember) -> None:
+    with _input_errors_as_service_errors(), open_packed(files.archive, wanted.member) as opened:
         digest = hashlib.file_digest(opened.stream, "sha256").hexdigest()
-    check_digest(digest, places.member, wanted.member_sha256, what=_what(wanted))
+    check_and_record_digest(digest, files.member, wanted.member_sha256, what=_name_digest(wanted))
 
 
 def _find_remote(url: str, name: str, deadline: float) -> tuple[Member, Span]:
-    """Read an archive's directory and return the member and the span that it lies in."""
+    """Read the directory of a remote archive, and return the entry of the member and the span of its bytes."""
     with (
         new_client(deadline) as client,
         contextlib.closing(open_url(client, url, {"Range": f"bytes=-{TAIL_BYTES}"})) as response,
     ):
         if response.status_code == 416:
             raise RangeRefusedError("does not answer range requests")
-        check_response(response, ranged=True, final=Path("archive.zip"))
-        etag, stated = response.headers.get("etag", ""), content_range(response)
-        if response.status_code != 206 or stated is None or not is_strong(etag):
+        check_response(response, ranged=True, final=Path("archive.zip"))  # only the suffix matters
+        etag, stated = response.headers.get("etag", ""), parse_content_range(response)
+        if response.status_code != 206 or stated is None or not is_strong_etag(etag):
             raise RangeRefusedError("does not answer range requests")
         first, total = stated
         tail = read_body(response, TAIL_BYTES, deadline)
     if len(tail) != total - first:
-        raise TransientError(f"got {len(tail):,} bytes of the archive's end, expected {total - first:,}")
-    window = cast("BinaryIO", _Window(tail, total))
-    member = find_member(read_directory(window, url), url, name)
+        raise TransientError(f"expected {total - first:,} bytes of the archive's end, got {len(tail):,}")
+    tail_file = cast("BinaryIO", _TailFile(tail, total))
+    member = find_member(read_directory(tail_file, url), url, name)
     return member, Span(member.start, member.end, total, etag)
 
 
-def _pack(part: Part, member: Member, places: _Places, wanted: Wanted) -> None:
-    """Make a gzip file of a member's packed bytes, or the plain file if they are not packed, and check it."""
-    inside = member._replace(start=0, end=member.end - member.start)
+def _store_member(partial: PartialFile, member: Member, files: _LocalFiles, *, wanted: WantedMember) -> None:
+    """Verify a downloaded member and store it: as a gzip file if it is compressed, otherwise as it is."""
+    entry = member._replace(start=0, end=member.end - member.start)  # the partial file begins with its local header
     try:
-        with part.path.open("rb") as file:
-            digest = hashlib.file_digest(open_member(file, inside, member.name), "sha256").hexdigest()
+        with partial.path.open("rb") as file:
+            digest = hashlib.file_digest(open_member(file, entry, member.name), "sha256").hexdigest()
             file.seek(0)
-            start = find_data(file.read(1 << 17), inside, member.name)
-        check_digest(digest, places.member, wanted.member_sha256, what=_what(wanted))
+            start = find_data_start(file.read(1 << 17), entry, member.name)
+        check_and_record_digest(digest, files.member, wanted.member_sha256, what=_name_digest(wanted))
     except InputError as error:
-        part.discard()
+        partial.discard()
         raise TransientError(str(error)) from error
     except ServiceError:
-        part.discard()
+        partial.discard()
         raise
-    packed = member.method == zipfile.ZIP_DEFLATED
-    final = places.packed if packed else places.member
+    compressed = member.method == zipfile.ZIP_DEFLATED
+    final = files.packed if compressed else files.member
     temporary = final.with_name(f"{final.name}.new")
     with store_errors(final):
-        with part.path.open("rb") as source, temporary.open("wb") as target:
+        with partial.path.open("rb") as source, temporary.open("wb") as target:
             source.seek(start)
-            target.write(_GZIP_HEADER if packed else b"")
-            left = member.packed
+            target.write(_GZIP_HEADER if compressed else b"")
+            left = member.packed_size
             while left:
                 left -= target.write(source.read(min(left, 1 << 20)))
-            target.write(struct.pack("<II", member.crc, member.size & 0xFFFFFFFF) if packed else b"")
+            target.write(struct.pack("<II", member.crc, member.size & 0xFFFFFFFF) if compressed else b"")
             target.flush()
             os.fsync(target.fileno())
-        check_digest(file_digest(temporary), final, file_digest(temporary))
+        stored = file_digest(temporary)
+        check_and_record_digest(stored, final, stored)  # only records it
         temporary.rename(final)
-        part.discard()
+        partial.discard()
 
 
-def _what(wanted: Wanted) -> str:
+def _name_digest(wanted: WantedMember) -> str:
     return f"the SHA-256 of its member {wanted.member}"
 
 
 @contextlib.contextmanager
-def _no_archive() -> Iterator[None]:
-    """Tell a remote archive that is not to be trusted as a failure of its address, so that the next one is tried."""
+def _input_errors_as_service_errors() -> Iterator[None]:
+    """Report a refused remote archive as a failure of its address, so that the next address is tried."""
     try:
         yield
     except InputError as error:
         raise ServiceError(str(error)) from error
 
 
-class _Window(io.RawIOBase):
-    """A file of which only the last bytes are here."""
+class _TailFile(io.RawIOBase):
+    """A file of `size` bytes of which only the last ones are available."""
 
     def __init__(self, tail: bytes, size: int) -> None:
         self._tail, self._size, self._at = tail, size, 0
@@ -229,7 +232,7 @@ class _Window(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         first = self._at - (self._size - len(self._tail))
         if first < 0:
-            raise RangeRefusedError("has a larger directory than expected")
+            raise RangeRefusedError(f"has a directory that begins before its last {len(self._tail):,} bytes")
         data = self._tail[first : first + len(buffer)]
         buffer[: len(data)] = data
         self._at += len(data)

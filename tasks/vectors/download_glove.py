@@ -1,7 +1,7 @@
-"""Stage `download_glove`: bring a set of word vectors into the store as Parquet.
+"""Stage `download_glove`: write a set of word vectors to the store as Parquet.
 
-Reads an installed package that carries the set, a local file, or an archive over HTTPS. Writes `vectors`
-(`token`, `vector`, in file order) and examples of the odd lines, which are all counted in the facts.
+Reads an installed package that contains the set, a local file, or an archive over HTTPS. Writes `vectors` (`token`,
+`vector`, in file order) and examples of the odd lines; the facts count all odd lines.
 """
 
 import logging
@@ -17,9 +17,9 @@ from prefect import task
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import ODD_LINES, ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
-from tasks.fetching.archives import Opened, open_packed
+from tasks.fetching.archives import OpenedFile, open_packed
 from tasks.fetching.mirrors import download_file
-from tasks.fetching.zip_member import Wanted, download_member
+from tasks.fetching.zip_member import WantedMember, download_member
 from tasks.runtime.arrow import whole_column
 from tasks.runtime.progress import track_progress
 from tasks.store.artifacts import SourceRef, file_digest, tree_digest
@@ -27,47 +27,47 @@ from tasks.store.output import StageOutput
 from tasks.store.stage import stage
 from tasks.vectors.glove_text import GloveTextReader
 from tasks.vectors.published import PACKAGED, PackagedVectors, PublishedSet, find_published
-from tasks.vectors.selection import Part, VectorSelection
+from tasks.vectors.selection import ParsedLines, VectorSelection
 from tasks.vectors.word2vec_binary import Word2vecBinaryReader
 
 logger = logging.getLogger(__name__)
-ROW_GROUP_BYTES = 4 << 20  # of vectors; what is held until it is written
+ROW_GROUP_BYTES = 4 << 20  # of vectors per row group; a row group is held in memory until it is written
 _SUFFIXES = (".txt", ".zip", ".gz", ".vec", ".bin")
 
 
 def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
-    """Tell where the configured vectors are and which digest stands for them; downloads nothing.
+    """Return where the configured vectors are, and a digest of their content; downloads nothing.
 
     Raises:
         InputError: there is no such set or file, or a packaged file is damaged.
     """
-    found = _locate(config.source)
+    source = _locate_source(config.source)
     if config.keep is None:
-        return found
-    keep = _digest_of(Path(config.keep).expanduser(), "embeddings.keep")
-    return found.model_copy(update={"digest": f"{found.digest}:{keep}"})
+        return source
+    keep = _digest_file(Path(config.keep).expanduser(), "embeddings.keep")
+    return source.model_copy(update={"digest": f"{source.digest}:{keep}"})
 
 
 find_vectors = task(name="find_vectors", task_run_name="find vectors", persist_result=False)(locate_vectors)
 
 
-@stage(version=3)
+@stage(version=4)
 def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsConfig) -> None:
     """Write the vectors of a source, in file order, and examples of its odd lines.
 
     Raises:
-        InputError: the set is unusable: wrong dimension, too many unusable lines, a hostile archive.
-        ServiceError: it could not be downloaded.
+        InputError: the set has another dimension or too many unusable lines, or its archive is refused.
+        ServiceError: the set could not be downloaded.
     """
     keep = None if config.keep is None else read_tokens(Path(config.keep).expanduser())
     selection = VectorSelection(config.dim, keep=keep, max_vectors=config.max_vectors)
     if source.kind == "package":
         _write_tables(output, _read_packaged(PACKAGED[source.location], selection), selection)
     else:
-        path, member = _fetch(source, config)
+        path, member = _fetch_file(source, config)
         with open_packed(path, member) as opened:
-            _write_file(output, opened, selection, config.max_dropped_fraction)
-    output.write_table(ODD_LINES_FILE, selection.table_of_examples(), ODD_LINES)
+            _write_file(output, opened, selection, max_dropped_fraction=config.max_dropped_fraction)
+    output.write_table(ODD_LINES_FILE, selection.build_examples_table(), ODD_LINES)
     output.facts.update(
         vectors=selection.kept,
         dim=selection.dim,
@@ -79,14 +79,14 @@ def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsCon
 
 
 def read_tokens(path: Path) -> set[str]:
-    r"""Return the tokens of a list, each also in lower case, as the alignment may look it up.
+    r"""Return the tokens of a list and their lower-case forms, which the alignment may look up.
 
     Args:
         path: a Parquet file with a column `token`, such as the vocabulary of an earlier run, or UTF-8 text with one
             token per line, split at `\n` only.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         if path.suffix == ".parquet":
@@ -98,29 +98,30 @@ def read_tokens(path: Path) -> set[str]:
     return {form for token in tokens if token for form in (token, token.lower())}
 
 
-def _locate(source: str) -> SourceRef:
+def _locate_source(source: str) -> SourceRef:
     name = source if source.startswith("glove.") else f"glove.{source}"
-    if name in PACKAGED and (packaged := _packaged_files(PACKAGED[name])):
-        return SourceRef(location=name, kind="package", digest=tree_digest(packaged))
+    if name in PACKAGED and (files := _find_packaged_files(PACKAGED[name])):
+        return SourceRef(location=name, kind="package", digest=tree_digest(files))
     if source.startswith("https://"):
         return SourceRef(location=source, kind="url", digest=f"url:{source}")
     path = Path(source).expanduser()
     if path.is_file():
-        return SourceRef(location=str(path.absolute()), kind="file", digest=_digest_of(path, "embeddings.source"))
+        return SourceRef(location=str(path.absolute()), kind="file", digest=_digest_file(path, "embeddings.source"))
     if "://" in source or path.suffix in _SUFFIXES or path.is_dir():
-        raise InputError(f"embeddings.source: {source}: no such file, and no https URL")
+        raise InputError(f"embeddings.source: {source}: expected a file or an https URL; no such file exists")
     published = find_published(name)
     return SourceRef(location=name, kind="published", digest=f"{published.sha256}:{published.member or name}")
 
 
-def _digest_of(path: Path, setting: str) -> str:
+def _digest_file(path: Path, setting: str) -> str:
     try:
         return file_digest(path)
     except OSError as error:
         raise InputError(f"{setting}: {path}: cannot be read: {error.strerror}") from error
 
 
-def _packaged_files(packaged: PackagedVectors) -> dict[str, Path] | None:
+def _find_packaged_files(packaged: PackagedVectors) -> dict[str, Path] | None:
+    """Return the verified files of a package, or None if it is not installed."""
     try:
         distribution = metadata.distribution(packaged.distribution)
     except metadata.PackageNotFoundError:
@@ -131,14 +132,14 @@ def _packaged_files(packaged: PackagedVectors) -> dict[str, Path] | None:
         expected = getattr(packaged, f"{kind}_sha256")
         if not path.is_file() or file_digest(path) != expected:
             raise InputError(
-                f"{path}: is missing or damaged (SHA-256 expected {expected}); reinstall {packaged.distribution}"
+                f"{path}: is missing or damaged, expected SHA-256 {expected}; reinstall {packaged.distribution}"
             )
         files[kind] = path
     return files
 
 
-def _fetch(source: SourceRef, config: EmbeddingsConfig) -> tuple[Path, str | None]:
-    """Return the local file of a source and, if it is an archive of several sets, the member that is wanted."""
+def _fetch_file(source: SourceRef, config: EmbeddingsConfig) -> tuple[Path, str | None]:
+    """Return the local file of a source and, if it is an archive of several sets, the wanted member."""
     if source.kind == "file":
         return Path(source.location), None
     published = PublishedSet((source.location,)) if source.kind == "url" else find_published(source.location)
@@ -146,41 +147,53 @@ def _fetch(source: SourceRef, config: EmbeddingsConfig) -> tuple[Path, str | Non
     if published.member is None:
         path = download_file(published.urls, sha256=published.sha256, offline=offline, timeout_seconds=seconds)
         return path, None
-    wanted = Wanted(published.member, published.sha256, published.member_sha256)
+    wanted = WantedMember(published.member, published.sha256, published.member_sha256)
     return download_member(published.urls, wanted, offline=offline, timeout_seconds=seconds)
 
 
 def _read_packaged(packaged: PackagedVectors, selection: VectorSelection) -> Iterable[pa.Table]:
-    files = _packaged_files(packaged)
+    files = _find_packaged_files(packaged)
     if files is None:
-        raise InputError(f"{packaged.distribution}: is no longer installed")
+        raise InputError(f"{packaged.distribution}: is no longer installed; install it again")
     values = np.load(files["array"], mmap_mode="r", allow_pickle=False)
     tokens = whole_column(pq.read_table(files["token_index"])["index"]).cast(pa.string())
     if values.shape[1] != selection.dim:
         raise InputError(f"{files['array']}: expected {selection.dim} values per vector, got {values.shape[1]}")
-    yield selection.take(Part(len(tokens), tokens, values, range(len(tokens)), (), {}, lambda _: b""))
+    yield selection.select(
+        ParsedLines(
+            lines=len(tokens),
+            tokens=tokens,
+            values=values,
+            positions=range(len(tokens)),
+            dropped=(),
+            repaired={},
+            excerpt=lambda _: b"",
+        )
+    )
 
 
-def _write_file(output: StageOutput, opened: Opened, selection: VectorSelection, max_dropped_fraction: float) -> None:
+def _write_file(
+    output: StageOutput, opened: OpenedFile, selection: VectorSelection, *, max_dropped_fraction: float
+) -> None:
     name, stream = opened.name, opened.stream
-    kind = Word2vecBinaryReader if name.removesuffix(".gz").endswith(".bin") else GloveTextReader
-    _write_tables(output, kind(stream, name=name, selection=selection), selection, opened)
+    reader = Word2vecBinaryReader if name.removesuffix(".gz").endswith(".bin") else GloveTextReader
+    _write_tables(output, reader(stream, name=name, selection=selection), selection, opened=opened)
     if not selection.lines:
         raise InputError(f"{name}: expected vectors, got an empty file")
     odd = selection.last_dropped
     if odd and (not selection.usable or selection.unusable > max_dropped_fraction * selection.lines):
         raise InputError(
             f"{name}:{odd.line}: {selection.unusable} of {selection.lines} lines are unusable, expected at most "
-            f"{max_dropped_fraction:.2%}; the last one: {odd.reason}: {odd.excerpt!r}"
+            f"{max_dropped_fraction:.2%} (embeddings.max_dropped_fraction); the last one: {odd.reason}: {odd.excerpt!r}"
         )
     if not selection.kept:
-        raise InputError(f"{name}: none of its {selection.lines:,} tokens is among those of embeddings.keep")
+        raise InputError(f"{name}: none of its {selection.lines:,} tokens is listed in the file of embeddings.keep")
 
 
 def _write_tables(
-    output: StageOutput, tables: Iterable[pa.Table], selection: VectorSelection, opened: Opened | None = None
+    output: StageOutput, tables: Iterable[pa.Table], selection: VectorSelection, *, opened: OpenedFile | None = None
 ) -> None:
-    """Write tables as they come; the file does not depend on how the rows are spread over them."""
+    """Write tables in row groups of a fixed size, so that the file does not depend on the sizes of the tables."""
     name, size = (opened.name, opened.size) if opened else ("the package", None)
     with (
         output.table_writer(VECTORS_FILE, vectors_schema(selection.dim)) as writer,

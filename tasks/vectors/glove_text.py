@@ -1,12 +1,12 @@
 r"""Read word vectors from GloVe's text format: a token, then `dim` decimal numbers, one space between.
 
-Reads a binary stream, yields Arrow tables in file order with bounded memory. Lines are split at `\n` only
-and the token is cut off from the right, because published files have tokens with spaces, no-break spaces and
-U+0085. Blocks of lines are parsed side by side in threads, all numbers of a block at once. A block with a line
-that is not of the regular form is halved until the odd lines are nearly alone, and those go through `parse_line`.
-A value is the float32 nearest to the decimal number (`tasks.vectors.decimal_numbers`).
+Reads a binary stream; yields Arrow tables in file order, in bounded memory. Lines are split at `\n` only, and the
+numbers are split off from the right, because published files have tokens with spaces, no-break spaces and U+0085.
+Threads parse blocks of lines with a fast parser, which converts all numbers of a block at once. If a block contains a
+line that is not of the regular form, it is halved until few lines are left with the odd one, and the careful parser
+(`parse_line`) reads those. A value is the float32 nearest to the decimal number (`tasks.vectors.decimal_numbers`).
 
-How odd lines are treated (every one is counted by reason):
+How odd lines are treated (all are counted by reason):
 
 | line | treatment |
 |---|---|
@@ -15,12 +15,12 @@ How odd lines are treated (every one is counted by reason):
 | ends in `\r`, or UTF-8 byte order mark before the first token | repaired: `carriage_return`, `byte_order_mark` |
 | spaces after the last number | repaired: `trailing_space` |
 | last line without `\n` | repaired: `no_final_newline` |
-| fewer than `dim` numbers, or a field that is no decimal number | dropped: `not_a_vector` |
-| NaN, infinity, or a number beyond float32 | dropped: `not_finite` |
-| token empty | dropped: `empty_token` |
-| token not UTF-8 | dropped: `undecodable` |
-| token not among those to keep | passed over |
-| token seen before | dropped: `duplicate` (the first one counts) |
+| fewer than `dim` numbers, or a field that is not a decimal number | dropped: `not_a_vector` |
+| NaN, infinity, or a number outside the range of float32 | dropped: `not_finite` |
+| empty token | dropped: `empty_token` |
+| token that is not UTF-8 | dropped: `undecodable` |
+| token that is not among those to keep | passed over |
+| token that occurred before | dropped: `duplicate` (the first one is kept) |
 """
 
 import functools
@@ -37,19 +37,19 @@ import pyarrow as pa
 from pipeline_config.errors import InputError
 from tasks.runtime.parallel import HELPERS, THREADS, map_ahead
 from tasks.vectors.decimal_numbers import NUMBER, gather_strings, round_to_float32, rows_to_float32
-from tasks.vectors.selection import Part, VectorSelection
+from tasks.vectors.selection import ParsedLines, VectorSelection
 
 logger = logging.getLogger(__name__)
 BLOCK_BYTES = 2 << 20
-BLOCKS_AHEAD = 2  # blocks per thread that are read before the first of them is taken
-CAREFUL_LINES = 16  # a refused block of so few lines is not halved again
-MAX_LINE_BYTES = 16 << 20  # 4096 numbers of 400 digits take a tenth of it; memory stays bounded
+BLOCKS_AHEAD = 2  # blocks per thread that are read before the result of the first one is used
+CAREFUL_LINES = 16  # a block of at most so many lines is not halved again
+MAX_LINE_BYTES = 16 << 20  # bounds the memory; 4096 numbers of 400 digits take a tenth of it
 _HEADER = re.compile(rb"(\d{1,18}) (\d{1,18})\s*")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class DroppedLineError(ValueError):
-    """A line that holds no usable vector; its argument is the reason."""
+    """A line without a usable vector; the argument is the reason."""
 
 
 Lines = bytes | bytearray
@@ -60,27 +60,27 @@ class GloveTextReader:
 
     Args:
         stream: bytes of the text, decompressed.
-        name: what to call the stream in messages.
-        selection: what to choose; it holds the counts afterwards.
+        name: the name of the stream in messages.
+        selection: chooses the vectors, and holds the counts afterwards.
 
     Raises:
-        InputError: the first vector does not have `dim` values, or a line is endless.
+        InputError: the first vector does not have `dim` values, or a line is longer than `MAX_LINE_BYTES`.
     """
 
     def __init__(self, stream: io.BufferedIOBase, *, name: str, selection: VectorSelection) -> None:
         self.stream, self.name, self.selection = stream, name, selection
-        self._promised: int | None = None
-        self._rest = b""
+        self._stated_vectors: int | None = None  # by the header
+        self._rest = b""  # bytes after the last complete line
 
     def __iter__(self) -> Iterator[pa.Table]:
         self._read_first_line()
         pool = ThreadPoolExecutor(HELPERS, thread_name_prefix="glove-text")
         parse = functools.partial(parse_block, dim=self.selection.dim)
         try:
-            for part in itertools.chain.from_iterable(
+            for parsed in itertools.chain.from_iterable(
                 map_ahead(pool, parse, self._read_blocks(), ahead=THREADS * BLOCKS_AHEAD)
             ):
-                table = self.selection.take(part)
+                table = self.selection.select(parsed)
                 if len(table):
                     yield table
                 if self.selection.full:
@@ -91,7 +91,7 @@ class GloveTextReader:
         self._compare_with_header()
 
     def _read_blocks(self) -> Iterator[bytearray]:
-        """Yield whole lines; what follows a line without an end stays in `_rest`."""
+        """Yield blocks of whole lines; a line that exceeds `MAX_LINE_BYTES` ends the iteration and stays in `_rest`."""
         while len(self._rest) <= MAX_LINE_BYTES:
             block = bytearray(len(self._rest) + BLOCK_BYTES)
             block[: len(self._rest)] = self._rest
@@ -109,11 +109,11 @@ class GloveTextReader:
     def _read_first_line(self) -> None:
         first = self.stream.readline(MAX_LINE_BYTES + 1)
         if first.startswith(_BYTE_ORDER_MARK):
-            self.selection.repair("byte_order_mark", 1, first.rstrip(b"\n"))
+            self.selection.count_repaired("byte_order_mark", 1, first.rstrip(b"\n"))
             first = first.removeprefix(_BYTE_ORDER_MARK)
         if header := _HEADER.fullmatch(first):
-            self._promised = int(header[1])
-            self.selection.drop("header", first.rstrip(b"\n"))
+            self._stated_vectors = int(header[1])
+            self.selection.count_dropped("header", first.rstrip(b"\n"))
             first = self.stream.readline(MAX_LINE_BYTES + 1)
         self._check_line_size(first)
         self._check_dim(first.rstrip(b" \r\n"))
@@ -128,19 +128,19 @@ class GloveTextReader:
     def _check_line_size(self, line: bytes) -> None:
         if len(line) > MAX_LINE_BYTES:
             where = f"{self.name}:{self.selection.lines + 1}"
-            raise InputError(f"{where}: expected a line, got {len(line):,} bytes without an end")
+            raise InputError(f"{where}: expected a line, got {len(line):,} bytes without a line end")
 
     def _compare_with_header(self) -> None:
         got = self.selection.lines - 1
-        if self._promised is not None and self._promised != got:
-            logger.warning("%s:1: the header promises %s vectors, got %s lines", self.name, self._promised, got)
+        if self._stated_vectors is not None and self._stated_vectors != got:
+            logger.warning("%s:1: the header states %s vectors, got %s lines", self.name, self._stated_vectors, got)
 
 
-def parse_block(block: Lines, dim: int) -> list[Part]:
-    """Return what some whole lines hold; only the last one may lack its line end."""
-    part = _parse_fast(block, dim)
-    if part:
-        return [part]
+def parse_block(block: Lines, dim: int) -> list[ParsedLines]:
+    """Parse whole lines; only the last one may lack its line end."""
+    parsed = _parse_fast(block, dim)
+    if parsed:
+        return [parsed]
     lines = block.count(b"\n")
     if lines <= CAREFUL_LINES:
         return [_parse_careful(block, dim)]
@@ -149,10 +149,10 @@ def parse_block(block: Lines, dim: int) -> list[Part]:
 
 
 def parse_line(line: bytes, dim: int) -> tuple[str, np.ndarray]:
-    """Return token and float32[dim] vector of one line.
+    """Return the token and the float32[dim] vector of one line.
 
     Raises:
-        DroppedLineError: the line is unusable; see the table above for the reasons.
+        DroppedLineError: the line is unusable; the table above lists the reasons.
     """
     line = line.rstrip(b" ")
     if not line:
@@ -171,8 +171,8 @@ def parse_line(line: bytes, dim: int) -> tuple[str, np.ndarray]:
         raise DroppedLineError("undecodable") from None
 
 
-def _parse_fast(block: Lines, dim: int) -> Part | None:
-    """Return what lines of the regular form hold, or None when one may be odd."""
+def _parse_fast(block: Lines, dim: int) -> ParsedLines | None:
+    """Parse lines of the regular form; return None if one of them may be odd."""
     text = block
     rows = _split_rows(text, dim)
     for odd in (b"\r\n", b" \n"):
@@ -182,21 +182,21 @@ def _parse_fast(block: Lines, dim: int) -> Part | None:
     if rows is None:
         return None
     tokens, values = rows
-    return Part(
+    return ParsedLines(
         lines=len(tokens),
         tokens=tokens,
         values=values,
         positions=range(len(tokens)),
         dropped=(),
         repaired={} if text is block and block.endswith(b"\n") else _find_repairs(block),
-        excerpt=functools.partial(_line_at, block),
+        excerpt=functools.partial(_get_line, block),
     )
 
 
 def _split_rows(text: Lines, dim: int) -> tuple[pa.Array, np.ndarray] | None:
-    """Return tokens and float32[rows, dim] of lines that hold a token without spaces and `dim` finite numbers.
+    """Return the tokens and float32[rows, dim] values of lines, or None if one of them is irregular.
 
-    None if one does not. Each line has to have as many spaces as numbers; then the fields end where they should.
+    A regular line has a token without spaces and `dim` finite numbers, so it has as many spaces as numbers.
     """
     characters = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
     line_ends = characters == ord("\n")
@@ -225,7 +225,8 @@ def _is_utf8(strings: pa.Array) -> bool:
     return True
 
 
-def _parse_careful(block: Lines, dim: int) -> Part:
+def _parse_careful(block: Lines, dim: int) -> ParsedLines:
+    """Parse lines of any form, one by one."""
     words: list[str] = []
     vectors: list[np.ndarray] = []
     positions: list[int] = []
@@ -241,18 +242,19 @@ def _parse_careful(block: Lines, dim: int) -> Part:
         vectors.append(vector)
         positions.append(position)
     values = np.stack(vectors) if vectors else np.empty((0, dim), np.float32)
-    return Part(
+    return ParsedLines(
         lines=len(lines),
         tokens=pa.array(words, pa.string()),
         values=values,
         positions=positions,
         dropped=dropped,
         repaired=_find_repairs(block),
-        excerpt=functools.partial(_line_at, block),
+        excerpt=functools.partial(_get_line, block),
     )
 
 
 def _find_repairs(block: Lines) -> dict[str, np.ndarray]:
+    """Return the positions of the lines that need a repair, by reason."""
     lines = bytes(block).removesuffix(b"\n").split(b"\n")
     repaired = {
         "carriage_return": [i for i, line in enumerate(lines) if line.endswith(b"\r")],
@@ -264,5 +266,5 @@ def _find_repairs(block: Lines) -> dict[str, np.ndarray]:
     return {reason: np.array(positions, np.int64) for reason, positions in repaired.items() if positions}
 
 
-def _line_at(block: Lines, position: int) -> bytes:
+def _get_line(block: Lines, position: int) -> bytes:
     return bytes(block.split(b"\n", position + 1)[position])

@@ -1,7 +1,7 @@
-"""Where vector sets are published, and their digests: the one table of names, addresses and SHA-256.
+"""The table of published vector sets: names, addresses and SHA-256 digests.
 
-The names and archives of the classic sets are torchtext's. The sets of 2024 (Carlson, Bauer and Manning,
-arXiv:2507.18103) are newer than it; no digests of them are published.
+The names and archives of the classic sets come from torchtext. The sets of 2024 (Carlson, Bauer and Manning,
+arXiv:2507.18103) are newer than torchtext; no digests of them are published.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from pipeline_config.errors import InputError
 WORDVECS = "https://nlp.stanford.edu/data/wordvecs/"
 MIRROR = "https://huggingface.co/stanfordnlp/glove/resolve/main/"
 
-# SHA-256 of the published archives, by the set's name in torchtext.
+# SHA-256 of the published archives, by their name in torchtext
 ARCHIVES = {
     "6B": "617afb2fe6cbd085c235baf7a465b96f4112bd7f7ccb2b2cbd649fed9cbcf2fb",
     "42B": "03d5d7fa28e58762ace4b85fb71fe86a345ef0b5ff39f5390c14869da0fc1970",
@@ -22,9 +22,10 @@ MEMBERS = {
     "glove.6B.50d.txt": "d8f717f8dd4b545cb7f418ef9f3d0c3e6e68a6f48b97d32f8b7aae40cb31f96f",
     "glove.6B.100d.txt": "95dde4dfd627ab26608d33e76d1195ec059734bd29089ea52cadb08d07c64544",
 }
-# Sets of 2024, each the only text of its own archive.
-SETS_OF_2024 = tuple(f"glove.2024.{name}" for name in
-    ("wikigiga.50d", "wikigiga.100d", "wikigiga.200d", "wikigiga.300d", "dolma.300d"))  # fmt: skip
+# The sets of 2024; each archive holds one text.
+SETS_OF_2024 = tuple(
+    f"glove.2024.{name}" for name in ("wikigiga.50d", "wikigiga.100d", "wikigiga.200d", "wikigiga.300d", "dolma.300d")
+)
 
 
 class PackagedVectors(NamedTuple):
@@ -49,9 +50,9 @@ PACKAGED = {
 
 
 class PublishedSet(NamedTuple):
-    """A vector set at an address: where, the member of the archive that holds it, and the digests that are known.
+    """The addresses of a vector set, and the SHA-256 digests of its archive and member if they are known.
 
-    `member` is None where the archive holds one text only.
+    `member` is the archive's member that holds the set; None if the archive holds one text only.
     """
 
     urls: tuple[str, ...]
@@ -61,7 +62,7 @@ class PublishedSet(NamedTuple):
 
 
 def find_published(name: str) -> PublishedSet:
-    """Return where a set is published; torchtext's alias table says which classic sets there are.
+    """Return where a set is published; the classic sets are those of torchtext's alias table.
 
     Raises:
         InputError: there is no such GloVe set.

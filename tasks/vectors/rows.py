@@ -1,6 +1,6 @@
-"""Rows of a vector file: where tokens stand in it, their vectors, and the statistics of the whole set.
+"""Look up tokens in a vector set, and read their vectors and the statistics of the whole set.
 
-Reads a Parquet file with a column `vector`, block by block; holds no more of it than was asked for.
+Reads a Parquet file with a column `vector` block by block, and holds only the requested rows in memory.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +18,13 @@ from tasks.runtime.parallel import HELPERS, map_ahead
 BLOCK_ROWS = 1 << 14  # rows in memory at a time
 
 
-def find_rows(words: pa.Array, known: pa.Array) -> np.ndarray:
-    """Return int64[V], the row of each word in a vector set, -1 where there is none; no word stands twice in either.
+def find_rows(words: pa.Array, tokens: pa.Array) -> np.ndarray:
+    """Return int64[V], the row of each word among the tokens of a vector set, -1 if it has none.
 
-    The set is looked up in the words, not the other way round, because the smaller hash table stays in the cache.
+    Neither array may contain duplicates. The tokens are looked up in the words, not the other way round, because the
+    words are usually fewer and their hash table fits the processor's cache.
     """
-    positions = pc.index_in(known, words).fill_null(-1).to_numpy()
+    positions = pc.index_in(tokens, words).fill_null(-1).to_numpy()
     found = np.flatnonzero(positions >= 0)
     rows = np.full(len(words), -1, np.int64)
     rows[positions[found]] = found
@@ -31,9 +32,9 @@ def find_rows(words: pa.Array, known: pa.Array) -> np.ndarray:
 
 
 class VectorRows(NamedTuple):
-    """Some rows of a vector set, and its statistics.
+    """Some rows of a vector set, and the statistics of the whole set.
 
-    `rows` int64[n], rising; `vectors` float32[n, E]; `mean` and `deviation` float64[E], over the whole set.
+    `rows` int64[n], ascending; `vectors` float32[n, E]; `mean` and `deviation` float64[E], over the whole set.
     """
 
     rows: np.ndarray
@@ -43,18 +44,18 @@ class VectorRows(NamedTuple):
 
 
 def read_rows(path: Path, rows: np.ndarray) -> VectorRows:
-    """Read some rows (rising) of a vector file, and the mean and deviation of all, block by block."""
-    taken, total, squares, count = [], np.zeros(1), np.zeros(1), 0
+    """Read some rows (ascending) of a vector file, and the mean and standard deviation of all rows."""
+    found, total, squares, count = [], np.zeros(1), np.zeros(1), 0
     with pq.ParquetFile(path, memory_map=True) as file, ThreadPoolExecutor(HELPERS) as pool:
-        for block, sums in map_ahead(pool, _add_up, file.iter_batches(BLOCK_ROWS, columns=["vector"])):
+        for block, sums in map_ahead(pool, _sum_block, file.iter_batches(BLOCK_ROWS, columns=["vector"])):
             first, last = np.searchsorted(rows, (count, count + len(block)))
-            taken.append(block[rows[first:last] - count])
+            found.append(block[rows[first:last] - count])
             total, squares, count = total + sums[0], squares + sums[1], count + len(block)
     mean = total / count
-    return VectorRows(rows, np.concatenate(taken), mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0)))
+    return VectorRows(rows, np.concatenate(found), mean, np.sqrt(np.maximum(squares / count - mean**2, 0.0)))
 
 
-def _add_up(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+def _sum_block(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors of a batch, float32[n, E], and float64[2, E]: their sum and the sum of their squares."""
     block = as_matrix(pa.chunked_array([batch["vector"]]))
     exact = block.astype(np.float64)

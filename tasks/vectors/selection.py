@@ -1,8 +1,7 @@
-"""Which vectors of a file are kept, and the account of the lines that are not.
+"""Choose which vectors of a file are kept, and count the lines that are not.
 
-The readers of the formats hand over what they parsed, part by part in file order. Here tokens that nobody asked
-for are passed over, duplicates are dropped, reading stops at the number that was asked for, and every odd
-line is counted by reason, with examples.
+The readers of the formats hand over parsed lines, in file order. This module passes over tokens that are not wanted,
+drops duplicates, stops at the wanted number of vectors, and counts every odd line by reason, with examples.
 """
 
 from collections import Counter
@@ -14,21 +13,21 @@ import pyarrow as pa
 
 from pipeline_config.schemas import ODD_LINES, vectors_schema
 
-MAX_EXAMPLES = 100  # odd lines of a reason that are listed one by one; all are counted
+MAX_EXAMPLES = 100  # odd lines that are listed per reason; all are counted
 EXCERPT_BYTES = 80
 
 
 class OddLine(NamedTuple):
-    """A line that was dropped or repaired: its number from 1, which of the two, the reason, its beginning."""
+    """A line that was dropped or repaired: its number from 1, the action, the reason, its first bytes."""
 
     line: int
-    fate: str
+    action: str
     reason: str
     excerpt: str
 
 
-class Part(NamedTuple):
-    """What came of some consecutive lines; positions count the lines of the part from 0.
+class ParsedLines(NamedTuple):
+    """The result of parsing some consecutive lines; positions count these lines from 0.
 
     `excerpt` returns the bytes of the line at a position.
     """
@@ -50,9 +49,8 @@ class VectorSelection:
         keep: the only tokens that are wanted; None wants all.
         max_vectors: stop after this many; None reads all.
 
-    `lines` counts the lines up to the last vector that was wanted, `kept` the vectors, `passed_over` the good lines
-    of tokens that are not wanted, `dropped` and `repaired` the odd lines by reason; `examples` are the first odd lines
-    of each reason.
+    `lines` counts the lines up to the last chosen vector, `kept` the chosen vectors, `passed_over` the usable lines of
+    unwanted tokens, `dropped` and `repaired` the odd lines by reason. `examples` lists the first odd lines per reason.
     """
 
     def __init__(self, dim: int, *, keep: Collection[str] | None = None, max_vectors: int | None = None) -> None:
@@ -68,94 +66,100 @@ class VectorSelection:
 
     @property
     def full(self) -> bool:
-        """Tell whether the wanted number of vectors has been reached."""
+        """Whether the wanted number of vectors has been reached."""
         return self.kept == self.max_vectors
 
     @property
     def unusable(self) -> int:
-        """Number of lines that should have held a vector and do not."""
+        """Number of lines without a usable vector, headers not counted."""
         return self.dropped.total() - self.dropped["header"]
 
     @property
     def usable(self) -> int:
-        """Number of lines that held a vector, wanted or not."""
+        """Number of lines with a usable vector, wanted or not."""
         return self.kept + self.passed_over
 
-    def take(self, part: Part) -> pa.Table:
-        """Count a part's lines and return its chosen rows as a table of `vectors_schema(dim)`."""
-        rows, duplicates, others = self._choose(part.tokens.to_pylist())
-        stop = part.lines
+    def select(self, parsed: ParsedLines) -> pa.Table:
+        """Count parsed lines and return the chosen rows as a table of `vectors_schema(dim)`."""
+        rows, duplicates, unwanted = self._choose_rows(parsed.tokens.to_pylist())
+        stop = parsed.lines
         if self.max_vectors is not None and len(rows) >= self.max_vectors - self.kept:
             rows = rows[: self.max_vectors - self.kept]
-            stop = int(part.positions[rows[-1]]) + 1 if rows else 0
-        self._count(part, [*part.dropped, *((int(part.positions[row]), "duplicate") for row in duplicates)], stop)
+            stop = int(parsed.positions[rows[-1]]) + 1 if rows else 0
+        dropped = [*parsed.dropped, *((int(parsed.positions[row]), "duplicate") for row in duplicates)]
+        self._count_lines(parsed, dropped, stop)
         self.kept += len(rows)
-        self.passed_over += len(others) if stop == part.lines else sum(part.positions[row] < stop for row in others)
-        tokens, values = part.tokens, part.values
+        if stop < parsed.lines:
+            unwanted = [row for row in unwanted if parsed.positions[row] < stop]
+        self.passed_over += len(unwanted)
+        tokens, values = parsed.tokens, parsed.values
         if len(rows) < len(tokens):
             tokens, values = tokens.take(pa.array(rows, pa.int64())), values[np.asarray(rows, np.int64)]
         return vectors_table(tokens, values)
 
-    def repair(self, reason: str, line: int, excerpt: bytes) -> None:
-        """Count a line that was read after a repair."""
+    def count_repaired(self, reason: str, line: int, excerpt: bytes) -> None:
+        """Count one line that was read after a repair."""
         self.repaired[reason] += 1
-        self._list(line, "repaired", reason, excerpt)
+        self._add_example(line, excerpt, action="repaired", reason=reason)
 
-    def drop(self, reason: str, excerpt: bytes) -> None:
-        """Count a line that was read apart from the parts, and dropped."""
+    def count_dropped(self, reason: str, excerpt: bytes) -> None:
+        """Count the next line as dropped; for lines that are read one by one, such as the header."""
         self.lines += 1
         self.dropped[reason] += 1
-        self._list(self.lines, "dropped", reason, excerpt)
+        self._add_example(self.lines, excerpt, action="dropped", reason=reason)
 
-    def table_of_examples(self) -> pa.Table:
-        """Return the examples as a table of `ODD_LINES`, by line."""
+    def build_examples_table(self) -> pa.Table:
+        """Return the examples as a table of `ODD_LINES`, ordered by line."""
         if not self.examples:
             return pa.Table.from_batches([], schema=ODD_LINES)
         columns = zip(*sorted(self.examples), strict=True)
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, ODD_LINES, strict=True)], schema=ODD_LINES)
 
-    def _choose(self, words: list[str]) -> tuple[Sequence[int], list[int], list[int]]:
-        """Return the rows that are wanted and new, those that are wanted and known, and those that are not wanted."""
+    def _choose_rows(self, words: list[str]) -> tuple[Sequence[int], list[int], list[int]]:
+        """Return the rows of wanted new tokens, of wanted tokens that were seen before, and of unwanted tokens."""
         rows: Sequence[int] = range(len(words))
         wanted: Collection[str] = words
-        others: list[int] = []
+        unwanted: list[int] = []
         if self.keep is not None:
             rows = [row for row, word in enumerate(words) if word in self.keep]
-            others = [row for row, word in enumerate(words) if word not in self.keep]
+            unwanted = [row for row, word in enumerate(words) if word not in self.keep]
             wanted = [words[row] for row in rows]
-        known = self._seen
-        if known.isdisjoint(wanted):  # as good as always, and cheaper than one look-up after the other
+        seen = self._seen
+        if seen.isdisjoint(wanted):  # nearly always, and faster than one look-up per token
             before = len(self._seen)
             self._seen.update(wanted)
             if len(self._seen) == before + len(rows):
-                return rows, [], others
-            known = set()
-        fresh: list[int] = []
+                return rows, [], unwanted
+            seen = set()  # the duplicates are among the wanted tokens themselves
+        new: list[int] = []
         duplicates: list[int] = []
         for row in rows:
-            (duplicates if words[row] in known else fresh).append(row)
-            known.add(words[row])
-        return fresh, duplicates, others
+            (duplicates if words[row] in seen else new).append(row)
+            seen.add(words[row])
+        return new, duplicates, unwanted
 
-    def _count(self, part: Part, dropped: Sequence[tuple[int, str]], stop: int) -> None:
-        for reason, positions in part.repaired.items():
+    def _count_lines(self, parsed: ParsedLines, dropped: Sequence[tuple[int, str]], stop: int) -> None:
+        """Count the odd lines at positions before `stop`."""
+        for reason, positions in parsed.repaired.items():
             positions = positions[positions < stop]
             if len(positions):
                 self.repaired[reason] += len(positions)
             for position in positions[: MAX_EXAMPLES - self._listed["repaired", reason]].tolist():
-                self._list(self.lines + position + 1, "repaired", reason, part.excerpt(position))
+                line = self.lines + position + 1
+                self._add_example(line, parsed.excerpt(position), action="repaired", reason=reason)
         for position, reason in sorted(dropped):
             if position < stop:
                 self.dropped[reason] += 1
-                self._list(self.lines + position + 1, "dropped", reason, part.excerpt(position))
+                line = self.lines + position + 1
+                self._add_example(line, parsed.excerpt(position), action="dropped", reason=reason)
         self.lines += stop
 
-    def _list(self, line: int, fate: str, reason: str, excerpt: bytes) -> None:
-        odd = OddLine(line, fate, reason, excerpt[:EXCERPT_BYTES].decode("utf-8", "replace"))
-        if fate == "dropped":
+    def _add_example(self, line: int, excerpt: bytes, *, action: str, reason: str) -> None:
+        odd = OddLine(line, action, reason, excerpt[:EXCERPT_BYTES].decode("utf-8", "replace"))
+        if action == "dropped":
             self.last_dropped = odd
-        if self._listed[fate, reason] < MAX_EXAMPLES:
-            self._listed[fate, reason] += 1
+        if self._listed[action, reason] < MAX_EXAMPLES:
+            self._listed[action, reason] += 1
             self.examples.append(odd)
 
 

@@ -1,8 +1,8 @@
 r"""Read word vectors from word2vec's binary format.
 
-A line `<vectors> <dim>`, then for each vector the token, one space, `dim` little-endian float32, and, as some
-writers have it, a `\n`. Reads a binary stream, yields Arrow tables in file order with bounded memory. The numbers
-are taken bit for bit. Where `tasks.vectors.glove_text` counts lines, vectors are counted here, from 1.
+The file begins with a line `<vectors> <dim>`. Each vector is its token, one space, `dim` little-endian float32, and,
+from some writers, a `\n`. Reads a binary stream; yields Arrow tables in file order, in bounded memory. The bits of the
+numbers are kept. Vectors are counted from 1, in place of the lines that `tasks.vectors.glove_text` counts.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.errors import InputError
-from tasks.vectors.selection import Part, VectorSelection
+from tasks.vectors.selection import ParsedLines, VectorSelection
 
 BLOCK_BYTES = 4 << 20
 MAX_TOKEN_BYTES = 1 << 16
@@ -24,11 +24,11 @@ class Word2vecBinaryReader:
 
     Args:
         stream: bytes of the file, decompressed.
-        name: what to call the stream in messages.
-        selection: what to choose; it holds the counts afterwards.
+        name: the name of the stream in messages.
+        selection: chooses the vectors, and holds the counts afterwards.
 
     Raises:
-        InputError: it is another format, has another dimension, or ends too early or too late.
+        InputError: the file has another format or dimension, is truncated, or has bytes after the last vector.
     """
 
     def __init__(self, stream: BinaryIO, *, name: str, selection: VectorSelection) -> None:
@@ -41,22 +41,26 @@ class Word2vecBinaryReader:
         while left:
             read = [self._read_vector() for _ in range(min(rows, left))]
             left -= len(read)
-            table = self.selection.take(_to_part(read, self.selection.dim))
+            table = self.selection.select(_parse_vectors(read, self.selection.dim))
             if len(table):
                 yield table
             if self.selection.full:
                 return
         rest = self._buffer[self._at :] + self.stream.read(MAX_TOKEN_BYTES)
         if rest.strip(b"\n"):
-            raise InputError(f"{self.name}: expected its end after {self.selection.lines} vectors, got more bytes")
+            raise InputError(
+                f"{self.name}: expected the end of the file after {self.selection.lines} vectors, got more bytes"
+            )
 
     def _read_header(self) -> int:
         line = self.stream.readline(100)
         if line.startswith(_FASTTEXT_MODEL):
-            raise InputError(f"{self.name}: is a fastText model, expected vectors; they are in the .vec file beside it")
+            raise InputError(
+                f"{self.name}: expected vectors, got a fastText model; use the .vec file published with it"
+            )
         fields = line.split()
         if len(fields) != 2 or not all(field.isdigit() for field in fields) or not line.endswith(b"\n"):
-            raise InputError(f"{self.name}: expected word2vec's header (vectors and dimension), got {line[:80]!r}")
+            raise InputError(f"{self.name}: expected the word2vec header `<vectors> <dim>`, got {line[:80]!r}")
         if int(fields[1]) != self.selection.dim:
             raise InputError(f"{self.name}: expected {self.selection.dim} values, got {int(fields[1])}")
         return int(fields[0])
@@ -71,13 +75,15 @@ class Word2vecBinaryReader:
         end = space + 1 + size
         if space < 0 or end > len(self._buffer):
             number, got = self._count + 1, len(self._buffer)
-            raise InputError(f"{self.name}:{number}: is damaged: the vector has no end, got {got:,} bytes of it")
+            raise InputError(
+                f"{self.name}:{number}: is damaged: expected a token and {size:,} bytes, got {got:,} bytes"
+            )
         token, vector = self._buffer[self._at : space].removeprefix(b"\n"), self._buffer[space + 1 : end]
         self._at, self._count = end, self._count + 1
         return token, vector
 
 
-def _to_part(read: list[tuple[bytes, bytes]], dim: int) -> Part:
+def _parse_vectors(read: list[tuple[bytes, bytes]], dim: int) -> ParsedLines:
     values = np.frombuffer(b"".join(vector for _, vector in read), "<f4").astype(np.float32).reshape(-1, dim)
     finite: list[bool] = np.isfinite(values).all(axis=1).tolist()  # type: ignore[assignment]
     words, positions, dropped = [], [], []
@@ -92,7 +98,7 @@ def _to_part(read: list[tuple[bytes, bytes]], dim: int) -> Part:
         else:
             words.append(word)
             positions.append(position)
-    return Part(
+    return ParsedLines(
         lines=len(read),
         tokens=pa.array(words, pa.string()),
         values=values[positions] if dropped else values,

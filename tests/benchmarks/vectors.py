@@ -1,12 +1,13 @@
-"""Time the way from GloVe text to verified Parquet against the loaders that people use, in one run.
+"""Time the stage from GloVe text to verified Parquet against common loaders, in one run.
 
     pip install polars gensim
     python -m tests.benchmarks.vectors [--folder FOLDER] [--rounds 3] [--rows 2200000]
 
-Each measurement has a process of its own, starts after the imports, and tells its time and its peak memory. Ours is
-the stage itself: digest of the source, parsing, duplicates, Parquet, fsync, SHA-256 of what was written. The text of
-6B 50d is written once, from the package, and has to have the published digest. torchtext's vectors are compared with
-ours, all tokens and all bits. `--rows` is the size of the file shaped like 840B (300 values); 0 leaves it out.
+Each measurement runs in its own process, starts after the imports, and prints its time and peak memory. Ours is the
+whole stage: digest of the source, parsing, duplicates, Parquet, fsync, SHA-256 of the output. The text of 6B 50d is
+written once, from the package, and must have the published digest. All tokens and bits of torchtext's vectors are
+compared with ours. `--rows` is the number of rows of a file shaped like 840B (300 values); 0 skips it. The module is
+longer than 300 lines because it holds all measurements of vector files.
 """
 
 import argparse
@@ -29,13 +30,13 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY, KEPT = 30_000, 100_000
-Way = Callable[[], dict[str, Any]]
+Loader = Callable[[], dict[str, Any]]
 
 
-# the ways, each run in a process of its own: imports first, then what is timed
+# the loaders: each imports what it needs and returns the function that is timed, in its own process
 
 
-def read_bytes(path: Path, **_: object) -> Way:
+def read_bytes(path: Path, **_: object) -> Loader:
     def run() -> dict[str, Any]:
         with path.open("rb", buffering=0) as file:
             while file.read(1 << 20):
@@ -45,7 +46,7 @@ def read_bytes(path: Path, **_: object) -> Way:
     return run
 
 
-def gloveflow(path: Path, dim: int, keep: Path | None = None, **_: object) -> Way:
+def gloveflow(path: Path, dim: int, keep: Path | None = None, **_: object) -> Loader:
     from pipeline_config.schemas import VECTORS_FILE
     from pipeline_config.settings import EmbeddingsConfig
     from tasks.vectors.download_glove import download_glove, locate_vectors
@@ -59,7 +60,7 @@ def gloveflow(path: Path, dim: int, keep: Path | None = None, **_: object) -> Wa
     return run
 
 
-def polars(path: Path, dim: int, **_: object) -> Way:
+def polars(path: Path, dim: int, **_: object) -> Loader:
     import polars as pl
 
     schema = {"token": pl.String, **{str(i): pl.Float32 for i in range(dim)}}
@@ -71,7 +72,7 @@ def polars(path: Path, dim: int, **_: object) -> Way:
     return run
 
 
-def torchtext(path: Path, parquet: str | None = None, **_: object) -> Way:
+def torchtext(path: Path, parquet: str | None = None, **_: object) -> Loader:
     from torchtext.vocab import Vectors
 
     def run() -> dict[str, Any]:
@@ -82,7 +83,7 @@ def torchtext(path: Path, parquet: str | None = None, **_: object) -> Way:
     return run
 
 
-def gensim(path: Path, **_: object) -> Way:
+def gensim(path: Path, **_: object) -> Loader:
     from gensim.models import KeyedVectors
 
     def run() -> dict[str, Any]:
@@ -91,7 +92,7 @@ def gensim(path: Path, **_: object) -> Way:
     return run
 
 
-def second_use(path: Path, parquet: str, **_: object) -> Way:
+def second_use(path: Path, parquet: str, **_: object) -> Loader:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -103,20 +104,20 @@ def second_use(path: Path, parquet: str, **_: object) -> Way:
     tokens = pa.array(random.Random(0).sample(words, VOCABULARY))
 
     def run() -> dict[str, Any]:
-        known = pq.read_table(parquet, columns=["token"])["token"].combine_chunks()
-        rows = np.sort(find_rows(tokens, known))
+        names = pq.read_table(parquet, columns=["token"])["token"].combine_chunks()
+        rows = np.sort(find_rows(tokens, names))
         return {"vectors": len(read_rows(Path(parquet), rows[rows >= 0]).vectors)}
 
     return run
 
 
-WAYS = {way.__name__: way for way in (read_bytes, gloveflow, polars, torchtext, gensim, second_use)}
+LOADERS = {loader.__name__: loader for loader in (read_bytes, gloveflow, polars, torchtext, gensim, second_use)}
 
 
 def measure_here(name: str, options: dict[str, Any]) -> None:
-    """Run one way in this process and print seconds, peak memory and what it found as JSON."""
+    """Run one loader in this process, and print seconds, peak memory and its result as JSON."""
     options = {key: Path(value) if key in ("path", "keep") else value for key, value in options.items()}
-    run = WAYS[name](**options)
+    run = LOADERS[name](**options)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     started, busy = time.perf_counter(), time.process_time()
     found = run()
@@ -129,7 +130,7 @@ def measure_here(name: str, options: dict[str, Any]) -> None:
 
 
 def is_identical(vectors: Any, parquet: str) -> bool:
-    """Tell whether torchtext has the tokens and the very bits of our Parquet file."""
+    """Return whether torchtext has the tokens and the exact bits of our Parquet file."""
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -140,7 +141,7 @@ def is_identical(vectors: Any, parquet: str) -> bool:
 
 
 def measure(name: str, **options: object) -> dict[str, Any]:
-    """Run one way in a process of its own."""
+    """Run one loader in its own process."""
     with tempfile.TemporaryDirectory(dir=os.environ["BENCHMARK_FOLDER"]) as artifacts:
         environment = {**os.environ, "GLOVEFLOW_ARTIFACTS": artifacts, "PREFECT_LOGGING_LEVEL": "ERROR"}
         given = json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in options.items()})
@@ -158,7 +159,7 @@ def measure(name: str, **options: object) -> dict[str, Any]:
 
 
 def write_published(path: Path) -> None:
-    """Write the text of 6B 50d from the package, unless it is there, and check its digest."""
+    """Write the text of 6B 50d from the package, unless it exists, and check its digest."""
     from tests.published_text import SHA256, published_text
 
     if not path.is_file():
@@ -171,7 +172,7 @@ def write_published(path: Path) -> None:
 
 
 def write_times(path: Path, source: Path, times: int) -> None:
-    """Write a file several times over, with other tokens each time."""
+    """Write the lines of a file several times, with different tokens each time."""
     with path.open("wb") as file:
         for number in range(times):
             prefix = b"%d_" % number if number else b""
@@ -180,7 +181,7 @@ def write_times(path: Path, source: Path, times: int) -> None:
 
 
 def write_large(path: Path, rows: int, dim: int = 300) -> None:
-    """Write a file shaped like 840B: 5-digit decimals, now and then a token with spaces."""
+    """Write a file shaped like 840B: five decimals, and a few tokens with spaces."""
     draw = random.Random(0)
     block = [b" ".join(b"%.5f" % draw.gauss(0, 0.4) for _ in range(dim)) for _ in range(2000)]
     with path.open("wb") as file:
@@ -194,7 +195,7 @@ def write_large(path: Path, rows: int, dim: int = 300) -> None:
 
 
 def compare(path: Path, rounds: int) -> None:
-    """Print the table of all ways for 6B 50d."""
+    """Print the table of all loaders for 6B 50d."""
     parquet = path.with_suffix(".parquet")
     names = ["read_bytes", "polars", "gloveflow", "torchtext", "gensim"]
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -234,7 +235,7 @@ def show_linear(folder: Path, path: Path, rounds: int) -> None:
 
 
 def show_large(folder: Path, rows: int) -> None:
-    """Print throughput and memory for a file shaped like 840B, all of it and a vocabulary's part."""
+    """Print throughput and memory for a file shaped like 840B: all vectors, and those of a list of tokens."""
     path, keep = folder / "large.txt", folder / "keep.txt"
     write_large(path, rows)
     size = path.stat().st_size
@@ -252,10 +253,10 @@ def show_large(folder: Path, rows: int) -> None:
 
 
 def show_download(folder: Path, path: Path) -> None:
-    """Serve an archive of the shape of glove.6B.zip and print how much of it a download of 6B.50d takes."""
+    """Serve an archive shaped like glove.6B.zip, and print how much of it a download of 6B.50d transfers."""
     import trustme
 
-    from tasks.fetching.zip_member import Wanted, download_member
+    from tasks.fetching.zip_member import WantedMember, download_member
     from tests.https_server import ranged, serve
     from tests.published_text import SHA256
 
@@ -268,7 +269,7 @@ def show_download(folder: Path, path: Path) -> None:
         os.environ["GLOVEFLOW_ARTIFACTS"] = artifacts
         url = server.script("/glove.6B.zip", ranged(archive.read_bytes()))
         started = time.perf_counter()
-        download_member([url], Wanted(path.name, None, SHA256))
+        download_member([url], WantedMember(path.name, None, SHA256))
         seconds, size = time.perf_counter() - started, archive.stat().st_size
     print(f"\n{path.name} out of an archive of {size:,} bytes: {len(server.requests)} requests, {server.sent:,} bytes,")
     print(f"  one part in {size / server.sent:.1f} of it; fetched and checked in {seconds:.1f} s")
@@ -299,7 +300,7 @@ def _folder(given: Path | None) -> Iterator[Path]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where the files are written; they are kept there")
+    parser.add_argument("--folder", type=Path, help="directory for the files, which are kept")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=2_200_000)
     parser.add_argument("--only", choices=("compare", "linear", "large", "download"))

@@ -1,10 +1,10 @@
-"""Odd lines, read by the project and by gensim: every difference has to be one of the written reasons.
+"""Odd lines, read by the project and by gensim: every difference must have one of the listed reasons.
 
     pip install gensim
     python -m tests.campaigns.gensim_differences [--lines 5000] [--seed 0]
 
-gensim gives up a file at the first line that it cannot read, so each line is read in a file of its own, after a good
-one. Prints how often both agree, and each difference with its reason. A difference without a reason ends the campaign.
+gensim stops at the first line that it cannot read, so each line is read in its own file, after a regular one. Prints how
+often both agree, and each difference with its reason. A difference without a reason ends the campaign.
 """
 
 import argparse
@@ -29,7 +29,7 @@ Row = tuple[str, bytes]
 
 
 class Difference(NamedTuple):
-    """A line, and what each makes of it: a row, or why there is none."""
+    """A line, and how each reads it: a row, or the reason why it gives none."""
 
     line: bytes
     ours: Row | str
@@ -37,24 +37,24 @@ class Difference(NamedTuple):
 
 
 def reason_of(difference: Difference) -> str | None:
-    """Return why the two differ, or None if there is no reason."""
+    """Return why the two differ, or None if no listed reason applies."""
     line, ours, theirs = difference
     if isinstance(ours, tuple) and isinstance(theirs, tuple):
         if ours[0] == theirs[0] and is_rounded_twice(line, theirs[1]):
-            return "ours rounds once, gensim by way of a double"
+            return "ours rounds once, gensim rounds to a double first"
         return None
     if isinstance(ours, tuple):
-        return "ours keeps a token with spaces, gensim takes them for separators" if " " in ours[0] else None
+        return "ours keeps a token with spaces, gensim splits it" if " " in ours[0] else None
     if ours == "empty_token" and theirs[0] == "":
         return "ours drops an empty token, gensim keeps it"
     if ours == "not_finite" and not np.isfinite(np.frombuffer(theirs[1], np.float32)).all():
-        return "ours drops what is not finite, gensim keeps it"
+        return "ours drops a vector that is not finite, gensim keeps it"
     if ours == "not_a_vector" and len(line.rstrip().split(b" ")) == 2:
         return "ours drops a line with one number, gensim fills a vector with it"
     if ours == "not_a_vector" and line.rstrip() != line.rstrip(b" \r"):
-        return "ours ends lines at \\n only, gensim strips white space off their end"
+        return "ours ends lines at \\n only, gensim strips white space from their end"
     if ours == "not_a_vector" and any(odd in line for odd in (b"_", b"\t", b"\r", "\u0663".encode(), b"\xc2\xa0")):
-        return "ours reads decimal numbers, gensim what Python's float reads: 1_0, other digits, white space around"
+        return "ours reads decimal numbers, gensim all that Python's float reads: 1_0, other digits, white space around"
     return None
 
 
@@ -91,7 +91,7 @@ def run_campaign(lines: int, seed: int) -> Counter[str]:
     """Compare random lines and return how often both agree, and the differences by reason.
 
     Raises:
-        AssertionError: they differ and there is no reason for it.
+        AssertionError: they differ, and no listed reason applies.
     """
     tally: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def run_campaign(lines: int, seed: int) -> Counter[str]:
 
 
 def main() -> None:
-    """Run the campaign and print what happened how often."""
+    """Run the campaign and print how often both agree and differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,17 +1,17 @@
-"""Downloads from servers that misbehave at random: nothing wrong may ever get its final name.
+"""Downloads from servers with random faults: no wrong file may ever get its final name.
 
     python -m tests.campaigns.network_schedules [--schedules 2000] [--seed 0]
 
-A schedule is one or two addresses on a local TLS server, each with a random list of misbehaviours. The download ends
-with the right bytes or a clear error. After it, every file with a final name is whole and right; and once the server
-behaves, the next call gives the right bytes. A foreign exception, wrong bytes or a hang ends the campaign.
+A schedule is one or two addresses on a local TLS server, each with a random list of faults. The download must end with
+the correct bytes or a clear error. After it, every file with a final name must be complete and correct. Once the server
+works, the next call must give the correct bytes. An unexpected exception, wrong bytes or a hang ends the campaign. The
+module is longer than 300 lines because it holds one function for each of 20 faults.
 """
 
 import argparse
 import contextlib
 import gzip
 import hashlib
-import io
 import logging
 import os
 import random
@@ -29,8 +29,9 @@ import trustme
 from pipeline_config.errors import GloveflowError, ServiceError
 from tasks.fetching.archives import open_packed
 from tasks.fetching.mirrors import download_file
-from tasks.fetching.zip_member import Wanted, download_member
+from tasks.fetching.zip_member import WantedMember, download_member
 from tests.https_server import Answer, Handler, Server, fixed, parse_range, ranged, serve, whole
+from tests.zip_files import make_zip
 
 MEMBER = "glove.2d.txt"
 PATHS = ("/data/glove.zip", "/mirror/glove.zip")
@@ -39,14 +40,14 @@ PAGE = b"<!DOCTYPE html><html><body>The server is down until Monday</body></html
 
 
 class Content(NamedTuple):
-    """An archive and the member that is wanted of it."""
+    """An archive and its wanted member."""
 
     archive: bytes
     text: bytes
 
 
 class Schedule(NamedTuple):
-    """What is asked for, and how each address answers, request by request."""
+    """What is downloaded, and how each address answers, request by request; `names` are those of the faults."""
 
     wants_member: bool
     digests_known: bool
@@ -59,14 +60,11 @@ def make_content(draw: random.Random) -> Content:
         name: b"".join(b"w%d %.5f %.5f\n" % (i, draw.gauss(0, 1), draw.gauss(0, 1)) for i in range(6000))
         for name in ("glove.1d.txt", MEMBER, "glove.3d.txt")
     }
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", draw.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])) as archive:
-        for name, text in texts.items():
-            archive.writestr(name, text)
-    return Content(buffer.getvalue(), texts[MEMBER])
+    archive = make_zip(*texts.items(), compression=draw.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED]))
+    return Content(archive, texts[MEMBER])
 
 
-# misbehaviours: each makes an answer from the file, an ETag and a source of randomness
+# The faults: each returns an answer, made from the file, its ETag and a random generator.
 
 
 def cut(draw: random.Random, body: bytes, etag: str) -> Answer:
@@ -180,93 +178,95 @@ def without_length(draw: random.Random, body: bytes, etag: str) -> Answer:
 
 
 def flipped(draw: random.Random, body: bytes, etag: str) -> Answer:
-    """Damage that TLS would not let through; only a digest or a CRC can find it."""
+    """Damage that only a digest or a CRC can detect; TLS would not let it through."""
     changed = bytearray(body)
     changed[draw.randrange(4, len(body))] ^= 1 << draw.randrange(8)
     return draw.choice([whole, ranged])(bytes(changed), etag=etag)
 
 
-MISBEHAVIOURS: list[Callable[[random.Random, bytes, str], Answer]] = [
+FAULTS: list[Callable[[random.Random, bytes, str], Answer]] = [
     cut, cut, cut, wrong_length, wrong_range, too_many_bytes, stall, drip, status, status, page, empty, loop, downgrade,
     broken_redirect, bad_certificate, hang_up, nonsense, range_ignored, no_etag, encoded, without_length, flipped,
 ]  # fmt: skip
 
 
 def draw_schedule(draw: random.Random, content: Content, other: Content) -> Schedule:
-    """Return random answers; only where digests are known may they hold damage that nothing else would show."""
-    wants_member, known = draw.random() < 0.5, draw.random() < 0.5
+    """Return random answers; undetectable damage is among them only if the download knows the digests."""
+    wants_member, digests_known = draw.random() < 0.5, draw.random() < 0.5
     answers, names = [], []
     for _ in range(draw.choice([1, 2])):
         listed: list[Answer] = []
-        told: list[str] = []
+        listed_names: list[str] = []
         for _ in range(draw.randint(1, 5)):
-            kind = draw.choice(MISBEHAVIOURS)
-            if kind is flipped and not known:
+            kind = draw.choice(FAULTS)
+            if kind is flipped and not digests_known:
                 continue
-            changed = known and draw.random() < 0.15
+            changed = digests_known and draw.random() < 0.15
             body, etag = (other.archive, '"v2"') if changed else (content.archive, draw.choice(['"v1"'] * 5 + ['"v2"']))
             listed.append(kind(draw, body, etag))
-            told.append(kind.__name__ + (" of another content" if changed else ""))
+            listed_names.append(kind.__name__ + (" of another content" if changed else ""))
         if draw.random() < 0.6 or not listed:
             listed.append(draw.choice([whole, ranged])(content.archive))
-            told.append("good")
+            listed_names.append("good")
         answers.append(tuple(listed))
-        names.append(tuple(told))
-    return Schedule(wants_member, known, tuple(answers), tuple(names))
+        names.append(tuple(listed_names))
+    return Schedule(wants_member, digests_known, tuple(answers), tuple(names))
 
 
 # running them
 
 
 def fetch(server: Server, schedule: Schedule, content: Content) -> bytes:
-    """Return the bytes that a call gives: of the member, or of the archive."""
+    """Download, and return the bytes of the member or of the archive."""
     urls = [server.url(path) for path, _ in zip(PATHS, schedule.answers, strict=False)]
     archive_digest, digest = (hashlib.sha256(part).hexdigest() if schedule.digests_known else None for part in content)
     if not schedule.wants_member:
         return download_file(urls, sha256=archive_digest, timeout_seconds=SECONDS).read_bytes()
-    with open_packed(*download_member(urls, Wanted(MEMBER, archive_digest, digest), timeout_seconds=SECONDS)) as opened:
+    with open_packed(
+        *download_member(urls, WantedMember(MEMBER, archive_digest, digest), timeout_seconds=SECONDS)
+    ) as opened:
         return opened.stream.read()
 
 
 def check_store(content: Content) -> None:
-    """Raise unless every file with a final name is whole and right."""
+    """Raise unless every file with a final name is complete and correct."""
     for path in Path(os.environ["GLOVEFLOW_ARTIFACTS"], "downloads").glob("*"):
         if path.name.startswith(".") or path.suffix in (".part", ".json", ".sha256", ".new"):
             continue
         data = path.read_bytes()
-        right = {".zip": content.archive, ".txt": content.text}.get(path.suffix)
-        if (gzip.decompress(data) if path.suffix == ".gz" else data) != (right or content.text):
-            raise AssertionError(f"{path.name} has its final name and is wrong")
+        expected = {".zip": content.archive, ".txt": content.text}.get(path.suffix)
+        if (gzip.decompress(data) if path.suffix == ".gz" else data) != (expected or content.text):
+            raise AssertionError(f"{path.name} has its final name and wrong content")
 
 
 def run_schedule(server: Server, schedule: Schedule, content: Content) -> str:
-    """Run one schedule and say how it ended."""
+    """Run one schedule and return how it ended."""
     for path, answers in zip(PATHS, schedule.answers, strict=False):
         server.script(path, *answers)
     expected = content.text if schedule.wants_member else content.archive
-    ended = "right at once"
+    ended = "correct at once"
     try:
         if fetch(server, schedule, content) != expected:
             raise AssertionError("wrong bytes")
     except GloveflowError as error:
         if not isinstance(error, ServiceError) or "https://127.0.0.1" not in str(error):
             raise AssertionError(f"an unclear error: {error}") from error
-        ended = "an error, then right"
+        ended = "an error, then correct"
     check_store(content)
     for path in PATHS:
         server.script(path, ranged(content.archive))
     if fetch(server, schedule, content) != expected:
-        raise AssertionError("wrong bytes after the server behaved")
+        raise AssertionError("wrong bytes although the server works")
     check_store(content)
     return ended
 
 
 @contextlib.contextmanager
-def impatience() -> Iterator[None]:
-    """Make pauses and patience short."""
+def short_waits() -> Iterator[None]:
+    """Make pauses and timeouts short."""
     with (
         mock.patch("tasks.fetching.mirrors.PAUSE_SECONDS", 0.001),
-        mock.patch("tasks.fetching.mirrors.FRUITLESS_TRIES", 3),
+        mock.patch("tasks.fetching.mirrors.MAX_TRIES_WITHOUT_PROGRESS", 3),
         mock.patch("tasks.fetching.transfer.STALL_SECONDS", 0.2),
         mock.patch("tasks.fetching.zip_member.TAIL_BYTES", 70_000),
     ):
@@ -274,17 +274,17 @@ def impatience() -> Iterator[None]:
 
 
 def run_campaign(schedules: int, seed: int) -> Counter[str]:
-    """Run random schedules and return how often what happened.
+    """Run random schedules, and return how often each outcome and fault occurred.
 
     Raises:
-        AssertionError: something wrong got its final name, or no right file came in the end.
+        AssertionError: a wrong file got its final name, or the last download did not give the correct file.
     """
     tally: Counter[str] = Counter()
     make = random.Random(seed)
     contents = [make_content(make) for _ in range(4)]
     authority = trustme.CA()
     with (
-        tempfile.TemporaryDirectory() as folder, impatience(), serve(authority) as server,
+        tempfile.TemporaryDirectory() as folder, short_waits(), serve(authority) as server,
         serve(trustme.CA()) as untrusted, mock.patch.dict(os.environ),
     ):  # fmt: skip
         authority.cert_pem.write_to_path(f"{folder}/authority.pem")
@@ -301,14 +301,14 @@ def run_campaign(schedules: int, seed: int) -> Counter[str]:
             except Exception as error:
                 raise AssertionError(f"{seed}:{number}: {schedule.names}, {schedule[:2]}: {error!r}") from error
             if untrusted.requests:
-                raise AssertionError(f"{seed}:{number}: a server with a bad certificate was asked")
+                raise AssertionError(f"{seed}:{number}: a request was sent to a server with a bad certificate")
             tally[ended] += 1
             tally.update({f"with {name}": 1 for names in schedule.names for name in names if name != "good"})
     return tally
 
 
 def main() -> None:
-    """Run the campaign and print what happened how often."""
+    """Run the campaign and print how often each outcome and fault occurred."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedules", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -317,7 +317,7 @@ def main() -> None:
     started = time.perf_counter()
     for what, count in sorted(run_campaign(options.schedules, options.seed).items()):
         print(f"{what:44} {count:6,}")
-    print(f"{options.schedules:,} schedules, never a wrong file, {time.perf_counter() - started:.0f} s")
+    print(f"{options.schedules:,} schedules, no wrong file, {time.perf_counter() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
     python -m tests.campaigns.vector_files [--files 10000] [--seed 0]
 
-The oracle is written from the documented table alone: one line at a time, numbers by a grammar of its own, rounding by
-exact fractions. Each file is read with several block sizes and both have to agree on every token, every bit of every
-vector, every count and every example. A foreign exception or a difference prints the file and ends the campaign.
+The oracle is written from the documented table alone: it reads one line at a time, with its own grammar of numbers, and
+rounds exact fractions. Each file is read with several block sizes, and both must agree on every token, every bit of every
+vector, every count and every example. An unexpected exception or a difference prints the file and ends the campaign. The
+module is longer than 300 lines because oracle and generator belong together.
 """
 
 import argparse
@@ -65,7 +66,7 @@ class Case(NamedTuple):
 
 
 def expect(case: Case) -> Result | str:
-    """Return what the documentation promises for a file: the result, or the place of the error."""
+    """Return what the documentation says about a file: the result, or the message of the error."""
     data, dim = case.data, case.dim
     dropped: Counter[str] = Counter()
     repaired: Counter[str] = Counter()
@@ -179,13 +180,13 @@ def is_number(text: bytes) -> bool:
 
 
 def nearest(text: bytes) -> float | None:
-    """Return the value of the float32 nearest to a decimal number, ties to even; None if it is not finite."""
+    """Return the float32 nearest to a decimal number, ties to even, or None if it is not finite."""
     if text.strip(b"+-").lower() in (b"nan", b"inf", b"infinity"):
         return None
     negative = text.startswith(b"-")
     mantissa, _, exponent = text.strip(b"+-").lower().partition(b"e")
     whole, _, decimals = mantissa.partition(b".")
-    shift = max(min(int(exponent or b"0"), 10_000), -10_000)  # beyond that it is 0 or not finite, whatever the digits
+    shift = max(min(int(exponent or b"0"), 10_000), -10_000)  # outside, it is 0 or not finite for all digits
     value = Fraction(int(whole + decimals or b"0")) * Fraction(10) ** (shift - len(decimals))
     if value >= Fraction(2) ** 128:
         return None
@@ -210,7 +211,7 @@ def draw_case(draw: random.Random) -> Case:
     dim = draw.choice([1, 2, 2, 3, 5])
     oddness = draw.choice([0.0, 0.02, 0.1, 0.5])
     pool = [b"w%d" % i for i in range(draw.choice([5, 50, 5000]))]
-    lines = [draw_line(draw, dim, pool, oddness) for _ in range(draw.choice([0, 1, 2, 5, 40, 40, 120]))]
+    lines = [draw_line(draw, dim, pool, oddness=oddness) for _ in range(draw.choice([0, 1, 2, 5, 40, 40, 120]))]
     ending = draw.choices([b"\n", b"\r\n", b" \n", b" \r\n"], [12, 2, 2, 1])[0]
     data = b"".join(line + (ending if draw.random() > oddness / 4 else draw.choice([b"\n", b"\r\n"])) for line in lines)
     if draw.random() < 0.15:
@@ -225,7 +226,7 @@ def draw_case(draw: random.Random) -> Case:
     return Case(data, dim, keep, draw.choices([None, 1, 3, 30], [8, 1, 1, 1])[0])
 
 
-def draw_line(draw: random.Random, dim: int, pool: list[bytes], oddness: float) -> bytes:
+def draw_line(draw: random.Random, dim: int, pool: list[bytes], *, oddness: float) -> bytes:
     odd = draw.random() < oddness
     token = draw.choice(TOKENS) if odd and draw.random() < 0.5 else draw.choice(pool)
     numbers = [draw_number(draw) for _ in range(dim)]
@@ -248,11 +249,11 @@ def draw_number(draw: random.Random) -> bytes:
         return draw.choice(GOOD)
     if kind < 0.9:
         return b"%.*g" % (draw.randint(1, 20), draw.gauss(0, 1) * 10.0 ** draw.randint(-44, 37))
-    return beside_a_middle(draw)
+    return draw_near_midpoint(draw)
 
 
-def beside_a_middle(draw: random.Random) -> bytes:
-    """Return a number in the middle of two float32, or a little beside it, in full."""
+def draw_near_midpoint(draw: random.Random) -> bytes:
+    """Return the midpoint of two float32, or a number next to it, with all its digits."""
     low = np.float32(draw.gauss(0, 1))
     middle = (Fraction(float(low)) + Fraction(float(np.nextafter(low, np.float32(np.inf))))) / 2
     shift = middle.denominator.bit_length() - 1
@@ -281,7 +282,7 @@ def mutate(draw: random.Random, data: bytes) -> bytes:
 
 
 def read(case: Case) -> Result | str:
-    """Return what the project makes of a file."""
+    """Return how the project reads a file: the result, or the message of the error."""
     selection = VectorSelection(case.dim, keep=case.keep, max_vectors=case.max_vectors)
     try:
         tables = list(GloveTextReader(io.BytesIO(case.data), name="glove.txt", selection=selection))
@@ -307,7 +308,7 @@ def block_size(block_bytes: int, careful_lines: int) -> Iterator[None]:
         tasks.vectors.glove_text.BLOCK_BYTES, tasks.vectors.glove_text.CAREFUL_LINES = before
 
 
-def differences(expected: Result | str, got: Result | str) -> str:
+def describe_differences(expected: Result | str, got: Result | str) -> str:
     if isinstance(expected, str) or isinstance(got, str):
         return f"expected {expected}\ngot {got}"
     parts = []
@@ -320,7 +321,7 @@ def differences(expected: Result | str, got: Result | str) -> str:
 
 
 def run_campaign(files: int, seed: int) -> Counter[str]:
-    """Compare random files and return how often what happened.
+    """Compare random files, and return how often each outcome occurred.
 
     Raises:
         AssertionError: the project and the oracle differ.
@@ -334,7 +335,9 @@ def run_campaign(files: int, seed: int) -> Counter[str]:
             with block_size(size, draw.choice([1, 16])):
                 got = read(case)
             if got != expected:
-                raise AssertionError(f"{seed}:{number}, {size} bytes a block: {case}\n{differences(expected, got)}")
+                raise AssertionError(
+                    f"{seed}:{number}, {size} bytes a block: {case}\n{describe_differences(expected, got)}"
+                )
         tally["files"] += 1
         if isinstance(expected, str):
             tally["other dimension"] += 1
@@ -347,7 +350,7 @@ def run_campaign(files: int, seed: int) -> Counter[str]:
 
 
 def main() -> None:
-    """Run the campaign and print what happened how often."""
+    """Run the campaign and print how often each outcome occurred."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

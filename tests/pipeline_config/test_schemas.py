@@ -13,7 +13,7 @@ TABLES = {
     ),
     "vocabulary": (schemas.VOCABULARY, ["token_id", "token", "count", "document_count"]),
     "buckets": (schemas.BUCKETS, ["doc_id", "label_id", "length", "bucket", "input_ids"]),
-    "odd_lines": (schemas.ODD_LINES, ["line", "fate", "reason", "excerpt"]),
+    "odd_lines": (schemas.ODD_LINES, ["line", "action", "reason", "excerpt"]),
     "epochs": (
         schemas.EPOCHS,
         ["epoch", "step", "train_loss", "validation_loss", "validation_accuracy", "validation_macro_f1"],

@@ -49,7 +49,7 @@ def server(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr("tasks.fetching.mirrors.PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("tasks.fetching.mirrors.FRUITLESS_TRIES", 1)
+    monkeypatch.setattr("tasks.fetching.mirrors.MAX_TRIES_WITHOUT_PROGRESS", 1)
     with serve(authority) as made:
         yield made
 

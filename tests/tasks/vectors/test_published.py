@@ -10,7 +10,7 @@ from tasks.vectors.published import ARCHIVES, MEMBERS, MIRROR, SETS_OF_2024, Pub
 from tests.published_text import SHA256, published_text
 
 
-def test_the_table_of_archives_has_every_glove_set_of_torchtext_and_nothing_else() -> None:
+def test_the_table_of_archives_has_exactly_the_glove_sets_of_torchtext() -> None:
     from torchtext.vocab import GloVe
 
     assert set(ARCHIVES) == set(GloVe.url)
@@ -38,7 +38,7 @@ def test_every_glove_alias_of_torchtext_has_its_archive_and_member() -> None:
     }
 
 
-def test_a_set_of_2024_has_an_archive_of_its_own() -> None:
+def test_each_set_of_2024_has_its_own_archive() -> None:
     assert {name: find_published(name).urls for name in SETS_OF_2024} == {
         f"glove.2024.{name}": (f"https://nlp.stanford.edu/data/wordvecs/glove.2024.{name}.zip",)
         for name in ("wikigiga.50d", "wikigiga.100d", "wikigiga.200d", "wikigiga.300d", "dolma.300d")
@@ -50,11 +50,11 @@ def test_an_unknown_set_is_an_error_that_lists_the_known_ones() -> None:
         find_published("glove.7B")
 
 
-def test_the_digests_of_members_are_of_members_that_are_published() -> None:
+def test_every_digest_of_a_member_belongs_to_a_published_member() -> None:
     assert {find_published(name.removesuffix(".txt")).member for name in MEMBERS} == set(MEMBERS)
 
 
-def test_the_packaged_set_written_back_as_text_is_the_published_file() -> None:
+def test_the_packaged_set_written_as_text_is_the_published_file() -> None:
     digest = hashlib.sha256()
     for lines in published_text():
         digest.update(lines)

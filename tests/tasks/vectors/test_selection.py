@@ -1,4 +1,4 @@
-"""Which vectors of a file are kept, and the account of the others."""
+"""Which vectors of a file are kept, and the counts of the other lines."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,22 +6,22 @@ import pytest
 
 import tasks.vectors.selection
 from pipeline_config.schemas import ODD_LINES, vectors_schema
-from tasks.vectors.selection import Part, VectorSelection, vectors_table
+from tasks.vectors.selection import ParsedLines, VectorSelection, vectors_table
 
 NONE: dict[str, np.ndarray] = {}
 
 
-def part(
+def make_lines(
     tokens: list[str],
     positions: list[int] | None = None,
     *,
     lines: int | None = None,
     dropped: tuple[tuple[int, str], ...] = (),
     repaired: dict[str, list[int]] | None = None,
-) -> Part:
-    """Return a part in which the vector of the n-th token is `[n]` and line n reads `line n`."""
+) -> ParsedLines:
+    """Return parsed lines in which the vector of token n is `[n]` and the bytes of line n are `line n`."""
     positions = list(range(len(tokens))) if positions is None else positions
-    return Part(
+    return ParsedLines(
         lines=len(tokens) if lines is None else lines,
         tokens=pa.array(tokens, pa.string()),
         values=np.arange(len(tokens), dtype=np.float32)[:, None],
@@ -38,71 +38,71 @@ def rows(table: pa.Table) -> list[tuple[str, float]]:
 
 def test_all_vectors_are_kept_in_their_order() -> None:
     selection = VectorSelection(1)
-    table = selection.take(part(["b", "a"]))
+    table = selection.select(make_lines(["b", "a"]))
     assert table.schema == vectors_schema(1)
     assert rows(table) == [("b", 0), ("a", 1)]
     assert (selection.lines, selection.kept, selection.usable, selection.unusable) == (2, 2, 2, 0)
 
 
-def test_the_first_of_equal_tokens_counts_within_a_part_and_across_parts() -> None:
+def test_the_first_of_equal_tokens_is_kept_within_and_across_blocks_of_lines() -> None:
     selection = VectorSelection(1)
-    assert rows(selection.take(part(["a", "b", "a"]))) == [("a", 0), ("b", 1)]
-    assert rows(selection.take(part(["c", "b"]))) == [("c", 0)]
+    assert rows(selection.select(make_lines(["a", "b", "a"]))) == [("a", 0), ("b", 1)]
+    assert rows(selection.select(make_lines(["c", "b"]))) == [("c", 0)]
     assert selection.dropped == {"duplicate": 2}
     assert [(odd.line, odd.reason, odd.excerpt) for odd in selection.examples] == [
         (3, "duplicate", "line 2"), (5, "duplicate", "line 1"),
     ]  # fmt: skip
 
 
-def test_tokens_that_are_not_wanted_are_passed_over_and_are_no_duplicates() -> None:
+def test_unwanted_tokens_are_passed_over_and_are_not_counted_as_duplicates() -> None:
     selection = VectorSelection(1, keep={"a", "z"})
-    assert rows(selection.take(part(["b", "b", "a", "a"]))) == [("a", 2)]
+    assert rows(selection.select(make_lines(["b", "b", "a", "a"]))) == [("a", 2)]
     assert (selection.passed_over, selection.usable, selection.unusable) == (2, 3, 1)
     assert selection.dropped == {"duplicate": 1}
 
 
-def test_nothing_is_wanted_of_an_empty_list() -> None:
+def test_an_empty_list_of_tokens_keeps_nothing() -> None:
     selection = VectorSelection(1, keep=())
-    assert rows(selection.take(part(["a"]))) == []
+    assert rows(selection.select(make_lines(["a"]))) == []
     assert selection.passed_over == 1
 
 
 def test_lines_after_the_last_wanted_vector_are_not_counted() -> None:
     selection = VectorSelection(1, keep={"a", "b", "c"}, max_vectors=2)
-    taken = selection.take(
-        part(
+    table = selection.select(
+        make_lines(
             ["x", "a", "a", "b", "c", "y"], [1, 2, 3, 5, 6, 8], lines=9,
             dropped=((0, "blank"), (4, "blank"), (7, "blank")), repaired={"trailing_space": [2, 5, 6]},
         )
     )  # fmt: skip
-    assert [token for token, _ in rows(taken)] == ["a", "b"]
+    assert [token for token, _ in rows(table)] == ["a", "b"]
     assert (selection.lines, selection.kept, selection.passed_over, selection.full) == (6, 2, 1, True)
     assert selection.dropped == {"blank": 2, "duplicate": 1}
     assert selection.repaired == {"trailing_space": 2}
-    assert rows(selection.take(part(["c"]))) == []
+    assert rows(selection.select(make_lines(["c"]))) == []
     assert selection.lines == 6
 
 
-def test_a_header_is_no_unusable_line() -> None:
+def test_a_header_is_not_counted_as_an_unusable_line() -> None:
     selection = VectorSelection(1)
-    selection.drop("header", b"2 1")
-    selection.take(part(["a"], [1], lines=2, dropped=((0, "blank"),)))
+    selection.count_dropped("header", b"2 1")
+    selection.select(make_lines(["a"], [1], lines=2, dropped=((0, "blank"),)))
     assert (selection.lines, selection.unusable, selection.dropped) == (3, 1, {"header": 1, "blank": 1})
 
 
 def test_examples_are_listed_by_reason_up_to_a_limit_and_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.vectors.selection, "MAX_EXAMPLES", 2)
     selection = VectorSelection(1)
-    selection.repair("byte_order_mark", 1, b"\xef\xbb\xbf" + b"x" * 100)
-    selection.take(
-        part(
+    selection.count_repaired("byte_order_mark", 1, b"\xef\xbb\xbf" + b"x" * 100)
+    selection.select(
+        make_lines(
             ["a"], [4], lines=6, dropped=tuple((i, "blank") for i in range(4)), repaired={"carriage_return": [1, 3, 5]}
         )
     )
-    selection.take(part(["a"]))
+    selection.select(make_lines(["a"]))
     assert selection.dropped == {"blank": 4, "duplicate": 1}
     assert selection.repaired == {"byte_order_mark": 1, "carriage_return": 3}
-    table = selection.table_of_examples()
+    table = selection.build_examples_table()
     assert table.schema == ODD_LINES
     assert list(zip(*table.to_pydict().values(), strict=True)) == [
         (1, "dropped", "blank", "line 0"),
@@ -117,8 +117,8 @@ def test_examples_are_listed_by_reason_up_to_a_limit_and_by_line(monkeypatch: py
 
 def test_without_odd_lines_the_table_of_examples_is_empty() -> None:
     selection = VectorSelection(1)
-    selection.take(part(["a"]))
-    assert selection.table_of_examples() == ODD_LINES.empty_table()
+    selection.select(make_lines(["a"]))
+    assert selection.build_examples_table() == ODD_LINES.empty_table()
 
 
 def test_a_table_is_made_of_tokens_and_a_matrix() -> None:

@@ -1,4 +1,4 @@
-"""word2vec's binary format."""
+"""The binary format of word2vec."""
 
 import io
 import struct
@@ -40,9 +40,7 @@ def fail(data: bytes) -> str:
 
 @pytest.mark.parametrize("block_bytes", [25, 60, 1 << 20])
 @pytest.mark.parametrize("between", [b"", b"\n"])
-def test_tokens_and_bits_are_taken_as_they_are(
-    monkeypatch: pytest.MonkeyPatch, between: bytes, block_bytes: int
-) -> None:
+def test_tokens_and_bits_are_read_unchanged(monkeypatch: pytest.MonkeyPatch, between: bytes, block_bytes: int) -> None:
     monkeypatch.setattr(tasks.vectors.word2vec_binary, "BLOCK_BYTES", block_bytes)
     table, selection = read(binary(regular(), between=between))
     assert table["token"].to_pylist() == TOKENS
@@ -75,7 +73,7 @@ def test_unusable_vectors_are_dropped_and_counted() -> None:
     ]  # fmt: skip
 
 
-def test_tokens_are_chosen() -> None:
+def test_only_wanted_tokens_are_read() -> None:
     assert read(binary(regular()), keep={"the", "</s>"})[0]["token"].to_pylist() == ["</s>", "the"]
     table, selection = read(binary(regular()), max_vectors=2)
     assert table["token"].to_pylist() == TOKENS[:2]
@@ -87,22 +85,22 @@ def test_tokens_are_chosen() -> None:
     [
         (
             b"\xba\x16\x4f\x2f" + b"x" * 50,
-            ": is a fastText model, expected vectors; they are in the .vec file beside it",
+            ": expected vectors, got a fastText model; use the .vec file published with it",
         ),
-        (b"the 1 2 3\n", ": expected word2vec's header (vectors and dimension), got b'the 1 2 3\\n'"),
-        (b"", ": expected word2vec's header (vectors and dimension), got b''"),
-        (b"2 3", ": expected word2vec's header (vectors and dimension), got b'2 3'"),
+        (b"the 1 2 3\n", ": expected the word2vec header `<vectors> <dim>`, got b'the 1 2 3\\n'"),
+        (b"", ": expected the word2vec header `<vectors> <dim>`, got b''"),
+        (b"2 3", ": expected the word2vec header `<vectors> <dim>`, got b'2 3'"),
         (binary(regular(), dim=4), ": expected 3 values, got 4"),
-        (binary(regular())[:-1], ":6: is damaged: the vector has no end, got 16 bytes of it"),
-        (binary(regular(), count=9), ":7: is damaged: the vector has no end, got 0 bytes of it"),
-        (binary(regular(), count=5), ": expected its end after 5 vectors, got more bytes"),
-        (b"1 3\n" + b"x" * 100_000, ":1: is damaged: the vector has no end, got 100,000 bytes of it"),
+        (binary(regular())[:-1], ":6: is damaged: expected a token and 12 bytes, got 16 bytes"),
+        (binary(regular(), count=9), ":7: is damaged: expected a token and 12 bytes, got 0 bytes"),
+        (binary(regular(), count=5), ": expected the end of the file after 5 vectors, got more bytes"),
+        (b"1 3\n" + b"x" * 100_000, ":1: is damaged: expected a token and 12 bytes, got 100,000 bytes"),
     ],
 )
-def test_what_is_no_binary_file_of_this_dimension_is_an_error(data: bytes, message: str) -> None:
+def test_another_format_or_dimension_or_length_is_an_error(data: bytes, message: str) -> None:
     assert fail(data) == f"mine.bin{message}"
 
 
-def test_gensims_own_order_of_bytes_is_little_endian() -> None:
+def test_numbers_are_little_endian() -> None:
     table, _ = read(b"1 3\na " + struct.pack("<3f", 0.5, -1.5, 2.0))
     assert table["vector"].to_pylist() == [[0.5, -1.5, 2.0]]
