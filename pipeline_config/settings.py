@@ -69,7 +69,9 @@ class CorpusConfig(Section):
     )
     encoding: str = Field("utf-8", description="encoding of CSV, TSV, JSONL and text files")
     label_map: dict[str, str] = Field(default_factory=dict, description="label in the file -> class name")
-    min_characters: Positive = Field(1, description="reject texts with fewer characters, without surrounding white space")
+    min_characters: Positive = Field(
+        1, description="reject texts with fewer characters, without surrounding white space"
+    )
     max_documents: Positive | None = Field(
         None, description="use at most this many usable rows, evenly spread over the corpus; None uses all"
     )
@@ -87,7 +89,9 @@ class CorpusConfig(Section):
     validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1, description="share of the documents for validation"
     )
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.1, description="share of the documents for the test")
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of the documents for the test"
+    )
     near_duplicates: Annotated[float, Field(ge=0.5, le=1.0)] | None = Field(
         None,
         description="smallest Jaccard similarity of the five-word sequences of two near-duplicates; near-duplicates "

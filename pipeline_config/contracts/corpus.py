@@ -35,23 +35,46 @@ class LengthPercentiles(BaseModel):
     p100: int
 
 
-class CorpusProfile(JsonFile):
-    """What is in a corpus: rows, classes, lengths, copies, conflicting labels, leaks between splits, oddities.
+class DocumentsProfile(BaseModel):
+    """What the documents are like, and what crosses their splits.
+
+    Attributes:
+        documents: documents by split and class.
+        characters: lengths of the texts.
+        characters_histogram: (smallest length, texts) of each bin.
+        duplicates: documents whose text is a copy of another one's, not counting the first of each text.
+        conflicting_labels: distinct texts with more than one label.
+        leaked: documents that were rejected because a later split has a copy.
+        near_duplicates_leaked: held-out documents with a near-duplicate in the train split.
+        near_duplicate_pairs: pairs that were found; None if there was no search.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    documents: dict[Split, dict[str, int]]
+    characters: LengthPercentiles
+    characters_histogram: tuple[tuple[int, int], ...]
+    duplicates: int
+    conflicting_labels: int
+    leaked: int
+    near_duplicates_leaked: int
+    near_duplicate_pairs: int | None
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes that have documents, sorted."""
+        return sorted({label for counts in self.documents.values() for label in counts})
+
+
+class CorpusProfile(DocumentsProfile, JsonFile):
+    """What is in a corpus: its rows and files, and its documents.
 
     Attributes:
         rows: all rows of the files: documents, rejected rows and rows left out.
         left_out: usable rows beyond `corpus.max_documents`.
         files: the files in the order in which they were read.
         rejected: rejected rows by reason.
-        documents: documents by split and class.
-        characters: lengths of the texts.
-        characters_histogram: (smallest length, texts) of each bin.
-        duplicates: documents whose text is a copy of an earlier one, in all splits.
-        conflicting_labels: distinct texts with more than one label.
-        leaked: documents rejected because a later split has a copy.
-        near_duplicates_leaked: held-out documents with a near-duplicate in the train split.
-        near_duplicate_pairs: pairs found; None if there was no search.
-        oddities: texts by kind of oddity; a kind that no text has is absent.
+        oddities: texts by kind of oddity; kinds that no text has are absent.
         normalization: Unicode normalization form of the texts.
         splitter: how splits were drawn.
     """
@@ -62,19 +85,6 @@ class CorpusProfile(JsonFile):
     left_out: int
     files: tuple[FileRows, ...]
     rejected: dict[str, int]
-    documents: dict[Split, dict[str, int]]
-    characters: LengthPercentiles
-    characters_histogram: tuple[tuple[int, int], ...]
-    duplicates: int
-    conflicting_labels: int
-    leaked: int
-    near_duplicates_leaked: int
-    near_duplicate_pairs: int | None
     oddities: dict[str, int]
     normalization: Literal["NFC"]
     splitter: str
-
-    @property
-    def labels(self) -> list[str]:
-        """Names of the classes that have documents, sorted."""
-        return sorted({label for counts in self.documents.values() for label in counts})

@@ -175,7 +175,7 @@ def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
     ]  # fmt: skip
     read_back = [tuple(row.values()) for block in read_spool(path.parent / "spool") for row in block.to_pylist()]
     assert read_back == documents, path
-    index = reader.index()
+    index = reader.build_index()
     labels = list(reader.labels)
     assert [labels[code] for code in index.labels] == [label for _, _, label in documents], path
     keys = ["".join(text.casefold().split()) for _, text, _ in documents]

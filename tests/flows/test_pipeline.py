@@ -215,7 +215,7 @@ def test_missing_vectors_can_be_allowed_and_are_told(
     [
         ("text,label\n", "expected at least two classes with documents, got none"),
         ("text,label\n" + "some text,one\n" * 3, "a class needs 10 distinct texts"),
-        ("words,label\na,b\n", r"no column 'text'; it has 'words', 'label'"),
+        ("words,label\na,b\n", r"expected a column 'text', got columns 'words', 'label'"),
     ],
 )
 def test_an_unusable_corpus_is_told_and_loses_nothing(

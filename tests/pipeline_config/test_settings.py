@@ -99,7 +99,9 @@ def test_splits_must_leave_documents_to_train_on():
 
 
 def test_a_source_that_is_needed_and_not_set_is_a_configuration_error():
-    with pytest.raises(ConfigError, match=r"^corpus\.source: not set; name your corpus with --set corpus\.source=FILE$"):
+    with pytest.raises(
+        ConfigError, match=r"^corpus\.source: not set; name your corpus with --set corpus\.source=FILE$"
+    ):
         CorpusConfig().require_source()
     assert CorpusConfig(source=["a.csv", "b.csv"]).require_source() == ("a.csv", "b.csv")
 

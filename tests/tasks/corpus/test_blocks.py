@@ -1,11 +1,11 @@
-"""Blocks of rows: the rules by which values become text, label and time."""
+"""Blocks of rows: how values become text, label and time."""
 
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pyarrow as pa
 import pytest
 
-from tasks.corpus.blocks import BLOCK, arrow_block, label_text, make_block, time_value
+from tasks.corpus.blocks import BLOCK, convert_block, make_block, parse_label, parse_time
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ from tasks.corpus.blocks import BLOCK, arrow_block, label_text, make_block, time
         (float("inf"), "inf"),
     ],
 )
-def test_a_label_becomes_text_by_rule(value: object, label: str | None) -> None:
-    assert label_text(value) == label
+def test_a_label_becomes_text(value: object, label: str | None) -> None:
+    assert parse_label(value) == label
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_a_label_becomes_text_by_rule(value: object, label: str | None) -> None:
         ([1], None),
     ],
 )
-def test_a_moment_becomes_a_number_by_rule(value: object, seconds: float | None) -> None:
-    assert time_value(value) == seconds
+def test_a_time_becomes_a_number(value: object, seconds: float | None) -> None:
+    assert parse_time(value) == seconds
 
 
 def test_a_block_has_a_column_for_everything() -> None:
@@ -71,7 +71,7 @@ def test_python_and_arrow_columns_give_the_same_block() -> None:
     }  # fmt: skip
     expected = make_block(columns)
     assert expected.schema == BLOCK
-    assert arrow_block({name: pa.chunked_array([values]) for name, values in columns.items()}) == expected
+    assert convert_block({name: pa.chunked_array([values]) for name, values in columns.items()}) == expected
     assert expected["label"].to_pylist() == ["1", None, "2.5", None]
     assert expected["group"].to_pylist() == ["1", "2", None, "1"]
 
@@ -80,7 +80,7 @@ def test_python_and_arrow_columns_give_the_same_block() -> None:
     "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
 )
 def test_text_may_be_of_any_string_type(kind: pa.DataType) -> None:
-    block = arrow_block(
+    block = convert_block(
         {"text": pa.chunked_array([pa.array(["x", None], kind)]), "label": pa.chunked_array([["a", "b"]])}
     )
     assert block["text"].to_pylist() == ["x", None]
@@ -99,7 +99,7 @@ def test_text_may_be_of_any_string_type(kind: pa.DataType) -> None:
         ("half \ud83d", "half ?", "undecodable"),
     ],
 )
-def test_a_value_that_is_no_text_is_shown_with_its_problem(
+def test_a_value_that_is_not_a_text_is_shown_with_its_problem(
     text: object, shown: str | None, problem: str | None
 ) -> None:
     block = make_block({"text": ["good", text], "label": ["a", "b"]})

@@ -15,10 +15,10 @@ def test_the_profile_counts_classes_lengths_copies_conflicts_and_leaks() -> None
     nothing = np.full(6, -1, np.int32)
     index = DocumentIndex(np.arange(6), texts, texts.astype(np.uint64), labels, nothing, nothing, nothing)
     profile = profile_documents(
-        index, split, np.array(["b", "a"], object), np.array([3, 3, 5, 5, 5, 6]),
+        index, split, np.array(["b", "a"], object), characters=np.array([3, 3, 5, 5, 5, 6]),
         crossing=find_crossing(texts, split), near=np.array([[0, 5], [2, 4], [1, 5]]),
     )  # fmt: skip
-    assert profile == {
+    assert profile.model_dump(mode="json") == {
         # without the copies in train and validation of texts in the test
         "documents": {"train": {}, "validation": {}, "test": {"a": 1, "b": 2}},
         "characters": {"p0": 3, "p25": 3, "p50": 5, "p75": 5, "p95": 5, "p99": 5, "p100": 6},
