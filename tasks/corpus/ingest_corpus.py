@@ -153,9 +153,8 @@ def _write_documents(output: StageOutput, spool: Path, choice: Choice, reader: C
     rejected, start = [], 0
     names = pa.array(SPLITS)
     starts, files = zip(*((file.first_row, file.name) for file in reader.files), strict=True)
-    with output.table_writer(
-        DOCUMENTS_FILE, DOCUMENTS, packed=False
-    ) as writer:  # compressing would be a quarter of the work
+    # not compressed, because that would be a quarter of the work
+    with output.table_writer(DOCUMENTS_FILE, DOCUMENTS, packed=False) as writer:
         for block in read_spool(spool):
             split = choice.split[start : start + len(block)]
             bad = [i for i in np.flatnonzero(split < 0).tolist() if start + i in choice.rejected]

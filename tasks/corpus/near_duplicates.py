@@ -30,6 +30,14 @@ def find_near_duplicates(blocks: Iterable[pa.Array | pa.ChunkedArray], *, thresh
         threshold: smallest share of sequences in common.
     """
     signatures = np.concatenate([np.empty((0, BANDS * ROWS), np.uint32), *map(sign_texts, blocks)])
+    return find_similar(signatures, threshold=threshold)
+
+
+def find_similar(signatures: np.ndarray, *, threshold: float) -> np.ndarray:
+    """Return int64[pairs, 2]: the candidates among signatures (uint32[N, 64]) with enough equal values.
+
+    The share of equal values estimates the similarity; it must be at least `threshold`.
+    """
     pairs = find_candidates(signatures)
     alike = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(axis=1) >= threshold
     found: np.ndarray = pairs[alike].astype(np.int64)
