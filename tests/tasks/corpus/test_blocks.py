@@ -1,5 +1,7 @@
 """Blocks of rows: how values become text, label and time."""
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pyarrow as pa
@@ -55,6 +57,22 @@ def test_a_label_becomes_text(value: object, label: str | None) -> None:
 )
 def test_a_time_becomes_a_number(value: object, seconds: float | None) -> None:
     assert parse_time(value) == seconds
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the machine's clock be that of New York."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("new_york")
+@pytest.mark.parametrize("value", ["1970-01-02", "1970-01-02T00:00", date(1970, 1, 2), datetime(1970, 1, 2)])
+def test_a_time_without_a_zone_is_utc_wherever_the_machine_is(value: object) -> None:
+    assert parse_time(value) == 86400.0
 
 
 def test_a_block_has_a_column_for_everything() -> None:

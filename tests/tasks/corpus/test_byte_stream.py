@@ -21,7 +21,17 @@ def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"a\nb\r\nc\rd", b"a\r", b"a\r\n", b"\r\r\n\n", "\u2028x\u0085\n\x0b\x0cy".encode()]
+    "content",
+    [
+        b"",
+        b"\n",
+        b"a\nb\r\nc\rd",
+        b"a\r",
+        b"a\r\n",
+        b"\r\r\n\n",
+        b"ab\r\ncd\r\r\n",
+        "\u2028x\u0085\n\x0b\x0cy".encode(),
+    ],
 )
 def test_lines_end_where_those_of_python_end(content: bytes) -> None:
     expected = list(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""))
