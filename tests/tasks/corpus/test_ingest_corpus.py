@@ -1,5 +1,6 @@
-"""The stage `ingest_corpus`: every row is a document, rejected with a reason, or left out, and splits never share a text."""
+"""The stage `ingest_corpus`: every row is a document, rejected, or left out, and splits never share a text."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.corpus.byte_stream
+from pipeline_config.contracts.corpus import CorpusProfile, FileRows
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE
 from pipeline_config.settings import CorpusConfig
@@ -56,9 +58,9 @@ def test_texts_are_normalized_and_otherwise_kept_as_they_are(write: Writer) -> N
     text = "  cafe\u0301 \ufe30 "
     reference = ingest(write("c.csv", csv_of({"a": 5, "b": 5}) + f"{text},a\n".encode()))
     assert reference.read_table(DOCUMENTS_FILE)["text"][10].as_py() == "  caf\u00e9 \ufe30 "
-    profile = reference.read_json(PROFILE_FILE)
-    assert profile["normalization"] == "NFC"
-    assert profile["oddities"]["not_nfc"] == 1
+    profile = reference.read_model(CorpusProfile)
+    assert profile.normalization == "NFC"
+    assert profile.oddities["not_nfc"] == 1
 
 
 def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> None:
@@ -240,7 +242,7 @@ def test_a_train_copy_of_a_held_out_text_is_rejected_and_counted(write: Writer) 
     path = write("c.csv", "\n".join(["text,label,part", *rows, *copies]).encode())
     reference = ingest(path, split_column="part")
     assert rejected(reference) == [(12, "copy_in_validation"), (13, "copy_in_test"), (14, "copy_in_test")]
-    assert reference.read_json(PROFILE_FILE)["leaked"] == 3
+    assert reference.read_model(CorpusProfile).leaked == 3
     assert reference.facts["leaked"] == 3
 
 
@@ -267,9 +269,10 @@ def test_splits_given_as_files_are_kept_and_the_missing_one_is_drawn_from_train(
     assert sorted(found.values()).count("validation") == 8
     assert rejected(reference) == [(0, "copy_in_test"), (43, "empty_text")]
     assert reference.read_table(REJECTED_FILE)["file"].to_pylist() == ["train.csv", "test.csv"]
-    assert reference.read_json(PROFILE_FILE)["files"] == [
-        {"name": "train.csv", "first_row": 0, "rows": 40}, {"name": "test.csv", "first_row": 40, "rows": 4},
-    ]  # fmt: skip
+    assert reference.read_model(CorpusProfile).files == (
+        FileRows(name="train.csv", first_row=0, rows=40),
+        FileRows(name="test.csv", first_row=40, rows=4),
+    )
 
 
 def test_rows_without_a_time_are_rejected_by_the_splitter_time(write: Writer) -> None:
@@ -312,6 +315,24 @@ def test_a_missing_split_column_is_refused(write: Writer) -> None:
 # profile and output
 
 
+def test_the_profile_has_these_bytes(write: Writer) -> None:
+    content = csv_of({"a": 6, "b": 5}) + b"a TEXT 0,b\n,a\nb,b\nhttp://x,b\n"
+    reference = ingest(write("c.csv", content), max_documents=13, near_duplicates=0.9)
+    expected = {
+        "rows": 15, "left_out": 1, "files": [{"name": "c.csv", "first_row": 0, "rows": 15}],
+        "rejected": {"empty_text": 1},
+        "documents": {
+            "train": {"a": 4, "b": 5}, "validation": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1},
+        },
+        "characters": {"p0": 1, "p25": 8, "p50": 8, "p75": 8, "p95": 8, "p99": 8, "p100": 8},
+        "characters_histogram": [[1, 1], [2, 0], [3, 0], [4, 0], [5, 0], [6, 0], [7, 0], [8, 12]],
+        "duplicates": 1, "conflicting_labels": 1, "leaked": 0, "near_duplicates_leaked": 0, "near_duplicate_pairs": 1,
+        "oddities": {"addresses": 1}, "normalization": "NFC", "splitter": "stratified",
+    }  # fmt: skip
+    text = json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    assert reference.path(PROFILE_FILE).read_text("utf-8") == text
+
+
 @pytest.mark.parametrize("block_bytes", [32, 1000])
 def test_the_output_does_not_depend_on_the_block_size(
     write: Writer, monkeypatch: pytest.MonkeyPatch, block_bytes: int
@@ -319,12 +340,12 @@ def test_the_output_does_not_depend_on_the_block_size(
     path = write("c.csv", text_of(0) + b"\n,a\nx\n")
     whole = ingest(path, splitter="time", time_column="time")
     tables = [whole.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)]
-    profile = whole.read_json(PROFILE_FILE)
+    profile = whole.read_model(CorpusProfile)
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(path.parent / "other"))
     monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", block_bytes)
     parts = ingest(path, splitter="time", time_column="time")
     assert [parts.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)] == tables
-    assert parts.read_json(PROFILE_FILE) == profile
+    assert parts.read_model(CorpusProfile) == profile
 
 
 def test_every_row_is_a_document_rejected_or_left_out(write: Writer) -> None:
@@ -332,9 +353,9 @@ def test_every_row_is_a_document_rejected_or_left_out(write: Writer) -> None:
     path = write("c.csv", csv_of({"a": 20, "b": 10}) + messy)
     reference = ingest(path, max_documents=21, small_classes="reject")
     documents, rejected = reference.read_table(DOCUMENTS_FILE), reference.read_table(REJECTED_FILE)
-    profile = reference.read_json(PROFILE_FILE)
-    assert profile["rows"] == 35
-    assert len(documents) + len(rejected) + profile["left_out"] == 35
+    profile = reference.read_model(CorpusProfile)
+    assert profile.rows == 35
+    assert len(documents) + len(rejected) + profile.left_out == 35
     assert rejected["row"].to_pylist() == sorted(rejected["row"].to_pylist())
     facts = reference.facts
     assert facts["documents"] + facts["rows_rejected"] + facts["rows_left_out"] == facts["rows"] == 35
@@ -348,7 +369,7 @@ def test_documents_and_rejected_rows_have_the_promised_schemas(write: Writer) ->
     assert documents["doc_id"].to_pylist() == list(range(10))
     assert documents["text"].to_pylist()[:2] == ["b text 0", "b text 1"]
     assert rejected.to_pylist() == [{"row": 10, "file": "c.csv", "reason": "empty_text", "excerpt": ""}]
-    assert reference.read_json(PROFILE_FILE)["normalization"] == "NFC"
+    assert reference.read_model(CorpusProfile).normalization == "NFC"
 
 
 @pytest.mark.parametrize("name", ["c.csv", "c"])
