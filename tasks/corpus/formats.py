@@ -77,6 +77,7 @@ def list_class_files(path: Path) -> dict[str, Path]:
 
 
 def _read_delimited(path: Path, columns: Mapping[str, str], encoding: str, *, delimiter: str) -> Iterator[pa.Table]:
+    """Yield the rows of a file of CSV or TSV, block by block, each with the parser that can read it."""
     csv.field_size_limit(min(byte_stream.MAX_ROW_BYTES, sys.maxsize))
     with path.open("rb") as file:
         stream = ByteStream(file, path, encoding)

@@ -10,6 +10,7 @@ there to the output. Memory holds about 150 bytes per document, 200 bytes per re
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from prefect import task
 
-from pipeline_config.contracts.corpus import CorpusProfile, DocumentsProfile
+from pipeline_config.contracts.corpus import CorpusProfile, DocumentsProfile, FileRows
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, REJECTED, REJECTED_FILE, SPLITS
 from pipeline_config.settings import CorpusConfig
@@ -43,7 +44,7 @@ def ingest_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, 
     reader = CorpusReader(source, config)
     reader.read(spool)
     choice = choose_documents(reader, spool, config, seed=seed)
-    rejected_later = _write_documents(output, spool, choice, reader)
+    rejected_later = _write_documents(output, choice, spool=spool, files=reader.files)
     spool.unlink()
     rejected = pa.concat_tables([*reader.rejected, *rejected_later]).sort_by("row")
     output.write_table(REJECTED_FILE, rejected, REJECTED)
@@ -148,11 +149,11 @@ def select_documents(
     return kept, rejected, left_out
 
 
-def _write_documents(output: StageOutput, spool: Path, choice: Choice, reader: CorpusReader) -> list[pa.Table]:
+def _write_documents(output: StageOutput, choice: Choice, *, spool: Path, files: Sequence[FileRows]) -> list[pa.Table]:
     """Write the documents; return the rows that `choice` rejects, as tables of the schema `REJECTED`."""
     rejected, start = [], 0
     names = pa.array(SPLITS)
-    starts, files = zip(*((file.first_row, file.name) for file in reader.files), strict=True)
+    starts, file_names = [file.first_row for file in files], [file.name for file in files]
     # not compressed, because that would be a quarter of the work
     with output.table_writer(DOCUMENTS_FILE, DOCUMENTS, packed=False) as writer:
         for block in read_spool(spool):
@@ -162,10 +163,8 @@ def _write_documents(output: StageOutput, spool: Path, choice: Choice, reader: C
                 table = block.take(bad)
                 places = np.searchsorted(starts, table["doc_id"].to_numpy(), side="right") - 1
                 reasons = pa.array([choice.rejected[start + i] for i in bad])
-                names_of_files = pa.array([files[p] for p in places])
-                rejected.append(
-                    make_rejected(table["doc_id"], files=names_of_files, reasons=reasons, texts=table["text"])
-                )
+                from_files = pa.array([file_names[place] for place in places])
+                rejected.append(make_rejected(table["doc_id"], files=from_files, reasons=reasons, texts=table["text"]))
             mask = split >= 0
             if not mask.all():
                 block, split = block.filter(pa.array(mask)), split[mask]

@@ -148,6 +148,7 @@ def _copy(system: object, name: str) -> Path:
 
 
 def _detect_format(path: Path, wanted: str) -> str:
+    """Return the format of a file or folder: `wanted`, or by its name if that is `auto`."""
     kind = wanted if wanted != "auto" else "folder" if path.is_dir() else FORMATS.get(path.suffix.lower())
     if kind is None:
         raise InputError(

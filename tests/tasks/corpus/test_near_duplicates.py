@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -108,7 +109,7 @@ def test_candidates_are_those_of_a_comparison_of_all_bands(seed: int) -> None:
             if any(signature):
                 members[tuple(signature[4 * band : 4 * band + 4])].append(number)
         for numbers in members.values():
-            expected |= {(numbers[0], other) for other in numbers[1:]} | set(zip(numbers, numbers[1:], strict=False))
+            expected |= {(numbers[0], other) for other in numbers[1:]} | set(pairwise(numbers))
     assert {tuple(pair) for pair in find_candidates(signatures).tolist()} == expected
 
 
