@@ -57,8 +57,8 @@ def draw_splits(
 ) -> np.ndarray:
     """Return int8[N], the split of each document: the given one, or else one that the splitter draws.
 
-    A held-out split that the corpus gives to any document is not drawn. The other is drawn from the units that have
-    no document in a given held-out split.
+    A held-out split that the corpus gives to any document is not drawn. A missing one is drawn from the units that
+    have no document in a given held-out split.
 
     Args:
         index: the documents.
