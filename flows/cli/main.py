@@ -126,6 +126,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace, root: Path) -> int:
     """Run the whole pipeline and register the model."""
     config = _resolve(options)
+    config.corpus.require_source()
     from flows.cli.console import print_summary, show_log_lines
     from flows.cli.session import run_flow
 
@@ -143,6 +144,7 @@ def _run(options: argparse.Namespace, root: Path) -> int:
 def _serve(options: argparse.Namespace, root: Path) -> int:
     """Keep scheduled runs going, one at a time, until it is ended."""
     config = _resolve(options)
+    config.corpus.require_source()
     from flows.cli.servers import running_servers, start_pages
     from flows.deployments import check_schedule, serve_pipeline
     from tasks.training.train_classifier import check_machine

@@ -1,4 +1,4 @@
-"""Blocks of rows, whatever the format they were read from: the rules by which values become text, label and time.
+"""Blocks of rows in one schema, whatever their format, and the rules that make text, label and time of a value.
 
 Takes Python or Arrow columns, returns Arrow tables of the schema `BLOCK`. A row that cannot be read keeps its
 place, with the reason in `problem`.
@@ -27,8 +27,8 @@ BLOCK = pa.schema(
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def label_text(value: Any) -> str | None:
-    """Return a label as text by rule: `1`, `1.0` and `"1"` are "1", true is "true", null and NaN are None."""
+def parse_label(value: Any) -> str | None:
+    """Return a label as text: `1`, `1.0` and `"1"` are "1", true is "true", null, NaN and blank texts are None."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
@@ -38,8 +38,8 @@ def label_text(value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def time_value(value: Any) -> float | None:
-    """Return a moment as a number: a number as it is, a date or an ISO 8601 text in seconds since 1970 (UTC)."""
+def parse_time(value: Any) -> float | None:
+    """Return a time as a number: a number unchanged, a date or an ISO 8601 text as seconds since 1970 (UTC)."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -56,44 +56,45 @@ def time_value(value: Any) -> float | None:
 
 
 def make_block(columns: Mapping[str, Sequence[Any]], problems: Sequence[str | None] | None = None) -> pa.Table:
-    """Return rows as a table of the schema `BLOCK`.
+    """Return Python columns as a table of the schema `BLOCK`.
 
     Args:
-        columns: Python values of each column that there is, one per row.
-        problems: why a row could not be read, None for the others; its text then shows what was there.
+        columns: values of each column that the file has, one per row.
+        problems: why each row could not be read, None for a readable one. The text of an unreadable row shows what
+            the file has there.
     """
     texts, problem = list(columns["text"]), list(problems or [None] * len(columns["text"]))
-    texts_array = _text_array(texts, problem)
-    return _block(texts_array, columns, problem)
+    text = _make_text_array(texts, problem)
+    return _assemble_block(text, columns, problem)
 
 
-def arrow_block(columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
-    """Return Arrow columns as a table of the schema `BLOCK`; odd ones go by way of Python values."""
+def convert_block(columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
+    """Return Arrow columns as a table of the schema `BLOCK`; texts that are not valid strings go through Python."""
     text = columns["text"]
     kind = text.type.value_type if pa.types.is_dictionary(text.type) else text.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    try:
-        if is_text:
-            text = text.cast(pa.large_string())
-            text.validate(full=True)  # it may hold bytes that are no UTF-8
-    except pa.ArrowInvalid:
-        is_text, text = True, text.cast(pa.large_binary())
-        values = [None if v is None else v.decode("utf-8", "surrogateescape") for v in text.to_pylist()]
-        return make_block({role: c.to_pylist() for role, c in columns.items() if role != "text"} | {"text": values})
     if not is_text:
         return make_block({role: column.to_pylist() for role, column in columns.items()})
-    return _block(whole_column(text), columns, [None] * len(text))
+    try:
+        text = text.cast(pa.large_string())
+        text.validate(full=True)  # a Parquet string column may hold bytes that are not UTF-8
+    except pa.ArrowInvalid:
+        values = [v if v is None else v.decode("utf-8", "surrogateescape")
+                  for v in text.cast(pa.large_binary()).to_pylist()]  # fmt: skip
+        return make_block({role: c.to_pylist() for role, c in columns.items() if role != "text"} | {"text": values})
+    return _assemble_block(whole_column(text), columns, [None] * len(text))
 
 
-def _block(text: pa.Array, columns: Mapping[str, Any], problem: list[str | None]) -> pa.Table:
-    labels = _mapped(columns["label"], label_text)
+def _assemble_block(text: pa.Array, columns: Mapping[str, Any], problem: list[str | None]) -> pa.Table:
+    """Return a table of the schema `BLOCK`, after parsing the columns beside the text."""
+    labels = _map_values(columns["label"], parse_label)
     for i, label in enumerate(labels):
         if label is not None and not label.isascii() and _SURROGATE.search(label):
             labels[i] = _SURROGATE.sub("?", label)
             problem[i] = problem[i] or ("undecodable" if text[i].is_valid else None)
-    rules: dict[str, Callable[[Any], Any]] = {"split": label_text, "group": label_text, "time": time_value}
+    rules: dict[str, Callable[[Any], Any]] = {"split": parse_label, "group": parse_label, "time": parse_time}
     found = {
-        role: _without_surrogates(_mapped(columns[role], rule)) if role in columns else [None] * len(text)
+        role: _replace_surrogates(_map_values(columns[role], rule)) if role in columns else [None] * len(text)
         for role, rule in rules.items()
     }
     arrays = [text, labels, found["split"], found["group"], found["time"], problem]
@@ -101,29 +102,29 @@ def _block(text: pa.Array, columns: Mapping[str, Any], problem: list[str | None]
                     schema=BLOCK)  # fmt: skip
 
 
-def _without_surrogates(values: list[Any]) -> list[Any]:
+def _replace_surrogates(values: list[Any]) -> list[Any]:
     return [_SURROGATE.sub("?", v) if isinstance(v, str) and not v.isascii() else v for v in values]
 
 
-def _mapped(values: Any, rule: Callable[[Any], Any]) -> list[Any]:
-    """Apply a rule to every value, once per distinct one."""
+def _map_values(values: Any, rule: Callable[[Any], Any]) -> list[Any]:
+    """Apply a rule to every value, once per distinct value."""
     if isinstance(values, pa.ChunkedArray):
         values = values.to_pylist()
-    known: dict[tuple[type, Hashable], Any] = {}
+    parsed: dict[tuple[type, Hashable], Any] = {}
     results = []
     for value in values:
         try:
             key = (type(value), value)
-            if key not in known:
-                known[key] = rule(value)
-            results.append(known[key])
+            if key not in parsed:
+                parsed[key] = rule(value)
+            results.append(parsed[key])
         except TypeError:  # not hashable
             results.append(rule(value))
     return results
 
 
-def _text_array(texts: list[Any], problem: list[str | None]) -> pa.Array:
-    """Return texts as an Arrow array, after marking those that cannot be one."""
+def _make_text_array(texts: list[Any], problem: list[str | None]) -> pa.Array:
+    """Return texts as an Arrow array, and enter in `problem` why a value cannot be a text."""
     try:
         if not any(isinstance(text, bytes) for text in texts):
             return pa.array(texts, pa.large_string())

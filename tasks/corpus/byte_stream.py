@@ -1,4 +1,4 @@
-r"""The bytes of a text file, in UTF-8 whatever its encoding, with as much of them ahead as a reader asks for."""
+"""The bytes of a text file, converted to UTF-8, buffered as far ahead as a reader asks for."""
 
 import codecs
 import io
@@ -10,31 +10,36 @@ from typing import BinaryIO
 from pipeline_config.errors import InputError
 
 BLOCK_BYTES = 8 << 20
-MAX_ROW_BYTES = 256 << 20  # a longer row is taken for a quote that nobody closed
+MAX_ROW_BYTES = 256 << 20  # a longer row is refused: most likely a quote is not closed
 _LINE = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class ByteStream:
-    """The bytes of a text file in UTF-8, whatever its encoding, without a byte order mark.
+    """The bytes of a text file, converted from its encoding to UTF-8, without a byte order mark.
 
-    Bytes outside the encoding stay what they are or become the bytes of a lone surrogate: in both cases no UTF-8.
+    Bytes that the encoding does not have stay as they are or become the bytes of a lone surrogate. Neither is valid
+    UTF-8, so that the reader can find the rows with such bytes.
+
+    Attributes:
+        buffer: bytes read from the file; those before `start` are taken.
+        start: position in `buffer` of the next byte.
 
     Raises:
-        InputError: there is no such encoding, or the file cannot be in it.
+        InputError: there is no such encoding, or the file is not in it.
     """
 
     def __init__(self, file: BinaryIO, path: Path, encoding: str) -> None:
         self.path, self.encoding = path, encoding
         self._read: Callable[[int], bytes] = file.read
-        if _codec(encoding) not in ("utf-8", "utf-8-sig"):
+        if _find_codec(encoding) not in ("utf-8", "utf-8-sig"):
             text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
             self._read = lambda size: text.read(size).encode("utf-8", "surrogatepass")
         self.buffer = self._fetch(BLOCK_BYTES)
         self.start = len(_BYTE_ORDER_MARK) if self.buffer.startswith(_BYTE_ORDER_MARK) else 0
 
     def fill(self, size: int) -> bool:
-        """Have at least `size` bytes ahead, if the file has them; tell whether it has."""
+        """Buffer at least `size` bytes that are not taken, and return whether the file has so many."""
         parts = [self.buffer[self.start :]]
         have = len(parts[0])
         while have < size and (more := self._fetch(BLOCK_BYTES)):
@@ -45,17 +50,17 @@ class ByteStream:
         return have >= size
 
     def take(self, size: int) -> bytes:
-        """Return the next bytes, at most `size` of those that are ahead."""
+        """Return the next bytes of the buffer, at most `size`."""
         taken = self.buffer[self.start : self.start + size]
         self.start += len(taken)
         return taken
 
     def lines(self) -> Iterator[str]:
-        """Yield lines with their ends, split as Python's `open(newline="")` does."""
+        """Yield lines with their line ends, split as Python's `open(newline="")` splits them."""
         while True:
             found = _LINE.search(self.buffer, self.start)
-            unsure = found is None or (found.group() == b"\r" and found.end() == len(self.buffer))
-            if unsure and self._grow():
+            incomplete = found is None or (found.group() == b"\r" and found.end() == len(self.buffer))
+            if incomplete and self._grow():
                 continue
             if self.start == len(self.buffer):
                 return
@@ -63,9 +68,10 @@ class ByteStream:
             yield self.take(end - self.start).decode("utf-8", "surrogateescape")
 
     def _grow(self) -> bool:
+        """Buffer one more block, and return whether there was anything left to read."""
         ahead = len(self.buffer) - self.start
         if ahead > MAX_ROW_BYTES:
-            raise InputError(f"{self.path}: expected rows, got {ahead:,} bytes without an end of line")
+            raise InputError(f"{self.path}: expected lines, got {ahead:,} bytes without an end of line")
         return self.fill(ahead + BLOCK_BYTES) or len(self.buffer) - self.start > ahead
 
     def _fetch(self, size: int) -> bytes:
@@ -73,13 +79,16 @@ class ByteStream:
             return self._read(size)
         except UnicodeError as error:
             raise InputError(
-                f"{self.path}: is not in the encoding {self.encoding} (corpus.encoding): {error}"
+                f"{self.path}: expected text in the encoding {self.encoding} (corpus.encoding), got: {error}"
             ) from None
 
 
-def _codec(encoding: str) -> str:
+def _find_codec(encoding: str) -> str:
+    """Return the name of Python's codec for a text encoding."""
     try:
         "".encode(encoding)
         return codecs.lookup(encoding).name
     except LookupError:
-        raise InputError(f"corpus.encoding: got {encoding!r}, which is no text encoding of Python's") from None
+        raise InputError(
+            f"corpus.encoding: got {encoding!r}, expected a text encoding of Python such as utf-8 or latin-1"
+        ) from None

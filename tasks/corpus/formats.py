@@ -1,10 +1,12 @@
-r"""The formats a corpus comes in, read in blocks of rows: CSV, TSV, JSON lines, Parquet, a folder per class.
+r"""The formats of a corpus, read in blocks of rows: CSV, TSV, JSON lines, Parquet, a folder per class.
 
-Reads one file (or class folder) and yields Arrow tables of the schema `corpus_blocks.BLOCK`, in file order, with
-memory bounded by `byte_stream.BLOCK_BYTES`. Every row of a source is in a block, the unreadable ones with their
-problem; `tasks.corpus.reading` decides what to do with them. A row is what Python's `csv` or `json` module
-makes of the file, and lines of CSV end at `\n`, `\r\n` or `\r`, of JSON at `\n` alone. A block of CSV goes through
-Arrow's reader when its quotes and line ends leave no room for two readings, and through Python's otherwise.
+Reads one file, or one folder of classes, and yields Arrow tables of the schema `tasks.corpus.blocks.BLOCK`, in file
+order. Memory is bounded by `byte_stream.BLOCK_BYTES`. Every row of the file is in a block, an unreadable one with its
+problem; `tasks.corpus.reading` decides what to do with it.
+
+A row is what Python's `csv` or `json` module reads. Lines of CSV end at `\n`, `\r\n` or `\r`, lines of JSON only at
+`\n`. CSV has two parsers: Arrow's is fast, and reads blocks whose quotes and line ends have only one meaning; Python's
+is careful, and reads the other blocks.
 """
 
 import csv
@@ -22,15 +24,15 @@ from pyarrow import csv as arrow_csv
 from pipeline_config.errors import InputError
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus import byte_stream
-from tasks.corpus.blocks import arrow_block, make_block
+from tasks.corpus.blocks import convert_block, make_block
 from tasks.corpus.byte_stream import ByteStream
 
-_PARQUET_BUFFER = 1 << 20  # without one, or with pre_buffer, a whole column of a row group is read at once
+_PARQUET_BUFFER = 1 << 20  # bytes; without a buffer, or with pre_buffer, Arrow reads whole columns of a row group
 MAX_BLOCK_ROWS = 1 << 16
 
 
 def read_blocks(path: Path, kind: str, config: CorpusConfig) -> Iterator[pa.Table]:
-    """Yield every row of a file in order, as tables of the schema `BLOCK`.
+    """Yield the rows of a file in order, as tables of the schema `BLOCK`.
 
     Args:
         path: a file, or a folder with one sub-folder per class.
@@ -38,7 +40,7 @@ def read_blocks(path: Path, kind: str, config: CorpusConfig) -> Iterator[pa.Tabl
         config: names of the columns and the encoding.
 
     Raises:
-        InputError: a configured column is not there, the file is not of its format, or a row has no end.
+        InputError: a configured column is missing, the file is not in its format, or a row is too long.
     """
     columns = {
         role: name
@@ -53,14 +55,14 @@ def read_blocks(path: Path, kind: str, config: CorpusConfig) -> Iterator[pa.Tabl
         return _read_json_lines(path, columns, config.encoding)
     if kind == "folder":
         return _read_folder(path, config.encoding)
-    return _read_delimited(path, columns, config.encoding, "\t" if kind == "tsv" else ",")
+    return _read_delimited(path, columns, config.encoding, delimiter="\t" if kind == "tsv" else ",")
 
 
 def list_class_files(path: Path) -> dict[str, Path]:
-    """Return `<class>/<file>` and the path of each document of a folder, sorted.
+    """Return the path of each document in a folder with one sub-folder per class, sorted, by `<class>/<file>`.
 
     Raises:
-        InputError: there is none.
+        InputError: there are no documents.
     """
     files = {
         f"{folder.name}/{file.name}": file
@@ -70,30 +72,31 @@ def list_class_files(path: Path) -> dict[str, Path]:
         if file.is_file() and not file.name.startswith(".")
     }
     if not files:
-        raise InputError(f"{path}: expected one sub-folder per class with a file per document, got none")
+        raise InputError(f"{path}: expected one sub-folder per class with one file per document, got none")
     return files
 
 
-def _read_delimited(path: Path, columns: Mapping[str, str], encoding: str, delimiter: str) -> Iterator[pa.Table]:
+def _read_delimited(path: Path, columns: Mapping[str, str], encoding: str, *, delimiter: str) -> Iterator[pa.Table]:
+    """Yield the rows of a file of CSV or TSV, block by block, each with the parser that can read it."""
     csv.field_size_limit(min(byte_stream.MAX_ROW_BYTES, sys.maxsize))
     with path.open("rb") as file:
         stream = ByteStream(file, path, encoding)
         header = [name.strip() for name in next(csv.reader(stream.lines(), delimiter=delimiter), [])]
         places = {role: _find_column(header, name, path) for role, name in columns.items()}
         while stream.fill(byte_stream.BLOCK_BYTES) or stream.start < len(stream.buffer):
-            block = _regular_part(stream, delimiter)
-            table = _parse_delimited(block, len(header), places, delimiter) if block else None
+            block = _find_regular(stream, delimiter)
+            table = _parse_fast(block, len(header), places, delimiter=delimiter) if block else None
             if table is not None:
                 stream.take(len(block))
                 yield table
             else:
-                yield _read_careful(stream, len(header), places, delimiter)
+                yield _parse_carefully(stream, len(header), places, delimiter=delimiter)
 
 
-def _regular_part(stream: ByteStream, delimiter: str) -> bytes:
-    r"""Return the bytes ahead up to the last end of a row, if they can be read in one way only, else none.
+def _find_regular(stream: ByteStream, delimiter: str) -> bytes:
+    r"""Return the buffered bytes up to the last end of a row if they have only one meaning, else no bytes.
 
-    That is so when every quote opens a field, closes one, or is doubled inside one, and no `\r` stands alone.
+    They do if every quote opens a field, closes a field, or is doubled inside a field, and every `\r` is before a `\n`.
     """
     ahead = stream.buffer[stream.start :]
     if b"\x00" in ahead or ahead.count(b"\r") != ahead.count(b"\r\n"):
@@ -101,7 +104,7 @@ def _regular_part(stream: ByteStream, delimiter: str) -> bytes:
     data = np.frombuffer(ahead, np.uint8)
     quotes = np.flatnonzero(data == ord('"'))
     ends = np.flatnonzero(data == ord("\n"))
-    ends = ends[np.searchsorted(quotes, ends) % 2 == 0]  # the others are inside a quoted field
+    ends = ends[np.searchsorted(quotes, ends) % 2 == 0]  # drops line ends inside quoted fields
     cut = int(ends[-1]) + 1 if len(ends) else 0
     quotes = quotes[: np.searchsorted(quotes, cut)]
     edges = np.frombuffer(delimiter.encode() + b'\r\n"', np.uint8)
@@ -113,8 +116,8 @@ def _regular_part(stream: ByteStream, delimiter: str) -> bytes:
     return ahead[:cut]
 
 
-def _parse_delimited(block: bytes, width: int, places: Mapping[str, int], delimiter: str) -> pa.Table | None:
-    """Return the rows of a regular part by way of Arrow, or None when one of them is odd."""
+def _parse_fast(block: bytes, width: int, places: Mapping[str, int], *, delimiter: str) -> pa.Table | None:
+    """Return the rows of a regular block, parsed by Arrow; None if a row is not `width` fields of UTF-8."""
     names = [str(i) for i in range(width)]
     wanted = {role: names[place] for role, place in places.items()}
     try:
@@ -129,11 +132,11 @@ def _parse_delimited(block: bytes, width: int, places: Mapping[str, int], delimi
         )  # fmt: skip
     except pa.ArrowInvalid:
         return None
-    return arrow_block({role: table[name] for role, name in wanted.items()})
+    return convert_block({role: table[name] for role, name in wanted.items()})
 
 
-def _read_careful(stream: ByteStream, width: int, places: Mapping[str, int], delimiter: str) -> pa.Table:
-    """Return the rows that begin in the next block, by way of Python's reader."""
+def _parse_carefully(stream: ByteStream, width: int, places: Mapping[str, int], *, delimiter: str) -> pa.Table:
+    """Return the rows that begin in the next block, parsed by Python, with the problems of odd rows."""
     rows: list[list[Any]] = []
     problems: list[str | None] = []
     target, size = min(len(stream.buffer) - stream.start, byte_stream.BLOCK_BYTES), 0
@@ -144,7 +147,8 @@ def _read_careful(stream: ByteStream, width: int, places: Mapping[str, int], del
             size += len(line)
             if size > byte_stream.MAX_ROW_BYTES + target:
                 raise InputError(
-                    f"{stream.path}: got a row of more than {byte_stream.MAX_ROW_BYTES:,} bytes; is a quote open?"
+                    f"{stream.path}: expected rows of at most {byte_stream.MAX_ROW_BYTES:,} bytes, got a longer one; "
+                    "is a quote not closed?"
                 )
             yield line
 
@@ -160,7 +164,8 @@ def _read_careful(stream: ByteStream, width: int, places: Mapping[str, int], del
             if size >= target:
                 break
     except csv.Error as error:
-        raise InputError(f"{stream.path}: row {len(rows) + 1} of a block: {error}; is a quote open?") from None
+        message = f"{stream.path}: row {len(rows) + 1} of a block: {error}; is a quote not closed?"
+        raise InputError(message) from None
     columns = dict(zip(places, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(places, ())
     return make_block(columns, problems)
 
@@ -184,6 +189,7 @@ def _read_json_lines(path: Path, columns: Mapping[str, str], encoding: str) -> I
 
 
 def _parse_json(block: str, columns: Mapping[str, str], seen: set[str]) -> pa.Table:
+    """Return the rows of a block of lines, and add the keys of their objects to `seen`."""
     rows: list[tuple[Any, ...]] = []
     problems: list[str | None] = []
     names = tuple(columns.values())
@@ -215,9 +221,9 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[pa.Table]:
             ) / max(file.metadata.num_rows, 1)  # fmt: skip
             rows = max(1, min(MAX_BLOCK_ROWS, int(byte_stream.BLOCK_BYTES / max(bytes_per_row, 1))))
             for batch in file.iter_batches(batch_size=rows, columns=sorted(set(columns.values()))):
-                yield arrow_block({role: pa.chunked_array([batch.column(name)]) for role, name in columns.items()})
+                yield convert_block({role: pa.chunked_array([batch.column(name)]) for role, name in columns.items()})
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: is no readable Parquet file: {error}") from error
+        raise InputError(f"{path}: expected a Parquet file, cannot read it: {error}") from error
 
 
 def _read_folder(path: Path, encoding: str) -> Iterator[pa.Table]:
@@ -238,6 +244,8 @@ def _read_folder(path: Path, encoding: str) -> Iterator[pa.Table]:
 
 
 def _find_column(header: list[str], name: str, path: Path) -> int:
+    """Return the place of a column, or raise an InputError that names the columns of the file."""
     if name not in header:
-        raise InputError(f"{path}: no column {name!r}; it has {', '.join(map(repr, header)) or 'no header'}")
+        found = f"columns {', '.join(map(repr, header))}" if header else "no header"
+        raise InputError(f"{path}: expected a column {name!r}, got {found}")
     return header.index(name)

@@ -1,8 +1,8 @@
-"""Where a corpus is: turn the names in a configuration into local files, their formats and one digest.
+"""Where a corpus is: turn the sources in a configuration into local files, their formats and one digest.
 
-A name is a path, a glob, a directory (of data files, or with one sub-folder per class), an https address, the
-address of any file system that fsspec knows, or `package:<distribution>:<path>` for data files of an installed
-distribution, which is not imported. What is remote is copied to `<artifacts>/downloads` first.
+A source is a path, a glob, a directory (of data files, or with one sub-folder per class), an https URL, the URL of any
+file system that fsspec supports, or `package:<distribution>:<path>` for data files of an installed distribution, which
+is not imported. Remote files are copied to `<artifacts>/downloads` first.
 """
 
 import glob
@@ -26,7 +26,7 @@ FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", 
 
 
 class CorpusFile(BaseModel):
-    """A file, or a folder with one sub-folder per class; `split` is set when the configuration says it."""
+    """A file, or a folder with one sub-folder per class; `split` is the one that the configuration gives, if any."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,33 +42,34 @@ class CorpusRef(SourceRef):
 
 
 def locate_corpus(config: CorpusConfig) -> CorpusRef:
-    """Tell which files a corpus is made of, and its digest; what is remote is fetched first.
+    """Return the files of a corpus and its digest, after copying remote files.
 
     Raises:
-        InputError: there is no such file, folder or distribution, or a format cannot be told.
-        ServiceError: an address cannot be fetched.
+        ConfigError: `corpus.source` is not set.
+        InputError: a file, folder or distribution does not exist, or the format of a file is unknown.
+        ServiceError: a URL cannot be fetched.
     """
-    given: dict[Split | None, str | Sequence[str] | None] = {
-        None: config.source, "validation": config.validation_source, "test": config.test_source,
+    sources: dict[Split | None, str | Sequence[str] | None] = {
+        None: config.require_source(), "validation": config.validation_source, "test": config.test_source,
     }  # fmt: skip
     held_out = config.validation_source is not None or config.test_source is not None
     files, digests = [], {}
-    for split, names in given.items():
-        for number, path in enumerate(_find_paths(names or (), split, config.format)):
-            kind = _detect_format(path, config.format)
+    for split, names in sources.items():
+        field = f"corpus.{split}_source" if split else "corpus.source"
+        for number, path in enumerate(_find_paths(names or (), config.format, field)):
+            kind = _detect_format(path, config.format, field)
             files.append(CorpusFile(path=str(path), kind=kind, split=split or ("train" if held_out else None)))
-            digests[f"{split or 'source'}-{number:05}:{kind}"] = _digest(path, kind)
+            digests[f"{split or 'source'}-{number:05}:{kind}"] = _digest(path, kind, field)
     location = ", ".join(file.path for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
     return CorpusRef(location=location, kind=files[0].kind, digest=digest, files=tuple(files))
 
 
-def _find_paths(names: str | Sequence[str], split: Split | None, wanted: str) -> list[Path]:
-    field = f"corpus.{split}_source" if split else "corpus.source"
+def _find_paths(names: str | Sequence[str], wanted: str, field: str) -> list[Path]:
+    """Return the paths of files in order; a directory of data files stands for these files."""
     paths: list[Path] = []
     for name in [names] if isinstance(names, str) else names:
-        local = _local_paths(name, field)
-        for path in local:
+        for path in _resolve_name(name, field):
             if not path.exists():
                 raise InputError(f"{field}: {path}: no such file or folder")
             inside = sorted(path.iterdir()) if path.is_dir() and wanted != "folder" else []
@@ -77,13 +78,14 @@ def _find_paths(names: str | Sequence[str], split: Split | None, wanted: str) ->
     return paths
 
 
-def _local_paths(name: str, field: str) -> list[Path]:
+def _resolve_name(name: str, field: str) -> list[Path]:
+    """Return the local paths that a source names, after copying remote files."""
     if name.startswith("https://"):
         return [download_file([name])]
     if "://" in name:
         return _fetch(name, field)
     if name.startswith("package:"):
-        name = str(_package_path(name, field))
+        name = str(_find_in_package(name, field))
     path = Path(name).expanduser().absolute()
     if path.exists() or not glob.has_magic(name):
         return [path]
@@ -93,22 +95,22 @@ def _local_paths(name: str, field: str) -> list[Path]:
     return found
 
 
-def _package_path(name: str, field: str) -> Path:
+def _find_in_package(name: str, field: str) -> Path:
     distribution, _, inside = name.removeprefix("package:").partition(":")
     if not distribution or not inside:
         raise InputError(f"{field}: got {name!r}, expected package:<distribution>:<path>")
     try:
         return Path(str(metadata.distribution(distribution).locate_file(inside)))
     except metadata.PackageNotFoundError:
-        raise InputError(f"{field}: the distribution {distribution!r} is not installed") from None
+        raise InputError(f"{field}: the distribution {distribution!r} is not installed; install it with pip") from None
 
 
 def _fetch(url: str, field: str) -> list[Path]:
-    """Copy what an address names to the downloads, unless the same version of it is there already."""
-    import fsspec  # here: rarely needed
+    """Copy the files of a URL to the downloads, except for versions that are there already."""
+    import fsspec  # here because it is rarely needed
 
     if url.startswith("http://"):
-        raise InputError(f"{field}: {url}: expected https, which proves who answers")
+        raise InputError(f"{field}: {url}: expected https, since http does not prove which server answers")
     try:
         system, names = fsspec.core.url_to_fs(url)
         found = sorted(system.glob(names)) if glob.has_magic(names) else [names]
@@ -121,7 +123,7 @@ def _fetch(url: str, field: str) -> list[Path]:
         raise InputError(f"{field}: {url}: no such file") from None
     except GloveflowError:
         raise
-    except Exception as error:  # each file system has errors of its own, for missing credentials, say
+    except Exception as error:  # each file system has its own errors, for example for missing credentials
         raise ServiceError(f"{field}: {url}: cannot be fetched: {error}") from error
     if not paths:
         raise InputError(f"{field}: {url}: no file matches")
@@ -129,6 +131,7 @@ def _fetch(url: str, field: str) -> list[Path]:
 
 
 def _copy(system: object, name: str) -> Path:
+    """Copy a file of an fsspec file system to the downloads, under a name that changes with its version."""
     version = hashlib.sha256(f"{system.to_json()} {name} {system.ukey(name)}".encode()).hexdigest()[:16]  # type: ignore[attr-defined]
     path = artifacts_root() / "downloads" / f"{version}-{Path(name).name}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,22 +140,23 @@ def _copy(system: object, name: str) -> Path:
             part = path.with_name(f"{path.name}.part")
             with system.open(name, "rb") as remote, part.open("wb") as local:  # type: ignore[attr-defined]
                 shutil.copyfileobj(remote, local, 1 << 20)
-            if system.info(name)["size"] not in (None, part.stat().st_size):  # type: ignore[attr-defined]
-                raise OSError(f"{name}: got {part.stat().st_size} bytes")
+            size = system.info(name)["size"]  # type: ignore[attr-defined]
+            if size not in (None, part.stat().st_size):
+                raise OSError(f"{name}: expected {size} bytes, got {part.stat().st_size}")
             part.replace(path)
     return path
 
 
-def _detect_format(path: Path, wanted: str) -> str:
+def _detect_format(path: Path, wanted: str, field: str) -> str:
+    """Return the format of a file or folder: `wanted`, or by its name if that is `auto`."""
     kind = wanted if wanted != "auto" else "folder" if path.is_dir() else FORMATS.get(path.suffix.lower())
     if kind is None:
         raise InputError(
-            f"corpus.source: {path}: cannot tell its format, set corpus.format (known: {', '.join(FORMATS)})"
+            f"{field}: {path}: expected a file name that ends in {', '.join(FORMATS)}; "
+            "set corpus.format for other names"
         )
     if (kind == "folder") != path.is_dir():
-        raise InputError(
-            f"corpus.source: {path}: expected a {'folder' if kind == 'folder' else 'file'} for format {kind}"
-        )
+        raise InputError(f"{field}: {path}: expected a {'folder' if kind == 'folder' else 'file'} for format {kind}")
     return kind
 
 
@@ -160,8 +164,8 @@ def _is_data(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in FORMATS and not path.name.startswith((".", "_"))
 
 
-def _digest(path: Path, kind: str) -> str:
+def _digest(path: Path, kind: str, field: str) -> str:
     try:
         return tree_digest(list_class_files(path)) if kind == "folder" else file_digest(path)
     except OSError as error:
-        raise InputError(f"corpus.source: {error.filename or path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{field}: {error.filename or path}: cannot be read: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""Divide documents among train, validation and test so that copies of a text never part.
+"""Divide documents among train, validation and test so that copies of a text stay in one split.
 
-Takes an index of the documents, a few numbers per document, and returns a split for each. What must stay
-together is one unit: copies of a text (case and white space aside) and, if wanted, near-duplicates and the
+Takes an index of the documents, a few numbers per document, and returns a split for each. Documents that must stay
+together form a unit: copies of a text (case and white space aside) and, if configured, near-duplicates and the
 documents of a group. Draws depend on the seed and the texts, not on the order of the rows.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline_config.schemas import SPLITS
-from tasks.corpus.hashing import mix
+from tasks.corpus.hashing import mix_hashes
 
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 NOT_GIVEN = -1
@@ -18,10 +18,16 @@ NOT_GIVEN = -1
 
 @dataclass(frozen=True)
 class DocumentIndex:
-    """What there is to know of N documents before their texts are read again.
+    """N documents without their texts.
 
-    `doc_ids` int64, `texts` int32 code of the distinct text, `hashes` uint64 of that text, `labels` int32,
-    `given` int8 split or -1, `groups` int32 or -1, `times` float64.
+    Attributes:
+        doc_ids: int64[N], row numbers.
+        texts: int32[N], number of the distinct text.
+        hashes: uint64[N], hash of that text.
+        labels: int32[N], number of the class.
+        given: int8[N], split that the corpus gives, or -1.
+        groups: int32[N], number of the group, or -1.
+        times: float64[N].
     """
 
     doc_ids: np.ndarray
@@ -36,7 +42,7 @@ class DocumentIndex:
         return len(self.doc_ids)
 
     def keep(self, mask: np.ndarray) -> "DocumentIndex":
-        """Return the documents of a mask or of positions."""
+        """Return the documents that a mask or an array of positions selects."""
         return replace(self, **{name: getattr(self, name)[mask] for name in self.__dataclass_fields__})
 
 
@@ -49,47 +55,47 @@ def draw_splits(
     seed: int,
     near_duplicates: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return int8[N], the split of each document: as given, else drawn by the splitter.
+    """Return int8[N], the split of each document: the given one, or else one that the splitter draws.
 
-    A split that is given to some document is not drawn. The others are drawn from the units without a document
-    that is given to validation or test.
+    A held-out split that the corpus gives to any document is not drawn. A missing one is drawn from the units that
+    have no document in a given held-out split.
 
     Args:
         index: the documents.
         splitter: `stratified`, `hash`, `time` or `group`.
         validation_fraction: share of the documents for validation (of each class, if stratified).
-        test_fraction: share of the documents for the test.
-        seed: of the draws; `time` has none.
+        test_fraction: share of the documents for the test, likewise.
+        seed: seed of the draws; under `time` it only orders equal times.
         near_duplicates: int64[pairs, 2], positions of documents that must stay together.
     """
     split = np.where(index.given == NOT_GIVEN, TRAIN, index.given).astype(np.int8)
-    wanted = {
+    fractions = {
         name: fraction
         for name, fraction in ((TEST, test_fraction), (VALIDATION, validation_fraction))
         if not (split == name).any()
     }
-    units = _link(index, near_duplicates)
+    units = _link_units(index, near_duplicates)
     held_out = np.zeros(units.max(initial=-1) + 1, bool)
     held_out[units[split != TRAIN]] = True
     free = np.flatnonzero(~held_out[units])
-    if len(free) and wanted:
-        split[free] = _draw(index.keep(free), units[free], splitter, wanted, seed)
+    if len(free) and fractions:
+        split[free] = _draw(index.keep(free), units[free], splitter=splitter, fractions=fractions, seed=seed)
     return split
 
 
 def find_crossing(texts: np.ndarray, split: np.ndarray) -> np.ndarray:
     """Return int8[N]: the later split that has a copy of a document's text, -1 where there is none.
 
-    Splits come in the order train, validation, test: a copy in train of a text in the test is the one that has
-    to go, as the held-out documents are what results are compared on.
+    The order is train, validation, test. The copy in the earlier split is the one to reject, so that the held-out
+    documents, on which results are compared, stay the same.
     """
     last = np.full(texts.max(initial=-1) + 1, -1, np.int8)
     np.maximum.at(last, texts, split)
     return np.where(last[texts] > split, last[texts], -1).astype(np.int8)
 
 
-def _link(index: DocumentIndex, near_duplicates: np.ndarray | None) -> np.ndarray:
-    """Return int64[N], the unit of each document: connected by a text, a group or near-duplicates."""
+def _link_units(index: DocumentIndex, near_duplicates: np.ndarray | None) -> np.ndarray:
+    """Return int64[N], the unit of each document; a common text or group, or a near-duplicate, connects two."""
     grouped = np.flatnonzero(index.groups >= 0)
     pairs = near_duplicates if near_duplicates is not None else np.empty((0, 2), np.int64)
     if not len(grouped) and not len(pairs):
@@ -106,44 +112,47 @@ def _link(index: DocumentIndex, near_duplicates: np.ndarray | None) -> np.ndarra
     return np.unique(component, return_inverse=True)[1]
 
 
-def _draw(index: DocumentIndex, units: np.ndarray, splitter: str, wanted: dict[int, float], seed: int) -> np.ndarray:
+def _draw(
+    index: DocumentIndex, units: np.ndarray, *, splitter: str, fractions: dict[int, float], seed: int
+) -> np.ndarray:
+    """Return int8[N], a split for each document, drawn unit by unit in the order of their mixed hashes."""
     _, first, units, sizes = np.unique(units, return_index=True, return_inverse=True, return_counts=True)
     hashes = np.full(len(first), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(hashes, units, index.hashes)
-    order_by = mix(hashes, seed)
+    order_by = mix_hashes(hashes, seed)
     if splitter == "stratified":
-        drawn = _draw_by_class(index.labels[first], order_by, wanted)
+        drawn = _draw_by_class(index.labels[first], order_by, fractions)
     elif splitter == "hash":
-        drawn = _cut(order_by / 2.0**64, wanted)
+        drawn = _assign_positions(order_by / 2.0**64, fractions)
     else:
         if splitter == "time":
             times = np.full(len(first), np.inf)
             np.minimum.at(times, units, index.times)
-            order = np.lexsort((order_by, -times))  # the newest first: they are the test
+            order = np.lexsort((order_by, -times))  # newest first, because the test split is assigned first
         else:
             order = np.argsort(order_by, kind="stable")
         before = np.cumsum(sizes[order]) - sizes[order]
         drawn = np.empty(len(first), np.int8)
-        drawn[order] = _cut(before / sizes.sum(), wanted)
+        drawn[order] = _assign_positions(before / sizes.sum(), fractions)
     return drawn[units]
 
 
-def _draw_by_class(labels: np.ndarray, order_by: np.ndarray, wanted: dict[int, float]) -> np.ndarray:
-    """Draw the fractions of each class, rounded, but at least one unit; train keeps one before that."""
+def _draw_by_class(labels: np.ndarray, order_by: np.ndarray, fractions: dict[int, float]) -> np.ndarray:
+    """Draw the fractions of each class, rounded, but at least one unit each; one unit for train has precedence."""
     drawn = np.full(len(labels), TRAIN, np.int8)
     order = np.lexsort((order_by, labels))
     for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
         start = 0
-        for others, (name, fraction) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
-            most = max(0, len(members) - start - others)  # leaves a unit to each split that is still to come
+        for later, (name, fraction) in zip(range(len(fractions), 0, -1), fractions.items(), strict=True):
+            most = max(0, len(members) - start - later)  # leaves a unit for each later split and for train
             count = min(max(1, round(len(members) * fraction)), most)
             drawn[members[start : start + count]] = name
             start += count
     return drawn
 
 
-def _cut(position: np.ndarray, wanted: dict[int, float]) -> np.ndarray:
-    """Give positions in [0, 1) to the wanted splits by their fractions, the rest to train."""
-    ends = np.cumsum(list(wanted.values()))
-    names = np.array([*wanted, TRAIN], np.int8)
-    return names[np.searchsorted(ends, position, side="right")]
+def _assign_positions(positions: np.ndarray, fractions: dict[int, float]) -> np.ndarray:
+    """Return int8, the splits of positions in [0, 1): one interval per fraction, the rest is train."""
+    ends = np.cumsum(list(fractions.values()))
+    names = np.array([*fractions, TRAIN], np.int8)
+    return names[np.searchsorted(ends, positions, side="right")]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.schemas import (
     COVERAGE_FILE,
     DOCUMENTS_FILE,
@@ -19,7 +20,6 @@ from pipeline_config.schemas import (
     MODEL_FILE,
     PADDING_FILE,
     PREDICTIONS_FILE,
-    PROFILE_FILE,
     REPORT_FILE,
     WEIGHTS_FILE,
     Split,
@@ -62,7 +62,7 @@ def evaluate_classifier(
         metrics=metrics,
         epochs=classifier.read_table(EPOCHS_FILE).to_pandas(),
         lengths={split: load_split(buckets, split).lengths for split in ("train", *EVALUATED)},
-        profile=documents.read_json(PROFILE_FILE),
+        profile=documents.read_model(CorpusProfile),
         padding=buckets.read_json(PADDING_FILE),
         coverage=embeddings.read_json(COVERAGE_FILE) if embeddings else None,
         errors=find_confident_errors(predictions, labels, documents.read_table(DOCUMENTS_FILE)),

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.schemas import FIGURES, SPLITS
 
 BLUE, ORANGE, GREY, GREEN = "#2f6fb3", "#d9822b", "#8a94a0", "#3a8f5c"
@@ -32,7 +33,7 @@ class Evidence(NamedTuple):
     metrics: dict[str, Any]
     epochs: pd.DataFrame
     lengths: Mapping[str, np.ndarray]
-    profile: dict[str, Any]
+    profile: CorpusProfile
     padding: dict[str, Any]
     coverage: dict[str, Any] | None
     errors: list[dict[str, Any]]
@@ -97,13 +98,13 @@ def draw_corpus(evidence: Evidence) -> Figure:
     classes, lengths = figure.subplots(1, 2)
     left = np.zeros(len(evidence.labels))
     for split, color in zip(SPLITS, (BLUE, ORANGE, GREEN), strict=True):
-        widths = np.array([evidence.profile["documents"][split].get(label, 0) for label in evidence.labels])
+        widths = np.array([evidence.profile.documents[split].get(label, 0) for label in evidence.labels])
         classes.barh(range(len(left)), widths, left=left, color=color, label=split)
         left += widths
     classes.set(title="Documents", yticks=range(len(left)), xlabel="documents")
     classes.set_yticklabels([_drawable(label) for label in evidence.labels], fontsize=8)
     classes.legend(frameon=False, fontsize=8)
-    edges, counts = zip(*evidence.profile["characters_histogram"], strict=True)
+    edges, counts = zip(*evidence.profile.characters_histogram, strict=True)
     lengths.bar(range(len(edges)), counts, color=BLUE)
     ticks = range(0, len(edges), max(1, len(edges) // 6))
     lengths.set(title="Characters per text", xlabel="characters, from", ylabel="documents", xticks=ticks)

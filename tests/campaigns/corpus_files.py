@@ -1,11 +1,11 @@
-"""Generated corpus files, read by the project and checked against what was generated, row by row.
+"""Generate corpus files, read them with the project, and compare every row with the generated one.
 
     python -m tests.campaigns.corpus_files [--files 10000] [--seed 0]
 
-CSV, TSV, JSON lines and Parquet, in six encodings, with every kind of line end, quoting, odd letters (U+2028, U+0085,
-combining marks), null and blank values, labels of several types, broken bytes and rows of the wrong shape. Each row is
-generated with what is to become of it: a document with text, label and number, or a rejected row with its reason.
-Each file is read with a block size of its own. A difference prints the file's name and ends the campaign.
+The files are CSV, TSV, JSON lines and Parquet, in several encodings, with all kinds of line ends and quoting, unusual
+characters (U+2028, U+0085, combining marks), null and blank values, labels of several types, invalid bytes and rows of
+the wrong shape. Each row is generated with its expected result: a document with text, label and number, or a rejected
+row with its reason. Block sizes are random. The first difference prints the name of the file and ends the campaign.
 """
 
 import argparse
@@ -32,13 +32,13 @@ from tasks.corpus.sources import locate_corpus
 
 
 class Row(NamedTuple):
-    """A generated row: what stands in the file, and what is to become of it."""
+    """A generated row, and the reason for which it should be rejected, if any."""
 
     text: object
     label: object
     reason: str | None = None
-    raw: bytes | None = None  # a line of its own, in place of text and label
-    broken: bool = False  # bytes outside the encoding are put into the text
+    raw: bytes | None = None  # the whole line, instead of text and label
+    broken: bool = False  # the text gets bytes that are not in the encoding
 
 
 PIECES = ["a", "B c", "caf\u00e9", "e\u0301", "\u2028", "\u0085", "\x0b", "\x0c", "\x1c", ",", "\t", '"', '""', "'", "\n", "\r\n", "\r",
@@ -112,10 +112,10 @@ def serialize(rows: list[Row], generator: random.Random, kind: str, encoding: st
 
 
 def run_campaign(numbers: Iterable[int], folder: Path) -> Counter[str]:
-    """Generate a file for each number, read it, and compare; return what happened how often.
+    """Generate a file for each number, read it and compare; return counts of files, rows and reasons.
 
     Raises:
-        AssertionError: a row went elsewhere than its kind says.
+        AssertionError: a row was not read as expected.
     """
     tally: Counter[str] = Counter()
     before = byte_stream.BLOCK_BYTES
@@ -129,7 +129,7 @@ def run_campaign(numbers: Iterable[int], folder: Path) -> Counter[str]:
 
 
 def check_file(generator: random.Random, path: Path) -> Counter[str]:
-    """Generate a file and compare what is read with what was generated."""
+    """Generate a file, read it and compare; return counts."""
     kind = generator.choice(["csv", "tsv", "jsonl", "parquet"])
     encoding = "utf-8" if kind == "parquet" else generator.choice(
         ["utf-8", "utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16"])  # fmt: skip
@@ -154,7 +154,7 @@ def check_file(generator: random.Random, path: Path) -> Counter[str]:
     config = CorpusConfig(source=str(path), encoding=encoding)
     reader = CorpusReader(locate_corpus(config), config)
     reader.read(path.with_name("spool"))
-    rows = [row for row in rows if row.reason or row.raw is None]  # blank lines are no rows
+    rows = [row for row in rows if row.reason or row.raw is None]  # blank lines are not rows
     check_accounts(reader, rows, path)
     path.unlink()
     return Counter(
@@ -163,7 +163,7 @@ def check_file(generator: random.Random, path: Path) -> Counter[str]:
 
 
 def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
-    """Compare what was read with what was generated, row by row."""
+    """Compare the rows that were read with the generated ones."""
     assert reader.rows == len(rows), path
     rejected = pa.concat_tables(reader.rejected)
     assert list(zip(rejected["row"].to_pylist(), rejected["reason"].to_pylist(), strict=True)) == [
@@ -175,7 +175,7 @@ def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
     ]  # fmt: skip
     read_back = [tuple(row.values()) for block in read_spool(path.parent / "spool") for row in block.to_pylist()]
     assert read_back == documents, path
-    index = reader.index()
+    index = reader.build_index()
     labels = list(reader.labels)
     assert [labels[code] for code in index.labels] == [label for _, _, label in documents], path
     keys = ["".join(text.casefold().split()) for _, text, _ in documents]
@@ -185,7 +185,7 @@ def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
 
 
 def main() -> None:
-    """Run the campaign and print what happened how often."""
+    """Run the campaign and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0, help="number of the first file")

@@ -22,7 +22,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 
 from flows.pipeline import train_pipeline
-from pipeline_config.errors import InputError
+from pipeline_config.errors import ConfigError, InputError
 from pipeline_config.settings import PipelineConfig
 from tasks.tracking import server
 
@@ -214,8 +214,8 @@ def test_missing_vectors_can_be_allowed_and_are_told(
     ("content", "message"),
     [
         ("text,label\n", "expected at least two classes with documents, got none"),
-        ("text,label\n" + "some text,one\n" * 3, "a class needs 10 distinct texts"),
-        ("words,label\na,b\n", r"no column 'text'; it has 'words', 'label'"),
+        ("text,label\n" + "some text,one\n" * 3, "expected at least 10 distinct texts in every class"),
+        ("words,label\na,b\n", r"expected a column 'text', got columns 'words', 'label'"),
     ],
 )
 def test_an_unusable_corpus_is_told_and_loses_nothing(
@@ -230,3 +230,12 @@ def test_an_unusable_corpus_is_told_and_loses_nothing(
     assert before == {
         directory: Path(directory, "manifest.json").read_bytes() for directory in on_finished.store.values()
     }
+
+
+def test_a_run_without_a_corpus_ends_before_anything_starts(on_finished: Any, config: PipelineConfig) -> None:
+    without = config.model_copy(
+        update={"name": "no-corpus", "corpus": config.corpus.model_copy(update={"source": None})}
+    )
+    with pytest.raises(ConfigError, match=r"^corpus\.source: not set"):
+        train_pipeline(without)
+    assert server.open_client().get_experiment_by_name("gloveflow/no-corpus") is None

@@ -69,6 +69,13 @@ def test_preset_is_valid_and_runs_under_its_own_name(preset):
     assert set(origins.values()) <= {"default", f"preset {preset}"}
 
 
+@pytest.mark.parametrize("preset", list_presets())
+def test_every_preset_but_custom_names_its_corpus(preset):
+    config, origins = resolve_config(preset=preset)
+    assert (config.corpus.source is None) == (preset == "custom")
+    assert origins["corpus.source"] == ("default" if preset == "custom" else f"preset {preset}")
+
+
 def test_unknown_preset_is_refused_with_the_ones_there_are():
     with pytest.raises(
         ConfigError, match=r"^--preset: got 'bbc', expected one of bbc-news, custom, imdb, sentiment, smoke, sst2$"

@@ -1,6 +1,7 @@
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from pipeline_config.errors import ConfigError
 from pipeline_config.settings import (
     BucketingConfig,
     CorpusConfig,
@@ -95,6 +96,14 @@ def test_value_at_the_edge_of_its_range_is_taken(section, field, value):
 def test_splits_must_leave_documents_to_train_on():
     with pytest.raises(ValidationError, match=r"leave nothing to train on: 0\.4 \+ 0\.6 >= 1"):
         CorpusConfig(validation_fraction=0.4, test_fraction=0.6)
+
+
+def test_a_source_that_is_needed_and_not_set_is_a_configuration_error():
+    with pytest.raises(
+        ConfigError, match=r"^corpus\.source: not set; name your corpus with --set corpus\.source=FILE$"
+    ):
+        CorpusConfig().require_source()
+    assert CorpusConfig(source=["a.csv", "b.csv"]).require_source() == ("a.csv", "b.csv")
 
 
 @pytest.mark.parametrize(

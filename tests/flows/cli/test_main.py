@@ -64,6 +64,8 @@ def test_config_as_yaml_can_be_used_as_a_file(tmp_path: Path, capsys: pytest.Cap
             "--preset: got 'none', expected one of bbc-news, custom, imdb, sentiment, smoke, sst2",
         ),
         (["run", "--config", "/absent.yaml"], 2, "--config /absent.yaml: cannot be read"),
+        (["run", "--preset", "custom"], 2, "corpus.source: not set; name your corpus with --set corpus.source=FILE"),
+        (["serve", "--preset", "custom", "--cron", "0 3 * * *"], 2, "corpus.source: not set"),
         (["serve", "--cron", "never"], 2, "--cron: got 'never'"),
         (["serve", "--cron", "0 3 * * *", "--timezone", "Mars/Base"], 2, "--timezone: got 'Mars/Base'"),
         (["score", "/absent.csv"], 3, "/absent.csv: no such file"),

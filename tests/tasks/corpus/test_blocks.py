@@ -1,11 +1,13 @@
-"""Blocks of rows: the rules by which values become text, label and time."""
+"""Blocks of rows: how values become text, label and time."""
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pyarrow as pa
 import pytest
 
-from tasks.corpus.blocks import BLOCK, arrow_block, label_text, make_block, time_value
+from tasks.corpus.blocks import BLOCK, convert_block, make_block, parse_label, parse_time
 
 
 @pytest.mark.parametrize(
@@ -28,8 +30,8 @@ from tasks.corpus.blocks import BLOCK, arrow_block, label_text, make_block, time
         (float("inf"), "inf"),
     ],
 )
-def test_a_label_becomes_text_by_rule(value: object, label: str | None) -> None:
-    assert label_text(value) == label
+def test_a_label_becomes_text(value: object, label: str | None) -> None:
+    assert parse_label(value) == label
 
 
 @pytest.mark.parametrize(
@@ -53,8 +55,24 @@ def test_a_label_becomes_text_by_rule(value: object, label: str | None) -> None:
         ([1], None),
     ],
 )
-def test_a_moment_becomes_a_number_by_rule(value: object, seconds: float | None) -> None:
-    assert time_value(value) == seconds
+def test_a_time_becomes_a_number(value: object, seconds: float | None) -> None:
+    assert parse_time(value) == seconds
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the machine's clock be that of New York."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("new_york")
+@pytest.mark.parametrize("value", ["1970-01-02", "1970-01-02T00:00", date(1970, 1, 2), datetime(1970, 1, 2)])
+def test_a_time_without_a_zone_is_utc_wherever_the_machine_is(value: object) -> None:
+    assert parse_time(value) == 86400.0
 
 
 def test_a_block_has_a_column_for_everything() -> None:
@@ -71,7 +89,7 @@ def test_python_and_arrow_columns_give_the_same_block() -> None:
     }  # fmt: skip
     expected = make_block(columns)
     assert expected.schema == BLOCK
-    assert arrow_block({name: pa.chunked_array([values]) for name, values in columns.items()}) == expected
+    assert convert_block({name: pa.chunked_array([values]) for name, values in columns.items()}) == expected
     assert expected["label"].to_pylist() == ["1", None, "2.5", None]
     assert expected["group"].to_pylist() == ["1", "2", None, "1"]
 
@@ -80,7 +98,7 @@ def test_python_and_arrow_columns_give_the_same_block() -> None:
     "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
 )
 def test_text_may_be_of_any_string_type(kind: pa.DataType) -> None:
-    block = arrow_block(
+    block = convert_block(
         {"text": pa.chunked_array([pa.array(["x", None], kind)]), "label": pa.chunked_array([["a", "b"]])}
     )
     assert block["text"].to_pylist() == ["x", None]
@@ -99,7 +117,7 @@ def test_text_may_be_of_any_string_type(kind: pa.DataType) -> None:
         ("half \ud83d", "half ?", "undecodable"),
     ],
 )
-def test_a_value_that_is_no_text_is_shown_with_its_problem(
+def test_a_value_that_is_not_a_text_is_shown_with_its_problem(
     text: object, shown: str | None, problem: str | None
 ) -> None:
     block = make_block({"text": ["good", text], "label": ["a", "b"]})

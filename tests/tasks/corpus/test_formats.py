@@ -1,4 +1,4 @@
-"""The formats of a corpus: every kind of row, in blocks of any size, by Arrow's road as by Python's."""
+"""The formats of a corpus: every kind of row, in blocks of any size, with the fast parser and the careful one."""
 
 import csv
 import io
@@ -92,11 +92,11 @@ def test_a_folder_has_a_sub_folder_per_class_and_a_file_per_document(write: Writ
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
-def test_a_configured_format_wins_over_the_name(write: Writer, suffix: str) -> None:
+def test_a_configured_format_overrides_the_file_name(write: Writer, suffix: str) -> None:
     assert read(write(f"c.{suffix}", b"text\tlabel\none\ta\n"), format="tsv") == [("one", "a")]
 
 
-def test_columns_go_by_their_configured_names(write: Writer) -> None:
+def test_columns_are_found_by_their_configured_names(write: Writer) -> None:
     path = write("c.csv", b"sentiment,id, review \na,1,one\n")
     assert read(path, text_column="review", label_column="sentiment") == [("one", "a")]
 
@@ -110,7 +110,7 @@ def test_columns_go_by_their_configured_names(write: Writer) -> None:
         ("c.ndjson", '{{"text": "one{}two", "label": "a"}}\n{{"text": "three", "label": "b"}}\n'),
     ],
 )
-def test_letters_that_only_look_like_line_ends_stay_in_the_text(
+def test_characters_that_only_look_like_line_ends_stay_in_the_text(
     write: Writer, name: str, template: str, letter: str
 ) -> None:
     if name == "c.ndjson" and letter < " ":
@@ -142,7 +142,7 @@ def test_a_carriage_return_in_a_quoted_csv_text_stays(write: Writer, name: str) 
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "utf-8-sig"])
-def test_a_byte_order_mark_is_no_part_of_the_first_value(
+def test_a_byte_order_mark_is_not_part_of_the_first_value(
     write: Writer, tmp_path: Path, name: str, content: bytes, encoding: str
 ) -> None:
     write(name, b"\xef\xbb\xbf" + content)
@@ -158,7 +158,7 @@ def test_text_is_read_in_the_configured_encoding(write: Writer, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("value", ["NA", "N/A", "null", "None", "nan", "NaN", "-", "#N/A"])
-def test_words_for_nothing_are_texts_and_labels_like_any_other(write: Writer, value: str) -> None:
+def test_words_such_as_null_are_texts_and_labels_like_any_other(write: Writer, value: str) -> None:
     path = write("c.csv", f"text,label\n{value},{value}\n".encode())
     assert read(path) == [(value, value)]
 
@@ -166,7 +166,7 @@ def test_words_for_nothing_are_texts_and_labels_like_any_other(write: Writer, va
 # rules for values
 
 
-def test_labels_of_one_file_follow_the_rule_each_by_its_own_type(write: Writer) -> None:
+def test_labels_of_one_file_are_parsed_by_their_own_types(write: Writer) -> None:
     values = [1, 1.0, True, "1", "true", 0, False, 0.0, None, "", [1], {"a": 1}]
     path = write("c.jsonl", "\n".join(json.dumps({"text": "x", "label": value}) for value in values).encode())
     expected = ["1", "1", "true", "1", "true", "0", "false", "0", None, None, "[1]", "{'a': 1}"]
@@ -223,12 +223,12 @@ def test_bytes_outside_the_encoding_make_a_row_undecodable(write: Writer, tmp_pa
     assert read(path, encoding="ascii")[0][2] == "undecodable"
 
 
-def test_a_byte_that_a_code_page_lacks_makes_a_row_undecodable(write: Writer) -> None:
+def test_a_byte_that_is_not_in_a_code_page_makes_a_row_undecodable(write: Writer) -> None:
     path = write("c.csv", b"text,label\n\x81 x,a\ncaf\xe9,b\n")
     assert [row[1:] for row in read(path, encoding="cp1252")] == [("a", "undecodable"), ("b",)]
 
 
-def test_lines_that_are_no_json_objects_are_told_apart(write: Writer) -> None:
+def test_lines_that_are_not_json_objects_get_their_problem(write: Writer) -> None:
     lines = [b'{"text": "good", "label": "a"}', b'{"text": "cut off", "label', b"[1, 2]", b"   ", b'"text"', b"[" * 100_000,
              b'{"text": "half \\ud83d", "label": "a"}', b'{"text": 5, "label": "a"}', b'{"text": null, "label": "a"}',
              b'{"text": NaN, "label": "a"}', b'{"label": "a"}']  # fmt: skip
@@ -246,7 +246,7 @@ def test_lines_that_are_no_json_objects_are_told_apart(write: Writer) -> None:
     ]
 
 
-def test_parquet_texts_that_are_no_texts_are_told_apart(tmp_path: Path) -> None:
+def test_parquet_texts_that_are_not_strings_get_their_problem(tmp_path: Path) -> None:
     for name, column in (("null", ["x", None]), ("number", [1, 2]), ("bytes", [b"x", b"y"])):
         pq.write_table(pa.table({"text": column, "label": ["a", "b"]}), tmp_path / f"{name}.parquet")
     assert read(tmp_path / "null.parquet") == [("x", "a"), (None, "b")]
@@ -254,7 +254,7 @@ def test_parquet_texts_that_are_no_texts_are_told_apart(tmp_path: Path) -> None:
     assert [row[2] for row in read(tmp_path / "bytes.parquet")] == ["text_is_no_string"] * 2
 
 
-def test_a_parquet_text_that_is_no_utf_8_is_undecodable(tmp_path: Path) -> None:
+def test_a_parquet_text_that_is_not_utf_8_is_undecodable(tmp_path: Path) -> None:
     text = pa.array([b"fine", b"caf\xe9", None], pa.binary()).view(pa.string())
     pq.write_table(pa.table({"text": text, "label": ["a", "b", "c"]}), tmp_path / "c.parquet")
     assert read(tmp_path / "c.parquet") == [("fine", "a"), ("caf?", "b", "undecodable"), (None, "c")]
@@ -271,15 +271,15 @@ def test_memory_does_not_hold_a_row_group_of_parquet(tmp_path: Path, monkeypatch
     assert rows == len(texts)
 
 
-def test_an_unbalanced_quote_makes_one_row_of_what_it_swallows(write: Writer) -> None:
+def test_an_unclosed_quote_makes_one_row_of_everything_after_it(write: Writer) -> None:
     path = write("c.csv", b'text,label\none,a\n"two,b\nthree,a\n')
     assert read(path) == [("one", "a"), ("two,b\nthree,a\n", None, "wrong_number_of_fields")]
 
 
-def test_a_quote_that_swallows_too_much_is_refused(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unclosed_quote_with_too_much_after_it_is_refused(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.corpus.byte_stream, "MAX_ROW_BYTES", 1000)
     path = write("c.csv", b'text,label\none,a\n"two,b\n' + b"three,a\n" * 1000)
-    assert refused(path).endswith("is a quote open?")
+    assert refused(path).endswith("is a quote not closed?")
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.csv"])
@@ -289,7 +289,7 @@ def test_a_line_without_an_end_is_refused(write: Writer, monkeypatch: pytest.Mon
     assert "without an end of line" in refused(write(name, b"text,label\n" + b"x" * 10_000))
 
 
-def test_the_width_of_a_row_may_exceed_a_block(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_may_be_longer_than_a_block(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("x" * 5000, "a"), ('y,\n"' * 1000, "b"), ("z", "c")]
     lines = io.StringIO()
     csv.writer(lines, lineterminator="\n").writerows([("text", "label"), *rows])
@@ -298,7 +298,7 @@ def test_the_width_of_a_row_may_exceed_a_block(write: Writer, monkeypatch: pytes
     assert read(write("c.jsonl", "\n".join(objects).encode())) == rows
 
 
-# both roads of CSV
+# both parsers of CSV
 
 
 ODD_CSV = [
@@ -353,11 +353,11 @@ def test_random_rows_are_what_python_reads(write: Writer, seed: int) -> None:
         assert read(write("c.csv", content)) == python_rows(content)
 
 
-def test_regular_rows_go_by_way_of_arrow(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regular_rows_go_through_the_fast_parser(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> pa.Table:
-        raise AssertionError("the careful road was taken")
+        raise AssertionError("the careful parser was used")
 
-    monkeypatch.setattr(tasks.corpus.formats, "_read_careful", forbidden)
+    monkeypatch.setattr(tasks.corpus.formats, "_parse_carefully", forbidden)
     monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", 8 << 20)
     path = write("c.csv", b'text,label\r\n"one, ""1""",a\r\n"two\nlines",b\r\nthree,c\r\n')
     assert read(path) == [('one, "1"', "a"), ("two\nlines", "b"), ("three", "c")]

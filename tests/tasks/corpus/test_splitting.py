@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tasks.corpus.hashing import mix
+from tasks.corpus.hashing import mix_hashes
 from tasks.corpus.splitting import NOT_GIVEN, TEST, TRAIN, VALIDATION, DocumentIndex, draw_splits, find_crossing
 
 SPLITTERS = ("stratified", "hash", "time", "group")
@@ -25,7 +25,7 @@ def index_of(
     return DocumentIndex(
         doc_ids=np.arange(count),
         texts=codes.astype(np.int32),
-        hashes=mix(distinct.astype(np.uint64), 99)[codes],
+        hashes=mix_hashes(distinct.astype(np.uint64), 99)[codes],
         labels=np.array(labels or [0] * count, np.int32),
         given=np.array(given or [NOT_GIVEN] * count, np.int8),
         groups=np.array(groups or [-1] * count, np.int32),
@@ -112,7 +112,7 @@ def test_by_time_the_newest_are_the_test_and_the_next_the_validation() -> None:
     assert [name for _, name in sorted(zip(times, split, strict=True))] == [TRAIN] * 5 + [VALIDATION] * 3 + [TEST] * 2
 
 
-def test_by_time_copies_go_where_the_oldest_is() -> None:
+def test_by_time_copies_go_to_the_split_of_the_oldest() -> None:
     texts = [*range(9), 0]
     split = draw(index_of(texts, times=list(range(10))), "time", test_fraction=0.2, validation_fraction=0.2)
     assert split[0] == split[9] == TRAIN
@@ -132,7 +132,7 @@ def test_groups_and_copies_stay_together(seed: int) -> None:
     assert 60 <= sizes(split)[2] < 60 + 3 * int(np.bincount(groups).max())
 
 
-def test_documents_without_a_group_are_on_their_own() -> None:
+def test_each_document_without_a_group_is_drawn_alone() -> None:
     split = draw(index_of(list(range(100))), "group")
     assert sizes(split) == (80, 10, 10)
 
@@ -171,14 +171,8 @@ def test_the_last_train_documents_of_a_class_stay_in_the_train_split() -> None:
     assert draw(index_of(list(range(11)), labels=[0, *[1] * 10], given=[TRAIN] * 11))[0] == TRAIN
 
 
-def test_a_copy_has_to_go_when_a_later_split_has_the_text() -> None:
+def test_the_copy_in_the_earlier_split_is_the_one_to_reject() -> None:
     texts = np.array([0, 0, 1, 1, 2, 2, 2, 3, 3])
     split = np.array([TRAIN, TEST, TRAIN, VALIDATION, TRAIN, VALIDATION, TEST, TRAIN, TRAIN], np.int8)
     assert find_crossing(texts, split).tolist() == [TEST, -1, VALIDATION, -1, TEST, TEST, -1, -1, -1]
     assert find_crossing(np.zeros(0, int), np.zeros(0, np.int8)).tolist() == []
-
-
-def test_mixing_is_splitmix64() -> None:
-    # the first outputs of the published generator from the states 0 and 1234567
-    assert mix(np.array([0], np.uint64), 0)[0] == 0xE220A8397B1DCDAF
-    assert mix(np.array([1234567], np.uint64), 0)[0] == 6457827717110365317

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.schemas import FIGURES
 from tasks.evaluation.report import (
     Evidence,
@@ -46,10 +47,10 @@ def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
             }
         ),
         lengths={"train": np.array([1, 2, 2, 7])},
-        profile={
-            "documents": {"train": {"bad": 2, "good": 1}, "validation": {"bad": 1}, "test": {"bad": 4, "good": 2}},
-            "characters_histogram": [[1, 3], [5, 7]],
-        },
+        profile=CorpusProfile.model_construct(
+            documents={"train": {"bad": 2, "good": 1}, "validation": {"bad": 1}, "test": {"bad": 4, "good": 2}},
+            characters_histogram=((1, 3), (5, 7)),
+        ),
         padding={"boundaries": [2, 7], "schemes": {"quantile": {"efficiency": 0.9}, "none": {"efficiency": 0.4}}},
         coverage={"tokens": {"train": 0.9, "validation": 0.8, "test": 0.8}, "misses": {"arn": 1, "blorp": 4}},
         errors=[{"text": "not so bad", "label": "good", "prediction": "bad", "probability": 0.98765}],
