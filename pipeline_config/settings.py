@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from pipeline_config.contracts.batches import BatchingScheme
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -185,7 +187,7 @@ class BucketingConfig(Section):
 
     max_length: Positive = Field(300, description="tokens kept of a document")
     truncation: Literal["head", "tail", "head_tail"] = Field("head", description="what is kept of a long document")
-    scheme: Literal["quantile", "fixed_width", "optimal", "sorted_pool", "token_budget", "none"] = Field(
+    scheme: BatchingScheme = Field(
         "optimal",
         description="how batch-mates are found: buckets with equally many documents, of equal width, or with the "
         "least padding; sorting random pools of batches; buckets and batches of equally many tokens; at random",
@@ -275,7 +277,7 @@ class TrainingConfig(Section):
         3, description="epochs without a better metric before training ends; None runs all"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when it is there")
-    road: Literal["padded", "packed"] = Field(
+    layout: Literal["padded", "packed"] = Field(
         "padded", description="how batches go through the LSTM; packed is slower, on CPUs and on CUDA"
     )
     threads: Positive | None = Field(None, description="CPU threads of torch; None leaves torch's default")

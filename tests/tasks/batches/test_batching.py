@@ -12,7 +12,7 @@ from tasks.batches.batching import (
     BatchSampler,
     assign_buckets,
     compare_schemes,
-    draw_boundaries,
+    choose_boundaries,
     padding_efficiency,
     plan_batches,
 )
@@ -36,7 +36,7 @@ from tasks.batches.batching import (
 def test_boundaries_by_hand(scheme: str, num_buckets: int, expected: list[int]) -> None:
     lengths = np.array([20, 1, 3, 1, 2, 4, 2, 1])
     # sorted 1 1 1 2 2 3 4 20; a quantile q is the length at or above position q * 7
-    assert draw_boundaries(lengths, scheme=scheme, num_buckets=num_buckets).tolist() == expected
+    assert choose_boundaries(lengths, scheme=scheme, num_buckets=num_buckets).tolist() == expected
 
 
 def cost(lengths: np.ndarray, boundaries: np.ndarray) -> int:
@@ -50,7 +50,7 @@ def test_optimal_boundaries_cost_the_least_of_all(seed: int) -> None:
     lengths = generator.integers(1, 12, generator.integers(1, 40))
     distinct = np.unique(lengths)
     for num_buckets in range(1, 6):
-        got = draw_boundaries(lengths, scheme="optimal", num_buckets=num_buckets)
+        got = choose_boundaries(lengths, scheme="optimal", num_buckets=num_buckets)
         choices = (
             np.array([*others, distinct[-1]])
             for size in range(min(num_buckets, len(distinct)))
@@ -64,9 +64,9 @@ def test_optimal_boundaries_are_close_to_the_best_when_there_are_very_many_lengt
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lengths = np.random.default_rng(0).geometric(0.005, 3000)
-    exact = cost(lengths, draw_boundaries(lengths, scheme="optimal", num_buckets=8))
+    exact = cost(lengths, choose_boundaries(lengths, scheme="optimal", num_buckets=8))
     monkeypatch.setattr("tasks.batches.batching.MOST_CANDIDATES", 200)
-    thinned = draw_boundaries(lengths, scheme="optimal", num_buckets=8)
+    thinned = choose_boundaries(lengths, scheme="optimal", num_buckets=8)
     assert exact <= cost(lengths, thinned) <= 1.02 * exact
     assert thinned[-1] == lengths.max()
 
@@ -79,7 +79,7 @@ def test_boundaries_rise_to_the_longest_document_and_every_length_fits_its_bucke
 ) -> None:
     generator = np.random.default_rng(seed)
     lengths = generator.geometric(generator.uniform(0.01, 1.0), generator.integers(1, 400))
-    boundaries = draw_boundaries(lengths, scheme=scheme, num_buckets=num_buckets)
+    boundaries = choose_boundaries(lengths, scheme=scheme, num_buckets=num_buckets)
     assert 1 <= len(boundaries) <= num_buckets
     assert (np.diff(boundaries) > 0).all()
     assert (boundaries[0] >= 1, boundaries[-1]) == (True, lengths.max())
@@ -107,7 +107,7 @@ def plans(seed: int) -> Iterator[tuple[np.ndarray, int, list[np.ndarray]]]:
 def planned(
     lengths: np.ndarray, scheme: str, *, epoch: int = 0, batch_size: int = 8, **options: object
 ) -> list[np.ndarray]:
-    buckets = assign_buckets(lengths, draw_boundaries(lengths, scheme=scheme, num_buckets=6))
+    buckets = assign_buckets(lengths, choose_boundaries(lengths, scheme=scheme, num_buckets=6))
     return plan_batches(buckets, batch_size=batch_size, seed=0, epoch=epoch, lengths=lengths, scheme=scheme, **options)
 
 
@@ -132,7 +132,7 @@ def test_a_batch_keeps_to_the_token_budget(seed: int, budget: int | None) -> Non
     lengths = np.random.default_rng(seed).integers(1, 60, 300)
     batches = planned(lengths, "token_budget", token_budget=budget)
     most = budget or 8 * lengths.mean()
-    buckets = assign_buckets(lengths, draw_boundaries(lengths, scheme="token_budget", num_buckets=6))
+    buckets = assign_buckets(lengths, choose_boundaries(lengths, scheme="token_budget", num_buckets=6))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * lengths[batch].max() <= most
         assert len(set(buckets[batch].tolist())) == 1
