@@ -1,7 +1,7 @@
 """Stage `bucket_corpus`: token ids per document, grouped by length.
 
-Reads `vocabulary`, and `tokens` shard by shard. Writes `doc_id`, `label_id`, `length`, `bucket`, `input_ids` per split as
-Arrow IPC, which training maps into memory; a description with the class names; and a report that compares the
+Reads `vocabulary`, and `tokens` shard by shard. Writes `doc_id`, `label_id`, `length`, `bucket`, `input_ids` per split
+as Arrow IPC, which training maps into memory; a description with the class names; and a report that compares the
 padding of all schemes on the train split. Batches are planned in `tasks.batches.batching`. Nothing here uses torch.
 """
 

@@ -44,7 +44,8 @@ def build_vocabulary(
     if len(vocabulary) == len(config.specials):
         raise InputError(
             f"vocabulary: no token occurs {config.min_freq} times in the train split, which has "
-            f"{pc.sum(dictionary['train_count']).as_py() or 0:,} tokens; lower vocabulary.min_freq or use more documents"
+            f"{pc.sum(dictionary['train_count']).as_py() or 0:,} tokens; lower vocabulary.min_freq or use more "
+            "documents"
         )
     kept = pc.sum(vocabulary["count"]).as_py()
     frequent = len(vocabulary)

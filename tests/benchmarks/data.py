@@ -233,7 +233,9 @@ def prepare_vectors(folder: Path, *, text: bool = False) -> None:
 def write_more(folder: Path, more: str, count: int) -> Path:
     """Write `count` texts to a file: those of another file, repeated, each after the digits of its number."""
     texts = pq.read_table(more, columns=["text"])["text"].to_pylist()
-    many = [f"{' '.join(str(i))} {texts[i % len(texts)]}" for i in range(count)]  # the digits prevent duplicates and add no new tokens
+    many = [
+        f"{' '.join(str(i))} {texts[i % len(texts)]}" for i in range(count)
+    ]  # the digits prevent duplicates and add no new tokens
     path = folder / f"more-{count}.parquet"
     pq.write_table(pa.table({"text": many, "label": [("neg", "pos")[i % 2] for i in range(count)]}), path)
     return path
@@ -327,7 +329,9 @@ def compare_padding(files: list[str]) -> None:
         for scheme in SCHEMES:
             buckets = assign_buckets(lengths, choose_boundaries(lengths, scheme=scheme, num_buckets=16))
             first, second = (
-                plan_batches(buckets, lengths=lengths, scheme=scheme, batch_size=BATCH, token_budget=None, seed=0, epoch=e)
+                plan_batches(
+                    buckets, lengths=lengths, scheme=scheme, batch_size=BATCH, token_budget=None, seed=0, epoch=e
+                )
                 for e in (0, 1)
             )
             sizes = np.array([len(batch) for batch in first])

@@ -30,8 +30,16 @@ def network() -> TextClassifier:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         return TextClassifier(
-            num_embeddings=9, embedding_dim=4, num_classes=3, padding_idx=0, unk_idx=1, hidden_size=5, num_layers=1,
-            bidirectional=True, pooling="last", dropout=0.5,
+            num_embeddings=9,
+            embedding_dim=4,
+            num_classes=3,
+            padding_idx=0,
+            unk_idx=1,
+            hidden_size=5,
+            num_layers=1,
+            bidirectional=True,
+            pooling="last",
+            dropout=0.5,
         ).double()
 
 

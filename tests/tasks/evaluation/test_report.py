@@ -152,7 +152,9 @@ class TestFigures:
         assert figure.get_suptitle() == "No pre-trained vectors: the embedding layer starts fresh"
 
     def test_without_misses_coverage_is_drawn(self):
-        draw_coverage(make_evidence(coverage=CoverageReport.model_construct(tokens={"train": 1.0}, misses={}))).draw_without_rendering()
+        draw_coverage(
+            make_evidence(coverage=CoverageReport.model_construct(tokens={"train": 1.0}, misses={}))
+        ).draw_without_rendering()
 
     def test_most_frequent_misses_stand_on_top(self):
         _, misses = draw_coverage(make_evidence()).axes
