@@ -1,12 +1,13 @@
 """The classifier's network: logits, invariance, dropout, initial weights."""
 
 import random
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 import torch
 from torch import nn
 
+from pipeline_config.settings import ModelConfig, TrainingConfig
 from tasks.served.lstm import LAYOUTS
 from tasks.served.network import POOLINGS
 from tasks.served.pooling import real_positions
@@ -266,3 +267,8 @@ def test_bigrams_add_to_the_logits_and_start_at_zero():
     assert torch.equal(classifier(input_ids, lengths), plain + added)
     nn.init.zeros_(classifier.bigrams.weight)
     assert torch.equal(classifier(input_ids, lengths), plain)
+
+
+def test_the_settings_offer_exactly_the_poolings_and_layouts_of_the_network():
+    assert get_args(ModelConfig.model_fields["pooling"].annotation) == POOLINGS
+    assert get_args(TrainingConfig.model_fields["layout"].annotation) == LAYOUTS
