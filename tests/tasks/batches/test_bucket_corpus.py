@@ -8,8 +8,9 @@ import pytest
 from pipeline_config.contracts.batches import BucketsDescription, PaddingReport, SchemePadding, Truncation
 from pipeline_config.errors import InputError
 from pipeline_config.settings import BucketingConfig, TokenizationConfig, VocabularyConfig
-from tasks.batches.batching import SCHEMES
+from tasks.batches.batching import SCHEMES, padding_efficiency
 from tasks.batches.bucket_corpus import bucket_corpus, fill_empty, read_labels, truncate
+from tasks.batches.encoded_split import load_split
 from tasks.tokens.build_vocabulary import build_vocabulary
 from tasks.tokens.tokenize_corpus import tokenize_corpus
 from tasks.tokens.vocabulary import Vocabulary
@@ -60,6 +61,18 @@ def test_one_batch_is_padded_to_its_longest_document(artifacts: Path) -> None:
     assert padding == SchemePadding(
         efficiency=6 / 9, batches=1, boundaries=(3,), batch_documents=(3, 3, 3), batch_tokens=(9, 9, 9)
     )
+
+
+def test_the_report_is_of_the_batches_that_the_seed_gives(artifacts: Path) -> None:
+    efficiencies = set()
+    for seed in range(8):
+        buckets = bucket(scheme="none", batch_size=2, seed=seed)
+        split = load_split(buckets, "train")
+        batches = split.plan_batches(batch_size=2, seed=seed, epoch=0)
+        reported = buckets.read_model(PaddingReport).chosen.efficiency
+        assert reported == padding_efficiency(split.lengths, batches)
+        efficiencies.add(reported)
+    assert len(efficiencies) > 1
 
 
 def test_the_facts_are_those_of_the_configured_scheme(artifacts: Path) -> None:

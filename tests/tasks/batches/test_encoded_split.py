@@ -12,6 +12,14 @@ from tests.tasks.batches.bucketed import CORPUS, bucket, nested, rows_of
 from tests.token_tables import make_split
 
 
+def test_a_loaded_split_plans_with_the_configured_scheme_and_budget(artifacts: Path) -> None:
+    buckets = bucket(scheme="token_budget", num_buckets=1, token_budget=6)
+    split = load_split(buckets, "train")
+    assert (split.scheme, split.token_budget) == ("token_budget", 6)
+    # three documents in one bucket, the longest has 3 tokens: two of them fit a batch, and three without a budget
+    assert sorted(len(batch) for batch in split.plan_batches(batch_size=64, seed=0, epoch=0)) == [1, 2]
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_split_is_loaded_as_it_was_written(artifacts: Path, scheme: str) -> None:
     buckets = bucket(scheme=scheme)

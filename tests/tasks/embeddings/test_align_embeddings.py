@@ -221,6 +221,17 @@ def test_the_stage_without_lower_case_misses_more(artifacts: Path) -> None:
     assert reference.facts["token_coverage"] == pytest.approx(11 / 22)
 
 
+@pytest.mark.parametrize(
+    ("fallbacks", "sources"),
+    [(("lowercase", "hyphen"), ["exact", "hyphen"]), (("hyphen", "lowercase"), ["exact", "random"])],
+)
+def test_the_stage_tries_the_fallbacks_in_their_order(
+    artifacts: Path, fallbacks: tuple[str, ...], sources: list[str]
+) -> None:
+    table = align(words=["<pad>", "<unk>", "the", "THE-Cat"], fallbacks=fallbacks).read_table(EMBEDDINGS_FILE)
+    assert table["source"].to_pylist()[2:] == sources
+
+
 def test_the_facts_are_those_of_the_report(artifacts: Path) -> None:
     reference = align()
     assert reference.facts | {"seconds": 0} == {

@@ -36,3 +36,11 @@ def test_coverage_is_counted_by_type_and_by_token_per_split_class_and_source(art
 def test_misses_are_the_most_frequent_ones_up_to_a_limit(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.embeddings.coverage, "MOST_MISSES", 2)
     assert report_of().misses == {"dog": 2, "paris": 2}
+
+
+def test_a_word_of_a_text_that_looks_like_a_special_token_is_outside_the_vocabulary(artifacts: Path) -> None:
+    words = strings(["<pad>", "rare", "the"])  # "rare" is special here, and a word of the corpus
+    _, source = look_up_rows(words, strings(SET_TOKENS), fallbacks=(), specials=2)
+    report = measure_coverage(words, source, tokens_of())
+    assert report.tokens_by_source["test"] == pytest.approx({"exact": 3 / 10, "outside": 7 / 10})
+    assert report.oov_rate["test"] == pytest.approx(7 / 10)

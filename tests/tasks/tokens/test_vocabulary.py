@@ -57,6 +57,11 @@ def test_words_of_a_text_are_never_special_tokens(vocabulary: Vocabulary) -> Non
     assert (ids.tolist(), ids.dtype) == ([3, 1, 1, 1, 2], np.int32)
 
 
+def test_further_special_tokens_are_unknown_in_texts_too() -> None:
+    vocabulary = Vocabulary(["<pad>", "<unk>", "<cls>", "the"], specials=3)
+    assert vocabulary.encode(pa.array(["<cls>", "the", "x"])).tolist() == [1, 3, 1]
+
+
 @pytest.mark.parametrize(
     "other",
     [
