@@ -13,14 +13,14 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
+from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.schemas import (
-    COVERAGE_FILE,
     DOCUMENTS_FILE,
     EPOCHS_FILE,
     FIGURES,
     METRICS_FILE,
-    PADDING_FILE,
     PROFILE_FILE,
     REPORT_FILE,
     STEPS_FILE,
@@ -33,8 +33,8 @@ from tasks.tracking import metrics, runs, server
 logger = logging.getLogger(__name__)
 _REPORTS = {
     "ingest_corpus": PROFILE_FILE,
-    "align_embeddings": COVERAGE_FILE,
-    "bucket_corpus": PADDING_FILE,
+    "align_embeddings": CoverageReport.file_name,
+    "bucket_corpus": PaddingReport.file_name,
     "evaluate_classifier": METRICS_FILE,
 }
 
@@ -83,7 +83,7 @@ def gather_metrics(outputs: dict[str, ArtifactRef]) -> dict[str, float]:
 def report_tables(outputs: dict[str, ArtifactRef]) -> dict[str, list[dict[str, Any]]]:
     """Return what the data stages found as tables: classes, findings, padding, and, with vectors, coverage, misses."""
     profile = outputs["ingest_corpus"].read_model(CorpusProfile)
-    padding = outputs["bucket_corpus"].read_json(PADDING_FILE)
+    padding = outputs["bucket_corpus"].read_model(PaddingReport)
     single = ("rows", "left_out", "duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")
     findings = {
         **{name: getattr(profile, name) for name in single},
@@ -94,25 +94,25 @@ def report_tables(outputs: dict[str, ArtifactRef]) -> dict[str, list[dict[str, A
         "classes": [{"class": n, **{s: c.get(n, 0) for s, c in profile.documents.items()}} for n in profile.labels],
         "findings": [{"finding": name, "count": count} for name, count in findings.items()],
         "padding": [
-            {"scheme": name, "chosen": name == padding["scheme"], "efficiency": round(report["efficiency"], 4),
-             "batches": report["batches"], "buckets": len(report["boundaries"]),
-             **{f"{what}_p{q}": n for what in ("batch_tokens", "batch_documents")
-                for q, n in zip((5, 50, 95), report[what], strict=True)}}
-            for name, report in padding["schemes"].items()
+            {"scheme": name, "chosen": name == padding.scheme, "efficiency": round(report.efficiency, 4),
+             "batches": report.batches, "buckets": len(report.boundaries),
+             **{f"batch_tokens_p{q}": n for q, n in zip((5, 50, 95), report.batch_tokens, strict=True)},
+             **{f"batch_documents_p{q}": n for q, n in zip((5, 50, 95), report.batch_documents, strict=True)}}
+            for name, report in padding.schemes.items()
         ],
     }  # fmt: skip
     if embeddings := outputs.get("align_embeddings"):
-        coverage = embeddings.read_json(COVERAGE_FILE)
+        coverage = embeddings.read_model(CoverageReport)
         tables["coverage"] = [
             {"split": split, "part": part, "token_coverage": round(share, 4)}
-            for split, total in coverage["tokens"].items()
+            for split, total in coverage.tokens.items()
             for part, share in [
                 ("all", total),
-                *((f"class {label}", value) for label, value in coverage["tokens_by_class"][split].items()),
-                *((f"source {name}", value) for name, value in coverage["tokens_by_source"][split].items()),
+                *((f"class {label}", value) for label, value in coverage.tokens_by_class[split].items()),
+                *((f"source {name}", value) for name, value in coverage.tokens_by_source[split].items()),
             ]
         ]
-        tables["misses"] = [{"token": token, "train_count": count} for token, count in coverage["misses"].items()]
+        tables["misses"] = [{"token": token, "train_count": count} for token, count in coverage.misses.items()]
     return tables
 
 

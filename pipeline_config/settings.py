@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from pipeline_config.contracts.batches import BatchingScheme
 from pipeline_config.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -125,13 +126,13 @@ class CorpusConfig(Section):
 
 
 class TokenizationConfig(Section):
-    """`tokenize_corpus`: which tokenizer."""
+    """`tokenize_corpus`: the tokenizer."""
 
     tokenizer: str = Field(
         "basic_english",
         min_length=1,
-        description="basic_english, treebank, whitespace, any name that torchtext's get_tokenizer knows, or "
-        "<module>:<function> of an importable function from text to a list of tokens",
+        description="basic_english, treebank, whitespace, a name that torchtext's get_tokenizer accepts, or "
+        "<module>:<function>, an importable function from a text to a list of tokens",
     )
     shard_documents: Positive = Field(10_000, description="documents per token shard")
 
@@ -140,14 +141,14 @@ class VocabularyConfig(Section):
     """`build_vocabulary`: which tokens get an id."""
 
     specials: Annotated[tuple[str, ...], Field(min_length=2)] = Field(
-        ("<pad>", "<unk>"), description="tokens with the first ids: the padding, the unknown token, and any others"
+        ("<pad>", "<unk>"), description="tokens with the first ids: padding, unknown token, and any others"
     )
     min_freq: Positive = Field(2, description="occurrences in the train split that a token needs")
     max_size: Annotated[int, Field(ge=3)] | None = Field(
-        30_000, description="most frequent tokens kept, specials included; None keeps all"
+        30_000, description="largest number of tokens, specials included; None keeps all"
     )
     extend_from_vectors: Annotated[int, Field(ge=0)] = Field(
-        0, description="add so many first tokens of the vectors, whether the corpus has them or not"
+        0, description="number of tokens from the start of the vectors that are added, even if the corpus lacks them"
     )
 
     @model_validator(mode="after")
@@ -191,31 +192,36 @@ class AlignmentConfig(Section):
 
     fallbacks: tuple[Literal["lowercase", "diacritics", "digits", "number", "hyphen"], ...] = Field(
         ("lowercase",),
-        description="what is tried, in this order, for a token that the set lacks: its lower case; without "
-        "diacritics; each digit as 0; <number> for a number; the mean of its hyphenated parts",
+        description="what is looked up, in this order, for a token that the set lacks: its lower case; without "
+        "diacritics; each digit as 0; <number> for a number; the mean of its hyphenated pieces",
     )
     missing: Literal["random", "mean", "zero"] = Field(
-        "random", description="row of a token without a vector; random matches mean and deviation of the set"
+        "random", description="row of a token without a vector; random has the mean and deviation of the set"
     )
     min_token_coverage: Fraction | None = Field(
-        None, description="smallest share of train tokens with a vector; None accepts any"
+        None, description="smallest accepted share of train tokens with a vector; None accepts any"
     )
 
 
 class BucketingConfig(Section):
-    """`bucket_corpus`: how documents are cut, grouped by length and batched."""
+    """`bucket_corpus`: how documents are truncated, grouped by length and batched."""
 
-    max_length: Positive = Field(300, description="tokens kept of a document")
-    truncation: Literal["head", "tail", "head_tail"] = Field("head", description="what is kept of a long document")
-    scheme: Literal["quantile", "fixed_width", "optimal", "sorted_pool", "token_budget", "none"] = Field(
-        "optimal",
-        description="how batch-mates are found: buckets with equally many documents, of equal width, or with the "
-        "least padding; sorting random pools of batches; buckets and batches of equally many tokens; at random",
+    max_length: Positive = Field(300, description="largest number of tokens kept of a document")
+    truncation: Literal["head", "tail", "head_tail"] = Field(
+        "head", description="part of a longer document that is kept; head_tail keeps half of each"
     )
-    num_buckets: Positive = Field(16, description="buckets at most")
+    scheme: BatchingScheme = Field(
+        "optimal",
+        description="how batch-mates are found: quantile, fixed_width, optimal: in buckets with equal numbers of "
+        "documents, of equal width, with the least padding; sorted_pool: random pools sorted by length; token_budget: "
+        "the buckets of optimal, batches of about equal numbers of tokens; none: at random",
+    )
+    num_buckets: Positive = Field(16, description="largest number of buckets")
     batch_size: Positive = Field(64, description="documents per batch")
     token_budget: Positive | None = Field(
-        None, description="padded tokens per batch of token_budget at most; None is batch_size times the mean length"
+        None,
+        description="largest number of padded tokens per batch of token_budget; None is batch_size times the "
+        "mean length",
     )
 
 
@@ -235,18 +241,18 @@ class ModelConfig(Section):
     num_layers: Annotated[int, Field(ge=1, le=8)] = Field(1, description="stacked LSTM layers")
     bidirectional: bool = Field(True, description="read the text in both directions")
     pooling: Literal["last", "mean", "max", "mean_max", "attention"] = Field(
-        "mean_max", description="how outputs become one vector; last is the last real output per direction"
+        "mean_max", description="how outputs become one vector; last is the last real output of each direction"
     )
     dropout: Rate = Field(0.5, description="dropout between layers and before the linear layer")
     embedding_dropout: Rate = Field(0.5, description="dropout of whole embedding dimensions of a document")
-    word_dropout: Rate = Field(0.0, description="dropout of whole tokens, which then read as unknown")
+    word_dropout: Rate = Field(0.0, description="dropout of whole tokens, which are replaced by the unknown token")
     recurrent_dropout: Rate = Field(0.0, description="dropout of hidden-to-hidden weights")
     layer_norm: bool = Field(False, description="normalize the pooled vector")
-    pool_embeddings: bool = Field(False, description="join mean and maximum of the embeddings to the pooled outputs")
+    pool_embeddings: bool = Field(False, description="append mean and maximum of the embeddings to the pooled outputs")
     bigram_buckets: Annotated[int, Field(ge=0, le=1 << 26)] = Field(
-        0, description="rows of a table of hashed token pairs, whose linear classifier is added to the logits; 0: none"
+        0, description="rows of hashed bigrams, whose linear classifier is added to the logits; 0 leaves it out"
     )
-    freeze_embeddings: bool = Field(False, description="keep the pre-trained vectors as they are")
+    freeze_embeddings: bool = Field(False, description="do not train the pre-trained vectors")
 
 
 class TrainingConfig(Section):
@@ -297,8 +303,8 @@ class TrainingConfig(Section):
         3, description="epochs without a better metric before training ends; None runs all"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when it is there")
-    road: Literal["padded", "packed"] = Field(
-        "padded", description="how batches go through the LSTM; packed is slower, on CPUs and on CUDA"
+    layout: Literal["padded", "packed"] = Field(
+        "padded", description="layout of the sequences in the LSTM; packed is slower, on CPUs and on CUDA"
     )
     threads: Positive | None = Field(None, description="CPU threads of torch; None leaves torch's default")
     log_every_steps: Positive = Field(10, description="steps between two points of the step metrics")

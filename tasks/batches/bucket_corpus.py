@@ -1,8 +1,8 @@
 """Stage `bucket_corpus`: token ids per document, grouped by length.
 
-Reads `tokens` and `vocabulary`, shard by shard. Writes `doc_id`, `label_id`, `length`, `bucket`, `input_ids` per
-split as Arrow IPC, which training maps into memory; the class names; and a report that compares the padding of
-all schemes on the train split. Planning of batches is in `tasks.batches.batching`; neither knows torch.
+Reads `vocabulary`, and `tokens` shard by shard. Writes `doc_id`, `label_id`, `length`, `bucket`, `input_ids` per split
+as Arrow IPC, which training maps into memory; a description with the class names; and a report that compares the
+padding of all schemes on the train split. Batches are planned in `tasks.batches.batching`. Nothing here uses torch.
 """
 
 from collections import Counter
@@ -11,17 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_config.contracts.batches import BucketsDescription, PaddingReport, Truncation
+from pipeline_config.contracts.tokens import TokenizerDescription
 from pipeline_config.errors import InputError
-from pipeline_config.schemas import (
-    BUCKETS,
-    DICTIONARY_FILE,
-    PADDING_FILE,
-    SPLITS,
-    TOKENIZER_FILE,
-    UNK_IDX,
-    Split,
-    buckets_file,
-)
+from pipeline_config.schemas import BUCKETS, DICTIONARY_FILE, SPLITS, UNK_IDX, Split, buckets_file
 from pipeline_config.settings import BucketingConfig
 from tasks.batches import batching
 from tasks.runtime.arrow import whole_column
@@ -32,51 +25,57 @@ from tasks.tokens.tokenize_corpus import iterate_shards
 from tasks.tokens.vocabulary import Vocabulary
 
 
-@stage(version=2)
+@stage(version=3)
 def bucket_corpus(
     output: StageOutput, tokens: ArtifactRef, vocabulary: ArtifactRef, config: BucketingConfig, seed: int
 ) -> None:
-    """Write the token ids of each split with their length buckets, and the padding report.
+    """Write the token ids of each split with their length buckets, the description and the padding report.
 
     Raises:
-        InputError: the vocabulary was built for another tokenizer.
+        InputError: the vocabulary comes from another tokenizer.
     """
-    known = Vocabulary.read(vocabulary)
-    _check_tokenizer(tokens, known)
+    vocab = Vocabulary.read(vocabulary)
+    _check_tokenizer(tokens, vocab)
     train, labels = _survey(tokens, config.max_length)
     schemes = batching.compare_schemes(
-        train, num_buckets=config.num_buckets, batch_size=config.batch_size, seed=seed,
-        token_budget=config.token_budget,
+        train, num_buckets=config.num_buckets, batch_size=config.batch_size, token_budget=config.token_budget,
+        seed=seed,
     )  # fmt: skip
     chosen = schemes[config.scheme]
-    ids = known.encode(whole_column(tokens.read_table(DICTIONARY_FILE, columns=["token"])["token"]))
+    ids = vocab.encode(whole_column(tokens.read_table(DICTIONARY_FILE, columns=["token"])["token"]))
     counts: Counter[str] = Counter()
     with SplitWriter(output) as writer:
         for shard in iterate_shards(tokens):
-            documents = encode_shard(shard, ids, labels, np.array(chosen["boundaries"]), config, counts)
+            documents, cut = encode_shard(
+                shard, ids=ids, labels=labels, boundaries=np.array(chosen.boundaries), max_length=config.max_length,
+                truncation=config.truncation,
+            )  # fmt: skip
+            counts.update(cut)
             writer.add(documents, shard["split"])
-    output.write_json(PADDING_FILE, {
-        "labels": labels, "boundaries": chosen["boundaries"], "schemes": schemes, "scheme": config.scheme,
-        "token_budget": config.token_budget, "truncation": dict(counts), "vocabulary": known.digest,
-        "tokenizer": known.tokenizer,
-    })  # fmt: skip
+    output.write_model(BucketsDescription(
+        labels=tuple(labels), vocabulary_digest=vocab.digest, tokenizer=vocab.tokenizer, special_tokens=vocab.specials,
+        scheme=config.scheme, token_budget=config.token_budget,
+    ))  # fmt: skip
+    truncation = Truncation.model_validate(counts)
+    output.write_model(PaddingReport(scheme=config.scheme, schemes=schemes, truncation=truncation))
     output.facts.update(
-        padding_efficiency=chosen["efficiency"], buckets=len(chosen["boundaries"]), batches=chosen["batches"],
-        documents_truncated=counts["documents_cut"], tokens_truncated=counts["tokens_cut"],
-        documents_empty=counts["documents_empty"],
-        **{f"padding_efficiency_{name}": report["efficiency"] for name, report in schemes.items()},
+        padding_efficiency=chosen.efficiency, buckets=len(chosen.boundaries), batches=chosen.batches,
+        documents_truncated=truncation.documents_cut, tokens_truncated=truncation.tokens_cut,
+        documents_empty=truncation.documents_empty,
+        **{f"padding_efficiency_{name}": report.efficiency for name, report in schemes.items()},
     )  # fmt: skip
 
 
 def read_labels(buckets: ArtifactRef) -> list[str]:
     """Return the class names; the position is the `label_id`."""
-    return list(buckets.read_json(PADDING_FILE)["labels"])
+    return list(buckets.read_model(BucketsDescription).labels)
 
 
 class SplitWriter:
-    """Write encoded documents split by split: columns are kept, token ids go to a file at once.
+    """Write encoded documents split by split.
 
-    So memory holds 24 bytes per document; on a clean end each split becomes one record batch.
+    Token ids go to a temporary file of the split at once; memory holds the other columns, 24 bytes per document. When
+    the `with` block ends without an error, each split becomes an Arrow IPC file of one record batch.
     """
 
     def __init__(self, output: StageOutput) -> None:
@@ -99,9 +98,9 @@ class SplitWriter:
         """Add documents (schema `BUCKETS`)."""
         for name in SPLITS:
             chosen = pc.equal(split, name)
-            part = documents if pc.all(chosen).as_py() else documents.filter(chosen)
-            self._columns[name].append(part.drop_columns("input_ids"))
-            for chunk in part["input_ids"].chunks:
+            of_split = documents if pc.all(chosen).as_py() else documents.filter(chosen)
+            self._columns[name].append(of_split.drop_columns("input_ids"))
+            for chunk in of_split["input_ids"].chunks:
                 chunk.flatten().to_numpy().tofile(self._files[name])
 
     def _finish(self, name: Split) -> None:
@@ -115,29 +114,29 @@ class SplitWriter:
 
 def encode_shard(
     shard: pa.Table,
+    *,
     ids: np.ndarray,
     labels: list[str],
     boundaries: np.ndarray,
-    config: BucketingConfig,
-    counts: Counter[str],
-) -> pa.Table:
-    """Return the documents of a token shard (schema `TOKENS`) in the schema `BUCKETS`.
+    max_length: int,
+    truncation: str,
+) -> tuple[pa.Table, dict[str, int]]:
+    """Return the documents of a token shard (schema `TOKENS`) in the schema `BUCKETS`, and the fields of `Truncation`.
 
     Args:
         shard: documents with the codes of their tokens.
         ids: int32, the token id of each code.
-        labels: the class names.
-        boundaries: of the buckets.
-        config: how documents are cut.
-        counts: `documents_cut`, `tokens_cut` and `documents_empty` are added to.
+        labels: class names in the order of their ids.
+        boundaries: largest length of each bucket.
+        max_length: tokens kept of a document.
+        truncation: `head`, `tail` or `head_tail`, see `truncate`.
     """
     lists = whole_column(shard["codes"])
     codes, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy() - lists.offsets[0].as_py()
-    kept, offsets, cut = truncate(codes, offsets, max_length=config.max_length, side=config.truncation)
+    kept, offsets, cut = truncate(codes, offsets, max_length=max_length, side=truncation)
     input_ids, offsets, empty = fill_empty(ids[kept], offsets)
     lengths = np.diff(offsets)
-    counts.update(documents_cut=cut, tokens_cut=len(codes) - len(kept), documents_empty=empty)
-    return pa.table(
+    documents = pa.table(
         [
             shard["doc_id"],
             pc.index_in(shard["label"], pa.array(labels, pa.string())).cast(pa.int32()),
@@ -147,13 +146,14 @@ def encode_shard(
         ],
         schema=BUCKETS,
     )
+    return documents, {"documents_cut": cut, "tokens_cut": len(codes) - len(kept), "documents_empty": empty}
 
 
 def truncate(ids: np.ndarray, offsets: np.ndarray, *, max_length: int, side: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Cut documents to `max_length` tokens, keeping the `head`, the `tail`, or with `head_tail` half of each.
+    """Cut documents to `max_length` tokens: keep the `head`, the `tail`, or with `head_tail` half of each.
 
     Returns:
-        Flat ids, int64[N + 1] offsets, and how many documents were cut.
+        Flat ids, offsets int64[N + 1], and the number of documents that were cut.
     """
     lengths = np.diff(offsets)
     kept = np.minimum(lengths, max_length)
@@ -168,7 +168,11 @@ def truncate(ids: np.ndarray, offsets: np.ndarray, *, max_length: int, side: str
 
 
 def fill_empty(ids: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Give a document without tokens one `<unk>`, so that every document has a last real output."""
+    """Put one unknown token into each document without tokens, so that every document has a last real output.
+
+    Returns:
+        Flat ids, offsets int64[N + 1], and the number of documents without tokens.
+    """
     lengths = np.diff(offsets)
     empty = lengths == 0
     if not empty.any():
@@ -178,7 +182,7 @@ def fill_empty(ids: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _survey(tokens: ArtifactRef, max_length: int) -> tuple[np.ndarray, list[str]]:
-    """Return the lengths of the train documents, cut and filled, and all class names in order."""
+    """Return the lengths of the train documents, after truncation and filling, and all class names, sorted."""
     lengths: list[np.ndarray] = []
     labels: set[str] = set()
     for shard in iterate_shards(tokens):
@@ -188,6 +192,9 @@ def _survey(tokens: ArtifactRef, max_length: int) -> tuple[np.ndarray, list[str]
 
 
 def _check_tokenizer(tokens: ArtifactRef, vocabulary: Vocabulary) -> None:
-    got = tokens.read_json(TOKENIZER_FILE)["version"]
-    if got != vocabulary.tokenizer:
-        raise InputError(f"{tokens.directory}: tokens are of {got}, the vocabulary is of {vocabulary.tokenizer}")
+    tokenizer = tokens.read_model(TokenizerDescription).version
+    if tokenizer != vocabulary.tokenizer:
+        raise InputError(
+            f"{tokens.directory}: the tokens come from the tokenizer {tokenizer}, the vocabulary from "
+            f"{vocabulary.tokenizer}; build the vocabulary from these tokens"
+        )

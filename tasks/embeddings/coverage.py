@@ -1,40 +1,37 @@
 """Coverage: which share of the vocabulary, and of the tokens of each split, class and source, has a vector."""
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline_config.schemas import (
-    DICTIONARY_FILE,
-    SPLITS,
-)
+from pipeline_config.contracts.embeddings import CoverageReport
+from pipeline_config.schemas import DICTIONARY_FILE, SPLITS, Split
 from tasks.runtime.arrow import whole_column
 from tasks.store.artifacts import ArtifactRef
 from tasks.tokens.tokenize_corpus import iterate_shards
 
 MOST_MISSES = 50
-NOT_FOUND = ("special", "missing")  # sources that do not count as covered
+NOT_COVERED = ("special", "missing")  # sources of tokens without a vector of the set
 
 
-def measure_coverage(words: pa.Array, source: np.ndarray, tokens: ArtifactRef) -> dict[str, Any]:
-    """Say which share of the vocabulary, and of the tokens of each split and class, has a vector.
+def measure_coverage(words: pa.Array, source: np.ndarray, tokens: ArtifactRef) -> CoverageReport:
+    """Measure which share of the vocabulary, and of the tokens of each split and class, has a vector.
 
-    A token outside the vocabulary counts as not covered. Misses are the most frequent train tokens without a
-    vector, those outside the vocabulary included.
+    A token outside the vocabulary is not covered. It is among the misses, if it is frequent enough.
 
     Args:
         words: tokens of the vocabulary.
-        source: object[V], as `look_up_rows` returns it.
+        source: object[V], the source of each word, from `look_up_rows`.
         tokens: the tokenized corpus.
     """
     dictionary = tokens.read_table(DICTIONARY_FILE)
     rows = pc.index_in(dictionary["token"], words).fill_null(-1).to_numpy()
-    of_code = np.append(source, "outside")[rows]
-    of_code[of_code == "special"] = "outside"  # a word that looks like a special token
-    covered = np.isin(of_code, (*NOT_FOUND, "outside"), invert=True)
-    share, unknown, by_source = {}, {}, {}
+    of_code = np.append(source, "outside")[rows]  # a missing row, -1, takes the last element
+    of_code[of_code == "special"] = "outside"  # a word that looks like a special token is encoded as unknown
+    covered = np.isin(of_code, (*NOT_COVERED, "outside"), invert=True)
+    share: dict[Split, float] = {}
+    unknown: dict[Split, float] = {}
+    by_source: dict[Split, dict[str, float]] = {}
     for split in SPLITS:
         counts = dictionary[f"{split}_count"].to_numpy()
         total = int(counts.sum()) or 1
@@ -47,19 +44,19 @@ def measure_coverage(words: pa.Array, source: np.ndarray, tokens: ArtifactRef) -
     special = types.get("special", 0)
     misses = dictionary.filter(pa.array(~covered & (train > 0)))
     misses = misses.sort_by([("train_count", "descending"), ("token", "ascending")]).slice(0, MOST_MISSES)
-    return {
-        "types": sum(n for name, n in types.items() if name not in NOT_FOUND) / max(len(words) - special, 1),
-        "tokens": share,
-        "tokens_by_class": _coverage_by_class(covered, tokens),
-        "tokens_by_source": by_source,
-        "oov_rate": unknown,
-        "rows": types,
-        "misses": dict(zip(misses["token"].to_pylist(), misses["train_count"].to_pylist(), strict=True)),
-    }
+    return CoverageReport(
+        types=sum(n for name, n in types.items() if name not in NOT_COVERED) / max(len(words) - special, 1),
+        tokens=share,
+        tokens_by_class=_measure_classes(covered, tokens),
+        tokens_by_source=by_source,
+        oov_rate=unknown,
+        rows=types,
+        misses=dict(zip(misses["token"].to_pylist(), misses["train_count"].to_pylist(), strict=True)),
+    )
 
 
-def _coverage_by_class(covered: np.ndarray, tokens: ArtifactRef) -> dict[str, dict[str, float]]:
-    """Return the share of covered tokens of each split and class."""
+def _measure_classes(covered: np.ndarray, tokens: ArtifactRef) -> dict[Split, dict[str, float]]:
+    """Return the share of covered tokens of each split and class; `covered` is bool[codes]."""
     found: dict[tuple[str, str], np.ndarray] = {}
     for shard in iterate_shards(tokens):
         lists = whole_column(shard["codes"])

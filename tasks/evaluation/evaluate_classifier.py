@@ -11,14 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.schemas import (
-    COVERAGE_FILE,
     DOCUMENTS_FILE,
     EPOCHS_FILE,
     METRICS_FILE,
     MODEL_FILE,
-    PADDING_FILE,
     PREDICTIONS_FILE,
     REPORT_FILE,
     WEIGHTS_FILE,
@@ -63,8 +63,8 @@ def evaluate_classifier(
         epochs=classifier.read_table(EPOCHS_FILE).to_pandas(),
         lengths={split: load_split(buckets, split).lengths for split in ("train", *EVALUATED)},
         profile=documents.read_model(CorpusProfile),
-        padding=buckets.read_json(PADDING_FILE),
-        coverage=embeddings.read_json(COVERAGE_FILE) if embeddings else None,
+        padding=buckets.read_model(PaddingReport),
+        coverage=embeddings.read_model(CoverageReport) if embeddings else None,
         errors=find_confident_errors(predictions, labels, documents.read_table(DOCUMENTS_FILE)),
     )
     draw_figures(evidence, output.directory)

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.schemas import FIGURES, SPLITS
 
 BLUE, ORANGE, GREY, GREEN = "#2f6fb3", "#d9822b", "#8a94a0", "#3a8f5c"
@@ -34,8 +36,8 @@ class Evidence(NamedTuple):
     epochs: pd.DataFrame
     lengths: Mapping[str, np.ndarray]
     profile: CorpusProfile
-    padding: dict[str, Any]
-    coverage: dict[str, Any] | None
+    padding: PaddingReport
+    coverage: CoverageReport | None
     errors: list[dict[str, Any]]
 
 
@@ -118,11 +120,11 @@ def draw_lengths(evidence: Evidence) -> Figure:
     histogram, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     lengths = evidence.lengths["train"]
     histogram.hist(lengths, bins=min(60, int(lengths.max())), color=BLUE)
-    for boundary in evidence.padding["boundaries"]:
+    for boundary in evidence.padding.chosen.boundaries:
         histogram.axvline(boundary, color=ORANGE, linewidth=0.8, alpha=0.8)
     histogram.set(title="Tokens per train document, bucket boundaries", xlabel="tokens", ylabel="documents")
-    schemes = evidence.padding["schemes"]
-    drawn = bars.barh(list(schemes), [report["efficiency"] for report in schemes.values()], color=BLUE)
+    schemes = evidence.padding.schemes
+    drawn = bars.barh(list(schemes), [report.efficiency for report in schemes.values()], color=BLUE)
     bars.bar_label(drawn, fmt="%.3f", padding=3)
     bars.set(title="Real tokens per padded token", xlim=(0, 1.3), xticks=(0, 0.5, 1))
     return figure
@@ -135,11 +137,11 @@ def draw_coverage(evidence: Evidence) -> Figure:
     if evidence.coverage is None:
         figure.suptitle("No pre-trained vectors: the embedding layer starts fresh")
         return figure
-    tokens = {split: evidence.coverage["tokens"][split] for split in SPLITS if split in evidence.coverage["tokens"]}
+    tokens = {split: evidence.coverage.tokens[split] for split in SPLITS if split in evidence.coverage.tokens}
     drawn = share.bar(list(tokens), list(tokens.values()), color=BLUE)
     share.bar_label(drawn, fmt="{:.1%}")
     share.set(title="Tokens with a vector", ylim=(0, 1.1))
-    words = sorted(evidence.coverage["misses"].items(), key=lambda item: (-item[1], item[0]))[:15][::-1]
+    words = sorted(evidence.coverage.misses.items(), key=lambda item: (-item[1], item[0]))[:15][::-1]
     names = [_drawable(word) for word, _ in words]
     misses.barh(range(len(words)), [count for _, count in words], color=GREY)
     misses.set(title="Most frequent without", xlabel="train occurrences", yticks=range(len(words)))

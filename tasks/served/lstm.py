@@ -1,4 +1,10 @@
-"""An LSTM over sequences that are padded at the end, with the numbers of a packed `nn.LSTM`."""
+"""An LSTM over sequences that are padded at the end, with the results of a packed `nn.LSTM`.
+
+There are two layouts of sequences, and both give the same results up to rounding. `packed` runs step by step. `padded`
+runs the fused kernels of oneDNN on CPUs and, up to 128 units, the persistent ones of cuDNN on CUDA. A forward LSTM
+reads the padding at the end only after all real positions; the backward direction reads each sequence reversed within
+its own length. In float32 the persistent kernels of cuDNN deviate by up to 6e-6; in float64 all agree to 1e-10.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,18 +14,20 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 LAYOUTS = ("padded", "packed")
-CACHED_TOKENS = 3840  # 20 to 40 % faster than whole batches of long texts at 100 to 250 units
+CACHED_TOKENS = 3840  # tokens per call on CPUs: 20 to 40 % faster than whole batches of long texts at 100 to 250 units
 
 
 class PaddedLSTM(nn.Module):
     """Stacked, optionally bidirectional LSTM over sequences that are padded at the end.
+
+    The attribute `layout`, one of `LAYOUTS`, decides how the outputs are computed.
 
     Args:
         input_size: E.
         hidden_size: H, per direction.
         num_layers: stacked layers.
         bidirectional: also read backward.
-        dropout: on the outputs of each layer but the last.
+        dropout: on the outputs of each layer except the last.
         recurrent_dropout: on the hidden-to-hidden weights, one mask per pass (Merity et al. 2018).
     """
 
@@ -42,21 +50,21 @@ class PaddedLSTM(nn.Module):
         )
         self.dropout, self.recurrent_dropout = dropout, recurrent_dropout
         self.hidden_size, self.output_size = hidden_size, hidden_size * directions
-        self.road = "padded"
+        self.layout: str = "padded"
 
     def forward(self, inputs: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """Return outputs float[B, T, D*H] for inputs float[B, T, E] and lengths int64[B] >= 1.
 
-        Outputs at padded positions mean nothing.
+        The values at padded positions are undefined.
         """
         return torch.cat(turn_backward(self.run_directions(inputs, lengths, generator), lengths), dim=2)
 
     def run_directions(self, inputs: Tensor, lengths: Tensor, generator: Generator | None = None) -> list[Tensor]:
         """Return the last layer's outputs float[B, T, H] of each direction, in the order in which it reads.
 
-        Position 0 of the backward direction holds its output at the last token. `road` says how outputs are computed.
+        So position 0 of the backward direction holds its output at the last token.
         """
-        if self.road == "packed":
+        if self.layout == "packed":
             return self._run_packed(inputs, lengths, generator)
         outputs: list[Tensor] = []
         for number in range(len(self.forward_layers)):
@@ -81,7 +89,7 @@ class PaddedLSTM(nn.Module):
         return lstm
 
     def load_lstm(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the `state_dict` of a plain `nn.LSTM` of the same shape."""
+        """Copy the weights from the `state_dict` of a plain `nn.LSTM` of the same shape."""
         with torch.no_grad():
             for name, weight in self._plain_state().items():
                 weight.copy_(state[name])
@@ -89,15 +97,15 @@ class PaddedLSTM(nn.Module):
     def _run(self, layer: nn.Module, inputs: Tensor, generator: Generator | None) -> Tensor:
         """Return outputs float[B, T, H] of one layer in one direction.
 
-        On CPUs some positions at a time: what the backward pass needs of them stays in the processor's cache meanwhile.
+        On CPUs each call takes `CACHED_TOKENS` tokens, so that its buffers for the backward pass fit the cache.
         """
-        weights, parts = self._weights(layer, generator), []
+        weights, outputs = self._weights(layer, generator), []
         hidden = cell = inputs.new_zeros(1, len(inputs), self.hidden_size)
         width = inputs.shape[1] if inputs.is_cuda else max(1, CACHED_TOKENS // len(inputs))
-        for part in torch.split(inputs, width, dim=1):
-            outputs, hidden, cell = torch.lstm(part, (hidden, cell), weights, True, 1, 0.0, self.training, False, True)
-            parts.append(outputs)
-        return torch.cat(parts, dim=1)
+        for span in torch.split(inputs, width, dim=1):
+            output, hidden, cell = torch.lstm(span, (hidden, cell), weights, True, 1, 0.0, self.training, False, True)
+            outputs.append(output)
+        return torch.cat(outputs, dim=1)
 
     def _run_packed(self, inputs: Tensor, lengths: Tensor, generator: Generator | None) -> list[Tensor]:
         packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -112,7 +120,7 @@ class PaddedLSTM(nn.Module):
         return turn_backward(outputs.chunk(directions, dim=2), lengths)
 
     def _directions(self, number: int) -> list[tuple[nn.Module, bool]]:
-        """Return the modules of a layer, each with whether it reads forward."""
+        """Return the modules of a layer, each with True if it reads forward."""
         backward = [(self.backward_layers[number], False)] if len(self.backward_layers) else []
         return [(self.forward_layers[number], True), *backward]
 
@@ -130,7 +138,7 @@ class PaddedLSTM(nn.Module):
 
 
 def reversal_index(lengths: Tensor, width: int) -> Tensor:
-    """Return int64[B, T]: the position to take so that each sequence is reversed within its own length."""
+    """Return int64[B, T]: the source position of each position when sequences are reversed within their lengths."""
     positions = torch.arange(width, device=lengths.device)
     reverse = lengths.unsqueeze(1) - 1 - positions
     return torch.where(reverse >= 0, reverse, positions)
@@ -145,20 +153,25 @@ def reverse(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def turn_backward(directions: Sequence[Tensor], lengths: Tensor) -> list[Tensor]:
-    """Return one tensor per direction with the backward one's turned from its reading order to the text's, or back."""
+    """Reverse the tensor of the backward direction: from its reading order to the order of the text, or back.
+
+    Args:
+        directions: one float[B, T, X], the forward direction, or two, forward and backward.
+        lengths: int64[B].
+    """
     return [values if number == 0 else reverse(values, lengths) for number, values in enumerate(directions)]
 
 
 def drop(
     values: Tensor, probability: float, generator: Generator | None, *, shape: tuple[int, ...] | None = None
 ) -> Tensor:
-    """Return values of which each is zero with a probability, the others scaled to keep the mean.
+    """Set each value to zero with a probability, and scale the others so that the mean stays (dropout).
 
     Args:
         values: any shape.
-        probability: of a zero; 0 changes nothing and draws nothing.
-        generator: where the mask is drawn from; None is torch's own.
-        shape: of the mask, which is broadcast; None draws for each value.
+        probability: of a zero; 0 returns `values` unchanged and draws nothing.
+        generator: draws the mask; None is torch's default generator.
+        shape: of the mask, which is broadcast; None draws one number per value.
     """
     if not probability:
         return values
@@ -167,7 +180,7 @@ def drop(
 
 
 class _Permutation(torch.autograd.Function):
-    """Reorder the B*T rows of float[B, T, X] by a permutation that is its own inverse, and so the gradient too."""
+    """Reorder the B*T rows of float[B, T, X] by a permutation that is its own inverse; the gradient likewise."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, index: Tensor) -> Tensor:

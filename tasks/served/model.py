@@ -1,9 +1,9 @@
-"""The registered model: raw text in, label and per-class probability out.
+"""The registered model: takes texts, returns the label and the probability of each class.
 
-MLflow stores this file as the model's code and runs it on load. It imports nothing of the project: network
-and tokenizers come from the source files in the model's bundle, as a package with a name of its own, so that versions
-loaded side by side do not share code. The bundle holds `model.json`, `vocabulary.json`, `weights.safetensors`,
-and the other modules of this package; nothing in it is a pickle.
+MLflow stores this file as the code of the model and runs it when the model is loaded. It imports nothing from the
+project. Network and tokenizers are imported from the source files in the model's bundle, as a package with a unique
+name, so that two versions loaded in one process do not share code. The bundle holds `model.json`, `vocabulary.json`,
+`weights.safetensors` and the other modules of this package; none of its files is a pickle.
 """
 
 import importlib
@@ -34,10 +34,11 @@ class ServedClassifier(PythonModel):
         vocabulary = json.loads((bundle / "vocabulary.json").read_text("utf-8"))
         self.labels: list[str] = description["labels"]
         self.text: dict[str, Any] = description["text"]
-        words = enumerate(vocabulary[self.text["specials"] :], self.text["specials"])  # in a text, specials are words
+        # a word of a text that looks like a special token is unknown, so special tokens are left out
+        words = enumerate(vocabulary[self.text["specials"] :], self.text["specials"])
         self.token_ids = {token: token_id for token_id, token in words}
         self.tokenizers, network = _load_modules(bundle, "tokenizers", "network")
-        self.tokenizers.load_tokenizer(self.text["tokenizer"])  # fails here and now if a package is missing
+        self.tokenizers.load_tokenizer(self.text["tokenizer"])  # a missing package fails here, not at the first text
         self.network = network.TextClassifier(**description["architecture"])
         self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
         self.network.eval()
@@ -48,15 +49,15 @@ class ServedClassifier(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> list[dict[str, Any]]:
-        """Return `label`, `score` (its probability) and `probabilities` (class -> probability) per text.
+        """Return for each text `label`, `score` (its probability) and `probabilities` (by class).
 
         Raises:
-            MlflowException: something in the first column is no text.
+            MlflowException: a value in the first column is not a string.
         """
         texts = model_input.iloc[:, 0].tolist() if model_input.shape[1] else []
         for number, text in enumerate(texts):
             if not isinstance(text, str):
-                raise MlflowException.invalid_parameter_value(f"row {number}: expected a text, got {text!r}")
+                raise MlflowException.invalid_parameter_value(f"row {number}: expected a string, got {text!r}")
         encoded = [self._encode(tokens) for tokens in self.tokenizers.tokenize_texts(texts, self.text["tokenizer"])]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         answers: list[dict[str, Any]] = [{}] * len(encoded)
@@ -88,10 +89,10 @@ class ServedClassifier(PythonModel):
 
 
 def _load_modules(folder: Path, *names: str) -> list[ModuleType]:
-    """Import modules of a folder as those of a package with a new name, and write no byte code beside them."""
+    """Import modules of a folder as modules of a package with a unique name; write no byte code beside them."""
     missing = [f"{folder / name}.py" for name in names if not (folder / f"{name}.py").is_file()]
     if missing:
-        raise FileNotFoundError(f"the registered model lacks {', '.join(missing)}")
+        raise FileNotFoundError(f"the registered model is incomplete, it lacks {', '.join(missing)}; register it again")
     package = ModuleType(f"served_{uuid.uuid4().hex}")
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package

@@ -1,19 +1,11 @@
-"""The classifier's network: embedding, LSTM, pooling over real tokens, linear layer.
+"""The network of the classifier: embedding, LSTM, pooling over real tokens, linear layer.
 
-Reads and writes tensors only; imports nothing of the project, so that a registered model can carry it as it
-is. Shapes: B batch, T tokens, E embedding, H hidden, D directions, C classes, V vocabulary.
+It takes and returns tensors only. It imports only modules of this package, so that a registered model can carry it
+unchanged. Shapes: B batch, T tokens, E embedding, H hidden, D directions, C classes, V vocabulary.
 
-There are two roads through the LSTM, and both give the numbers of a packed `nn.LSTM`. A packed one runs step by
-step, while a padded one runs oneDNN's fused kernels on CPUs and, up to 128 units, cuDNN's persistent ones on CUDA. So
-sequences are padded at the end, where a forward LSTM does not see the padding from real positions, and the backward
-direction reads each sequence reversed within its own length. In float32 cuDNN's persistent kernels are off by up to
-6e-6, in float64 all are exact.
-
-Every random number of a training pass is drawn from the generator that is handed in, so that a pass is a
-function of weights, batch and the generator's seed.
+All random numbers of a training pass come from the generator that is passed in. So a pass depends only on the weights,
+the batch and the seed of the generator.
 """
-
-import warnings
 
 import torch
 from torch import Generator, Tensor, nn
@@ -23,9 +15,6 @@ from .lstm import PaddedLSTM, drop, turn_backward
 from .pooling import pool_max, pool_mean, real_positions, weighted_sum
 
 POOLINGS = ("last", "mean", "max", "mean_max", "attention")
-
-# cuDNN copies weights that are in no module, such as those that dropout has thinned out; they are small.
-warnings.filterwarnings("ignore", "RNN module weights are not part of", UserWarning)
 
 
 class TextClassifier(nn.Module):
@@ -39,18 +28,18 @@ class TextClassifier(nn.Module):
         hidden_size: H, per direction.
         num_layers: stacked LSTM layers.
         bidirectional: read the text in both directions.
-        pooling: `last` takes each direction's output at its last real token; `mean`, `max` and both together
-            (`mean_max`) pool over the real tokens; `attention` is their mean weighted by the softmax of a
+        pooling: `last` is the output of each direction at the last token that it reads; `mean`, `max` and both
+            together (`mean_max`) pool over the real tokens; `attention` is their mean weighted by the softmax of a
             learned linear score.
+        unk_idx: token id of unknown tokens.
         dropout: between layers and before the linear layer.
         embedding_dropout: on whole dimensions of a document's embeddings (variational: Gal & Ghahramani 2016).
-        word_dropout: on whole tokens, which then read as unknown.
+        word_dropout: on whole tokens, which are replaced by the unknown token.
         recurrent_dropout: on the hidden-to-hidden weights.
         layer_norm: normalize the pooled vector (Ba et al. 2016).
-        pool_embeddings: join mean and maximum of the embeddings to the pooled outputs.
-        bigram_buckets: rows of a table of hashed pairs of tokens, whose linear classifier is added; 0 leaves it out.
-        unk_idx: token id of unknown tokens.
-        embeddings: pre-trained float32[V, E]; None starts a fresh layer.
+        pool_embeddings: append mean and maximum of the embeddings to the pooled outputs.
+        bigram_buckets: rows of hashed bigrams, whose linear classifier is added to the logits; 0 leaves it out.
+        embeddings: pre-trained float32[V, E]; None starts with random embeddings.
         freeze_embeddings: do not train pre-trained vectors.
     """
 
@@ -62,9 +51,10 @@ class TextClassifier(nn.Module):
         num_classes: int,
         padding_idx: int,
         hidden_size: int,
-        num_layers: int = 1,
-        bidirectional: bool = True,
-        pooling: str = "last",
+        num_layers: int,
+        bidirectional: bool,
+        pooling: str,
+        unk_idx: int,
         dropout: float = 0.0,
         embedding_dropout: float = 0.0,
         word_dropout: float = 0.0,
@@ -72,7 +62,6 @@ class TextClassifier(nn.Module):
         layer_norm: bool = False,
         pool_embeddings: bool = False,
         bigram_buckets: int = 0,
-        unk_idx: int = 1,
         embeddings: Tensor | None = None,
         freeze_embeddings: bool = False,
     ) -> None:
@@ -103,10 +92,10 @@ class TextClassifier(nn.Module):
         self.bigrams = BagOfBigrams(num_embeddings, bigram_buckets, num_classes) if bigram_buckets else None
 
     def reset_weights(self, generator: Generator) -> None:
-        """Draw all weights anew, pre-trained vectors aside.
+        """Draw new weights for everything except pre-trained vectors.
 
-        Input weights are Xavier's (Glorot & Bengio 2010), recurrent ones orthogonal per gate (Saxe et al. 2014), the
-        forget gate's bias is 1 (Jozefowicz et al. 2015). Those of the bag of bigrams are zero.
+        Input weights are drawn after Glorot & Bengio (2010), recurrent weights orthogonal per gate (Saxe et al. 2014).
+        The bias of the forget gate is 1 (Jozefowicz et al. 2015), the weights of the bag of bigrams are zero.
         """
         if not self.pretrained:
             nn.init.normal_(self.embedding.weight, generator=generator)
@@ -129,7 +118,7 @@ class TextClassifier(nn.Module):
     ) -> Tensor:
         """Return logits float[B, C] for int64[B, T] token ids, padded at the end, and int64[B] lengths >= 1.
 
-        `embedded` stands for what `embed` returns, when it is known or something else is wanted.
+        `embedded` float[B, T, E] replaces the result of `embed`; adversarial training passes moved embeddings.
         """
         embedded = self.embed(input_ids, generator) if embedded is None else embedded
         logits = self._classify(embedded, lengths, generator)
@@ -148,14 +137,19 @@ class TextClassifier(nn.Module):
         """Return the logits float[B, C] of the deep part for embeddings float[B, T, E]."""
         vectors = self._pool(self.lstm.run_directions(embedded, lengths, generator), lengths)
         if self.pool_embeddings:
-            vectors += [pool_mean(embedded, lengths), pool_max(embedded, lengths)]
+            vectors = [*vectors, pool_mean(embedded, lengths), pool_max(embedded, lengths)]
         pooled = torch.cat(vectors, dim=1)
         pooled = pooled if self.norm is None else self.norm(pooled)
         logits: Tensor = self.linear(drop(pooled, self.dropout * self.training, generator))
         return logits
 
     def _pool(self, directions: list[Tensor], lengths: Tensor) -> list[Tensor]:
-        """Return float[B, H] tensors of outputs float[B, T, H] per direction, each in the order in which it reads."""
+        """Return pooled float[B, H] tensors.
+
+        Args:
+            directions: outputs float[B, T, H] of each direction, in the order in which it reads.
+            lengths: int64[B].
+        """
         if self.pooling == "last":
             rows = torch.arange(len(lengths), device=lengths.device)
             return [outputs[rows, lengths - 1] for outputs in directions]
@@ -165,6 +159,7 @@ class TextClassifier(nn.Module):
         return means + ([pool_max(outputs, lengths) for outputs in directions] if "max" in self.pooling else [])
 
     def _attend(self, directions: list[Tensor], lengths: Tensor) -> list[Tensor]:
+        """Return the outputs of each direction, float[B, H], summed by the attention over both directions."""
         real = real_positions(lengths, directions[0].shape[1])
         weights = self.attention.weight.view(len(directions), -1, 1)  # type: ignore[union-attr]
         scores = [outputs @ weight for outputs, weight in zip(directions, weights, strict=True)]

@@ -22,5 +22,5 @@ def pool_max(values: Tensor, lengths: Tensor) -> Tensor:
 
 
 def weighted_sum(outputs: Tensor, weights: Tensor) -> Tensor:
-    """Return float[B, H]: the sum over T of float[B, T, H], weighted by float[B, T]."""
+    """Return float[B, H]: the sum of float[B, T, H] over T, weighted by float[B, T]."""
     return torch.bmm(weights.unsqueeze(1), outputs).squeeze(1)

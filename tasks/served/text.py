@@ -1,4 +1,4 @@
-"""Texts in Arrow columns: their Unicode normalization and their bytes."""
+"""Texts in Arrow columns: Unicode normalization and access to their UTF-8 bytes."""
 
 import unicodedata
 
@@ -11,15 +11,15 @@ TOKEN_LISTS = pa.large_list(TEXT)
 
 
 def normalize_text(text: str) -> str:
-    """Return a text in Unicode normalization form C, in which GloVe's tokens are written."""
+    """Return a text in Unicode normalization form C, the form of GloVe's tokens."""
     return unicodedata.normalize("NFC", text)
 
 
 def normalize_texts(texts: pa.Array) -> pa.Array:
-    """Return texts (large_string, no nulls) in normalization form C; only those that may be in another are touched.
+    """Return texts (large_string, no nulls) in Unicode normalization form C.
 
-    Code points below U+0300, the first combining one, stay as they are, and UTF-8 begins those from U+0300 on
-    with a byte of 0xCC or more.
+    Only texts that may change are looked at one by one. Normalization leaves texts unchanged whose code points are all
+    below U+0300, the first combining mark; in UTF-8, code points from U+0300 on begin with a byte of at least 0xCC.
     """
     odd = np.flatnonzero(largest_bytes(texts) >= 0xCC)
     candidates = texts.take(pa.array(odd)).to_pylist() if len(odd) else []
@@ -32,7 +32,7 @@ def normalize_texts(texts: pa.Array) -> pa.Array:
 
 
 def text_bytes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Return the UTF-8 of texts (large_string) in a row, uint8, and int64[N + 1]: where in it each begins."""
+    """Return the UTF-8 bytes of texts (large_string), joined, uint8, and the offset of each text, int64[N + 1]."""
     if not len(texts):
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)
     _, ends, data = texts.buffers()
@@ -43,7 +43,7 @@ def text_bytes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def largest_bytes(texts: pa.Array) -> np.ndarray:
-    """Return uint8[N]: the largest byte of each text's UTF-8, 0 for an empty one."""
+    """Return uint8[N]: the largest UTF-8 byte of each text, 0 for an empty text."""
     data, offsets = text_bytes(texts)
     largest = np.zeros(len(texts), np.uint8)
     filled = np.diff(offsets) > 0

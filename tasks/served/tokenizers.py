@@ -1,7 +1,7 @@
-"""Tokenizers by name: columnar for a corpus, and the same code for single strings in the served model.
+"""Tokenizers by name: on whole Arrow columns for a corpus, and by the same code on single texts for a served model.
 
-Reads and writes Arrow arrays. This module imports nothing of the project, so that a registered model can
-carry it as it is. `basic_english` gives the tokens of torchtext 0.6's tokenizer of that name, token for token.
+It takes and returns Arrow arrays. It imports only modules of this package, so that a registered model can carry it
+unchanged. `basic_english` gives exactly the tokens of the tokenizer of that name in torchtext 0.6.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 
 from .text import TEXT, TOKEN_LISTS, largest_bytes, normalize_texts, text_bytes
 
-# Letters whose lower case differs between Python's and Arrow's Unicode tables (blocks of newer letters), is
-# two characters (U+0130), or depends on the neighbours (U+03A3): texts with them take Python's lower().
+# Letters whose lower case differs between the Unicode tables of Python and Arrow (blocks of newer letters), has two
+# characters (U+0130), or depends on the neighbours (U+03A3). Texts with such letters go through Python's lower().
 _ODD_CASE = r"[\x{130}\x{3a3}\x{1c80}-\x{1c8f}\x{a7c0}-\x{a7ff}\x{10d40}-\x{10d8f}\x{16ea0}-\x{16edf}]"
 
-
-_WHITE_SPACE = np.zeros(256, np.uint8)  # of ASCII, as `_split` takes it
+# Classes of bytes, see `_split_bytes`: white space of ASCII, and what basic_english splits at.
+_WHITE_SPACE = np.zeros(256, np.uint8)
 _WHITE_SPACE[[*range(9, 14), *range(28, 33)]] = 1
 _BASIC_ENGLISH = _WHITE_SPACE.copy()
 _BASIC_ENGLISH[list(b";:")] = 1
@@ -31,13 +31,13 @@ _BASIC_ENGLISH[list(b"'.,()!?")] = 2
 # The white space of Unicode outside ASCII.
 _ODD_SPACE = r"[\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
 
-# What treebank does after lower-casing and before splitting at white space, in this order: a pattern and its
-# replacement. U+FDD0 and U+FDD1, which are no characters, stand for a comma and a full stop that are kept.
+# The replacements of treebank, in order, between lower-casing and splitting at white space: pattern, replacement.
+# A comma and a full stop that must stay are U+FDD0 and U+FDD1 meanwhile, which Unicode assigns to no character.
 _TREEBANK = (
     ("<br />", " "), ("\u2019", "'"), ("\u2018", "'"), ("\u201c", '"'), ("\u201d", '"'), ("\u2026", "..."),
 )  # fmt: skip
 _TREEBANK_REGEX = (
-    *[(r"([0-9]),([0-9])", "\\1\ufdd0\\2")] * 2,  # 1,000; twice, as matches do not overlap: 1,2,3
+    *[(r"([0-9]),([0-9])", "\\1\ufdd0\\2")] * 2,  # 1,000; twice, because matches do not overlap: 1,2,3
     (r"\b(mr|mrs|ms|dr|st|jr|sr|vs|prof|gen|sen|rep|lt|col|inc|corp|ltd|etc)\.", "\\1\ufdd1"),
     (r"(\.\.+|--+|[\[\]!?;\"(){}<>@#$%&*+=~/|_^`\\\x{2013}\x{2014}])", " \\1 "),
     (r"([,:])", " \\1 "),
@@ -55,20 +55,20 @@ _TREEBANK_REGEX = (
 def basic_english(texts: pa.Array) -> pa.Array:
     """Lower-case, split off punctuation, split at white space; equal to torchtext's `basic_english`.
 
-    That one replaces, in this order: `'` by ` '  `, `"` by nothing, `.` by ` . `, `<br />` by a space, each of
-    `, ( ) ! ?` by itself between spaces, `;` and `:` by spaces. So a quote vanishes within a token, a line break, a
-    semicolon and a colon end one, and the other marks stand alone.
+    torchtext replaces, in this order: `'` by ` '  `, `"` by nothing, `.` by ` . `, `<br />` by a space, each of
+    `, ( ) ! ?` by itself between spaces, `;` and `:` by spaces. So a quote is deleted; a line break, a semicolon or a
+    colon ends a token; each other mark is a token.
     """
     text = pc.replace_substring(lower(texts), '"', "")
-    return _split(pc.replace_substring(text, "<br />", " "), _BASIC_ENGLISH)
+    return _split_bytes(pc.replace_substring(text, "<br />", " "), _BASIC_ENGLISH)
 
 
 def treebank(texts: pa.Array) -> pa.Array:
-    """Lower-case and split as the Penn Treebank does (Marcus et al. 1993), and so GloVe's own training text.
+    """Lower-case and split like the Penn Treebank (Marcus et al. 1993), as GloVe's training text was split.
 
-    Contractions come apart (`do n't`, `it 's`, `can not`), punctuation stands alone, numbers (`1,000`, `3.14`),
-    abbreviations (`u.s.`, `mr.`) and hyphenated words stay whole. Differences: quotes are not turned into
-    opening and closing ones, and a full stop between two words is split off, as reviews often lack the space.
+    Contractions are split (`do n't`, `it 's`, `can not`), each punctuation mark is a token, numbers (`1,000`, `3.14`),
+    abbreviations (`u.s.`, `mr.`) and hyphenated words stay whole. Two differences: quotes are not turned into opening
+    and closing ones, and a full stop between two words is split off, because reviews often lack the space after it.
     """
     text = lower(texts)
     for pattern, replacement in _TREEBANK:
@@ -79,9 +79,9 @@ def treebank(texts: pa.Array) -> pa.Array:
 
 
 def lower(texts: pa.Array) -> pa.Array:
-    """Return texts in lower case, letter for letter as `str.lower()` does it."""
+    """Return texts in lower case, exactly as `str.lower()` does."""
     lowered = pc.utf8_lower(texts)
-    odd = _matching(texts, _ODD_CASE)
+    odd = _find_matches(texts, _ODD_CASE)
     if odd.any():
         mask = pa.array(odd)
         exact = pa.array([text.lower() for text in texts.filter(mask).to_pylist()], TEXT)
@@ -90,21 +90,17 @@ def lower(texts: pa.Array) -> pa.Array:
 
 
 def whitespace(texts: pa.Array) -> pa.Array:
-    """Split at Unicode white space; equal to `str.split()`.
+    """Split at Unicode white space; equal to `str.split()`."""
+    return _split_bytes(texts, _WHITE_SPACE)
 
-    Runs of bytes that are no white space are tokens: their bytes side by side and the lengths of the runs make the
-    array of tokens, without a Python or C++ object per token.
+
+def _split_bytes(texts: pa.Array, classes: np.ndarray) -> pa.Array:
+    """Split texts by classes of bytes, uint8[256]: bytes of class 1 separate tokens, each byte of class 2 is a token.
+
+    Runs of class 0 are tokens. The array of tokens is built from the bytes of all tokens, joined, and their offsets,
+    without a Python or C++ object per token. White space outside ASCII counts as a space.
     """
-    return _split(texts, _WHITE_SPACE)
-
-
-def _split(texts: pa.Array, classes: np.ndarray) -> pa.Array:
-    """Split texts by classes of bytes: at each of class 1, and before and after each of class 2, which is a token.
-
-    Runs of bytes between are tokens: the bytes of all of them side by side and the lengths of the runs make the
-    array of tokens, without a Python or C++ object per token. White space outside ASCII counts as a space.
-    """
-    odd = _matching(texts, _ODD_SPACE)
+    odd = _find_matches(texts, _ODD_SPACE)
     if odd.any():
         mask = pa.array(odd)
         plain = pc.replace_substring_regex(texts.filter(mask), _ODD_SPACE, " ")
@@ -118,7 +114,7 @@ def _split(texts: pa.Array, classes: np.ndarray) -> pa.Array:
     first, last = alone.copy(), alone
     first[1:] |= borders[:-1]
     last[:-1] |= borders[1:]
-    edges = offsets[offsets < len(data)]  # where a text begins; the one before it ends at the byte before
+    edges = offsets[offsets < len(data)]  # first byte of each text; the text before it ends one byte earlier
     first[edges] = True
     last[edges[edges > 0] - 1] = True
     last[-1] = True
@@ -132,8 +128,8 @@ def _split(texts: pa.Array, classes: np.ndarray) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(np.searchsorted(starts, offsets)), tokens)
 
 
-def _matching(texts: pa.Array, pattern: str) -> np.ndarray:
-    """Return bool[N]: which texts match a pattern that has letters outside ASCII alone."""
+def _find_matches(texts: pa.Array, pattern: str) -> np.ndarray:
+    """Return bool[N]: which texts match a pattern that consists of characters outside ASCII."""
     found = largest_bytes(texts) >= 0x80
     if found.any():
         found[found] = pc.match_substring_regex(texts.filter(pa.array(found)), pattern).to_numpy(zero_copy_only=False)
@@ -146,17 +142,17 @@ COLUMNAR: dict[str, Tokenize] = {
     "treebank": treebank,
     "whitespace": whitespace,
 }
-VERSION = 1  # of the columnar tokenizers; raise it when one of them gives other tokens
+VERSION = 1  # of the columnar tokenizers; raise it when one of them gives other tokens (a test notices)
 
 
 def load_tokenizer(name: str) -> Tokenize:
-    """Return the tokenizer of a name: large_string array of texts -> large_list array of tokens.
+    """Return the tokenizer of a name: a function from a large_string array of texts to large_list of tokens.
 
-    Names other than the columnar ones are `<module>:<function>` of a function from text to a list of tokens, or
-    torchtext's (`toktok`, `moses`, `spacy`, ...), which may need a package of their own.
+    Besides the columnar tokenizers, a name is `<module>:<function>`, a function from a text to a list of tokens, or
+    one of torchtext's tokenizers (`toktok`, `moses`, `spacy`, ...), some of which need a package of their own.
 
     Raises:
-        ValueError: there is no such tokenizer, or the package behind it is not installed.
+        ValueError: the tokenizer does not exist, or its package is not installed.
     """
     if name in COLUMNAR:
         return COLUMNAR[name]
@@ -168,11 +164,14 @@ def load_tokenizer(name: str) -> Tokenize:
             f"tokenizer {name!r}: {reason}; expected {', '.join(COLUMNAR)}, <module>:<function>, or a tokenizer of "
             "torchtext whose package is installed"
         ) from error
-    return lambda texts: pa.array([_checked(split(text), name) for text in texts.to_pylist()], TOKEN_LISTS)
+    return lambda texts: pa.array([_check_tokens(split(text), name) for text in texts.to_pylist()], TOKEN_LISTS)
 
 
 def identify_tokenizer(name: str) -> str:
-    """Return the name with the version of what is behind it, such as `treebank 1` or `toktok torchtext 0.6.0`."""
+    """Return the name and version of a tokenizer, such as `treebank 1` or `toktok torchtext 0.6.0`.
+
+    The version of a function of the user is the digest of its source file.
+    """
     if name in COLUMNAR:
         return f"{name} {VERSION}"
     if ":" not in name:
@@ -186,23 +185,23 @@ def identify_tokenizer(name: str) -> str:
 
 
 def tokenize_texts(texts: Iterable[str], name: str) -> list[list[str]]:
-    """Normalize and tokenize single texts, exactly as the corpus was."""
+    """Normalize and tokenize single texts, exactly as the stages do with a corpus."""
     array = pa.array(list(texts), TEXT)
     return load_tokenizer(name)(normalize_texts(array)).to_pylist() if len(array) else []
 
 
 def is_columnar(name: str) -> bool:
-    """Tell whether a tokenizer needs nothing but Arrow."""
+    """Return True if a tokenizer needs only this package and Arrow."""
     return name in COLUMNAR
 
 
 def _import_function(name: str) -> Callable[[str], list[str]]:
     module, _, function = name.partition(":")
     found: Any = importlib.import_module(module)
-    for part in function.split("."):
-        found = getattr(found, part)
+    for attribute in function.split("."):
+        found = getattr(found, attribute)
     if not callable(found):
-        raise ValueError(f"{function} is no function")
+        raise ValueError(f"{function} is not a function")
     return cast("Callable[[str], list[str]]", found)
 
 
@@ -212,8 +211,8 @@ def _torchtext_tokenizer(name: str) -> Callable[[str], list[str]]:
     return cast("Callable[[str], list[str]]", get_tokenizer(name))
 
 
-def _checked(tokens: Any, name: str) -> list[str]:
+def _check_tokens(tokens: Any, name: str) -> list[str]:
     tokens = list(tokens)
     if not all(isinstance(token, str) for token in tokens):
-        raise ValueError(f"tokenizer {name!r}: expected a list of texts, got {tokens!r:.80}")
+        raise ValueError(f"tokenizer {name!r}: expected a list of strings, got {tokens!r:.80}")
     return cast("list[str]", tokens)

@@ -1,8 +1,8 @@
 """Stage `build_vocabulary`: give the frequent tokens of the train split an id.
 
-Reads the token dictionary and, if wanted, the first tokens of the vectors. Writes `vocabulary`: the special
-tokens first, then tokens by falling count in the train split, ties in code point order of the token, then those
-that only the vectors add; and beside it the special tokens and the tokenizer that the tokens come from.
+Reads the token dictionary and, if configured, the first tokens of the vectors. Writes `vocabulary` in this order: the
+special tokens; the tokens of the train split by falling count, ties in code point order; the tokens that only the
+vectors have. A second file names the special tokens and the tokenizer.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline_config.contracts.tokens import TokenizerDescription, VocabularyDescription
 from pipeline_config.errors import InputError
-from pipeline_config.schemas import (
-    DICTIONARY_FILE,
-    SPECIALS_FILE,
-    TOKENIZER_FILE,
-    VECTORS_FILE,
-    VOCABULARY,
-    VOCABULARY_FILE,
-)
+from pipeline_config.schemas import DICTIONARY_FILE, VECTORS_FILE, VOCABULARY, VOCABULARY_FILE
 from pipeline_config.settings import VocabularyConfig
 from tasks.runtime.arrow import whole_column
 from tasks.store.artifacts import ArtifactRef
@@ -37,8 +31,8 @@ def build_vocabulary(
     Args:
         output: where to write.
         tokens: the tokenized corpus.
-        config: what gets an id.
-        vectors: the set that `extend_from_vectors` takes tokens from.
+        config: which tokens get an id.
+        vectors: the set whose first tokens `extend_from_vectors` adds.
 
     Raises:
         InputError: no token of the train split is frequent enough.
@@ -49,8 +43,9 @@ def build_vocabulary(
     )
     if len(vocabulary) == len(config.specials):
         raise InputError(
-            f"vocabulary: no token occurs {config.min_freq} times in the train split (vocabulary.min_freq); "
-            f"it has {pc.sum(dictionary['train_count']).as_py() or 0:,} tokens"
+            f"vocabulary: no token occurs {config.min_freq} times in the train split, which has "
+            f"{pc.sum(dictionary['train_count']).as_py() or 0:,} tokens; lower vocabulary.min_freq or use more "
+            "documents"
         )
     kept = pc.sum(vocabulary["count"]).as_py()
     frequent = len(vocabulary)
@@ -60,8 +55,8 @@ def build_vocabulary(
         )
         vocabulary = extend_vocabulary(vocabulary, first["token"])
     output.write_table(VOCABULARY_FILE, vocabulary, VOCABULARY)
-    tokenizer = tokens.read_json(TOKENIZER_FILE)["version"]
-    output.write_json(SPECIALS_FILE, {"specials": list(config.specials), "tokenizer": tokenizer})
+    tokenizer = tokens.read_model(TokenizerDescription).version
+    output.write_model(VocabularyDescription(specials=config.specials, tokenizer=tokenizer))
     output.facts.update(
         vocabulary_size=len(vocabulary), train_token_coverage=kept / pc.sum(dictionary["train_count"]).as_py(),
         added_from_vectors=len(vocabulary) - frequent,
@@ -69,14 +64,14 @@ def build_vocabulary(
 
 
 def select_vocabulary(
-    dictionary: pa.Table, *, min_freq: int, max_size: int | None, specials: Sequence[str] = ("<pad>", "<unk>")
+    dictionary: pa.Table, *, min_freq: int, max_size: int | None, specials: Sequence[str]
 ) -> pa.Table:
     """Return the vocabulary (schema `VOCABULARY`) of a token dictionary (schema `DICTIONARY`).
 
     Args:
         dictionary: distinct tokens with their counts in the train split.
         min_freq: occurrences in the train split that a token needs.
-        max_size: most entries, special tokens included; None keeps all.
+        max_size: largest number of entries, special tokens included; None keeps all.
         specials: the special tokens, in the order of their ids.
     """
     special = pa.array(specials, pa.string())
@@ -88,22 +83,22 @@ def select_vocabulary(
     if max_size is not None:
         ranked = ranked.slice(0, max_size - len(special))
     columns = [whole_column(ranked[name]) for name in ("token", "train_count", "train_document_count")]
-    return _numbered(special, *columns)
+    return _number_tokens(*(pa.concat_arrays(pair) for pair in zip(_without_counts(special), columns, strict=True)))
 
 
 def extend_vocabulary(vocabulary: pa.Table, tokens: pa.Array) -> pa.Table:
-    """Return the vocabulary with the tokens that it lacks at its end, in their order."""
+    """Return the vocabulary with those of the tokens that it lacks appended in their order."""
     new = tokens.filter(pc.invert(pc.is_in(tokens, whole_column(vocabulary["token"]))))
     columns = [whole_column(vocabulary[name]) for name in ("token", "count", "document_count")]
-    zeros = pa.array(np.zeros(len(new), np.int64))
-    return _numbered(
-        pa.array([], pa.string()),
-        *(pa.concat_arrays([c, n]) for c, n in zip(columns, (new, zeros, zeros), strict=True)),
-    )
+    return _number_tokens(*(pa.concat_arrays(pair) for pair in zip(columns, _without_counts(new), strict=True)))
 
 
-def _numbered(special: pa.Array, token: pa.Array, count: pa.Array, document_count: pa.Array) -> pa.Table:
-    zeros = pa.array(np.zeros(len(special), np.int64))
-    columns = [pa.concat_arrays(pair) for pair in ((special, token), (zeros, count), (zeros, document_count))]
-    ids = pa.array(np.arange(len(columns[0]), dtype=np.int32))
-    return pa.table([ids, *columns], schema=VOCABULARY)
+def _without_counts(tokens: pa.Array) -> tuple[pa.Array, pa.Array, pa.Array]:
+    """Return the columns token, count and document count for tokens that were not counted in the train split."""
+    zeros = pa.array(np.zeros(len(tokens), np.int64))
+    return tokens, zeros, zeros
+
+
+def _number_tokens(token: pa.Array, count: pa.Array, document_count: pa.Array) -> pa.Table:
+    ids = pa.array(np.arange(len(token), dtype=np.int32))
+    return pa.table([ids, token, count, document_count], schema=VOCABULARY)

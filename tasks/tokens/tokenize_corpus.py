@@ -1,9 +1,9 @@
 """Stage `tokenize_corpus`: tokenize every document once and store the tokens dictionary-encoded.
 
 Reads `documents`. Writes shards of `doc_id`, `label`, `split`, `length`, `codes` (int32 codes of a document's
-tokens), one dictionary (code, token, occurrences per split, train documents) and the tokenizer's name and version.
-Later stages look tokens up once per distinct token, not once per occurrence. Two shards are in memory at a time, and
-the dictionary: about 150 bytes per distinct token.
+tokens), one dictionary (code, token, occurrences per split, train documents), and the name and version of the
+tokenizer. Later stages look up each distinct token once instead of each occurrence. Memory holds two shards and the
+dictionary, which takes about 150 bytes per distinct token.
 """
 
 from collections import deque
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline_config.contracts.tokens import TokenizerDescription
 from pipeline_config.errors import ConfigError
 from pipeline_config.schemas import (
     DICTIONARY,
@@ -26,7 +27,6 @@ from pipeline_config.schemas import (
     DOCUMENTS_FILE,
     SHARD_PATTERN,
     SPLITS,
-    TOKENIZER_FILE,
     TOKENS,
 )
 from pipeline_config.settings import TokenizationConfig
@@ -45,9 +45,13 @@ _COUNTED = (*SPLITS, "train_documents")
 
 
 class Chunk(NamedTuple):
-    """Tokens of some documents: int32 codes into their own distinct tokens, lengths, and int64[4, distinct] counts.
+    """The tokens of some documents.
 
-    The rows of `counts` are the occurrences in train, validation and test, and the train documents.
+    Attributes:
+        tokens: the distinct tokens of these documents.
+        codes: int32, for each token of each document its position in `tokens`.
+        lengths: int64, tokens per document.
+        counts: int64[4, distinct]: occurrences in train, validation and test, and the number of train documents.
     """
 
     tokens: pa.Array
@@ -64,12 +68,14 @@ class TokenDictionary:
         self._counts = np.zeros((len(_COUNTED), 1024), np.int64)
 
     def add(self, chunks: Sequence[Chunk]) -> np.ndarray:
-        """Count the tokens of chunks and return the codes of all their tokens in a row, int32."""
+        """Count the tokens of chunks and return the codes of all these tokens, one after the other, int32."""
         merged = pa.concat_arrays([chunk.tokens for chunk in chunks]).dictionary_encode()
-        known = self.codes
-        shared = np.array([known.setdefault(token, len(known)) for token in merged.dictionary.to_pylist()], np.int32)
-        if len(known) > self._counts.shape[1]:
-            room = max(len(known), 2 * self._counts.shape[1]) - self._counts.shape[1]
+        codes_of = self.codes
+        shared = np.array(
+            [codes_of.setdefault(token, len(codes_of)) for token in merged.dictionary.to_pylist()], np.int32
+        )
+        if len(codes_of) > self._counts.shape[1]:
+            room = max(len(codes_of), 2 * self._counts.shape[1]) - self._counts.shape[1]
             self._counts = np.pad(self._counts, ((0, 0), (0, room)))
         ends = np.cumsum([len(chunk.tokens) for chunk in chunks])
         codes = []
@@ -87,16 +93,16 @@ class TokenDictionary:
 
 @stage(version=3)
 def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: TokenizationConfig, tokenizer: str) -> None:
-    """Write token shards, the token dictionary and what the tokenizer is.
+    """Write the token shards, the token dictionary and the description of the tokenizer.
 
     Args:
         output: where to write.
         documents: the corpus.
         config: name of the tokenizer, size of a shard.
-        tokenizer: what `tasks.served.tokenizers.identify_tokenizer` says of it; part of the key.
+        tokenizer: its version, from `tasks.served.tokenizers.identify_tokenizer`; part of the cache key.
 
     Raises:
-        ConfigError: there is no such tokenizer.
+        ConfigError: the tokenizer does not exist, or its package is not installed.
     """
     try:
         tokenize = load_tokenizer(config.tokenizer)
@@ -110,20 +116,20 @@ def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: Tokeniz
         ThreadPoolExecutor(HELPERS) as pool,  # Arrow's kernels release the interpreter lock
     ):
         shards = read_in_shards(path, config.shard_documents)
-        for number, encoded in enumerate(encode_shards(shards, tokenize, dictionary, pool)):
+        for number, encoded in enumerate(encode_shards(shards, tokenize=tokenize, dictionary=dictionary, pool=pool)):
             output.write_mapped(SHARD_PATTERN.format(shard=number), encoded, TOKENS)
             total += pc.sum(encoded["length"]).as_py()
             advance(len(encoded))
     output.write_table(DICTIONARY_FILE, dictionary.table(), DICTIONARY)
-    output.write_json(TOKENIZER_FILE, {"name": config.tokenizer, "version": tokenizer, "normalization": "NFC"})
+    output.write_model(TokenizerDescription(name=config.tokenizer, version=tokenizer))
     output.facts.update(tokens=total, distinct_tokens=len(dictionary.codes), tokenizer=config.tokenizer)
 
 
 def read_in_shards(path: Path, documents: int) -> Iterator[pa.Table]:
-    """Yield a Parquet file in tables of so many rows, the last one of fewer."""
+    """Yield a Parquet file as tables of `documents` rows; the last one may be shorter."""
     waiting: list[pa.Table] = []
     have = 0
-    with pq.ParquetFile(path, pre_buffer=False) as file:  # which would read all row groups at once
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # pre_buffer reads all row groups at once
         for batch in file.iter_batches(batch_size=min(documents, CHUNK_DOCUMENTS)):
             waiting.append(pa.Table.from_batches([batch]))
             have += len(batch)
@@ -136,11 +142,11 @@ def read_in_shards(path: Path, documents: int) -> Iterator[pa.Table]:
 
 
 def encode_shards(
-    shards: Iterable[pa.Table], tokenize: Tokenize, dictionary: TokenDictionary, pool: ThreadPoolExecutor
+    shards: Iterable[pa.Table], *, tokenize: Tokenize, dictionary: TokenDictionary, pool: ThreadPoolExecutor
 ) -> Iterator[pa.Table]:
     """Yield shards with token codes instead of text, as tables of the schema `TOKENS`.
 
-    The next chunks are read and under way while the tokens of a shard are put together.
+    While the chunks of a shard are joined, the pool tokenizes the next ones.
     """
     begun: deque[tuple[pa.Table, int]] = deque()
 
@@ -153,10 +159,10 @@ def encode_shards(
     encoded = map_ahead(pool, partial(encode_chunk, tokenize=tokenize), chunks(), ahead=THREADS * CHUNKS_AHEAD)
     for first in encoded:
         shard, count = begun.popleft()
-        yield _join(shard, [first, *islice(encoded, count - 1)], dictionary)
+        yield _join_chunks(shard, [first, *islice(encoded, count - 1)], dictionary)
 
 
-def _join(shard: pa.Table, chunks: list[Chunk], dictionary: TokenDictionary) -> pa.Table:
+def _join_chunks(shard: pa.Table, chunks: list[Chunk], dictionary: TokenDictionary) -> pa.Table:
     offsets = np.cumsum(np.concatenate([[0], *(chunk.lengths for chunk in chunks)]))
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(dictionary.add(chunks), pa.int32()))
     lengths = pa.array(np.diff(offsets), pa.int32())
@@ -170,12 +176,12 @@ def encode_chunk(documents: pa.Table, tokenize: Tokenize) -> Chunk:
     codes = encoded.indices.to_numpy()
     lengths = pc.list_value_length(tokens).to_numpy().astype(np.int64)
     split = pc.index_in(documents["split"], pa.array(SPLITS)).to_numpy().astype(np.int64)
-    counts = _count(codes, lengths, split, len(encoded.dictionary))
+    counts = _count_codes(codes, lengths=lengths, split=split, size=len(encoded.dictionary))
     return Chunk(encoded.dictionary, codes, lengths, counts)
 
 
-def _count(codes: np.ndarray, lengths: np.ndarray, split: np.ndarray, size: int) -> np.ndarray:
-    """Return int64[4, size]: the occurrences of each code in train, validation and test, and its train documents."""
+def _count_codes(codes: np.ndarray, *, lengths: np.ndarray, split: np.ndarray, size: int) -> np.ndarray:
+    """Return int64[4, size]: occurrences of each code in train, validation and test, and its train documents."""
     counts = np.zeros((len(_COUNTED), size), np.int64)
     for name in np.unique(split):
         if (split == name).all():
@@ -184,6 +190,7 @@ def _count(codes: np.ndarray, lengths: np.ndarray, split: np.ndarray, size: int)
             chosen, chosen_lengths = codes[np.repeat(split == name, lengths)], lengths[split == name]
         counts[name] = np.bincount(chosen, minlength=size)
         if name == SPLITS.index("train"):
+            # pairs of document and code as one integer each: a code counts once per document
             pairs = np.repeat(np.arange(len(chosen_lengths)) << 32, chosen_lengths) | chosen
             pairs.sort()
             new = np.ones(len(pairs), bool)

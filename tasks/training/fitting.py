@@ -139,7 +139,7 @@ class Training:
         shares = balance_classes(train.label_ids, classes) if config.class_weights else np.ones(classes, np.float32)
         self.class_weights = torch.from_numpy(shares)
         self.autocast_type = set_precision(config.precision, self.device)
-        network.lstm.road = config.road
+        network.lstm.layout = config.layout
 
     def is_finished(self) -> bool:
         """Tell whether all epochs are done or no better one is expected."""

@@ -14,13 +14,13 @@ import pyarrow as pa
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from pipeline_config.contracts.batches import BucketsDescription
 from pipeline_config.errors import GloveflowError
 from pipeline_config.schemas import (
     EPOCHS,
     EPOCHS_FILE,
     LAST_WEIGHTS_FILE,
     MODEL_FILE,
-    PADDING_FILE,
     PADDING_IDX,
     STEPS,
     STEPS_FILE,
@@ -98,7 +98,7 @@ def train_classifier(
 
     labels = read_labels(buckets)
     known = Vocabulary.read(vocabulary)
-    check_vocabulary(known, buckets.read_json(PADDING_FILE)["vocabulary"], where=str(buckets.directory))
+    check_vocabulary(known, buckets.read_model(BucketsDescription).vocabulary_digest, where=str(buckets.directory))
     architecture = describe_architecture(model, len(known), embedding_dim, len(labels))
     matrix = read_matrix(embeddings, known) if embeddings else None
     device = pick_device(training.device)

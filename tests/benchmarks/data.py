@@ -1,6 +1,6 @@
-"""What the data stages cost and what they give, beside the tutorial's way with torchtext, in the same run.
+"""Time and check the data stages beside the same work done as in torchtext's tutorials, in the same run.
 
-    python tests/benchmarks/data.py chain TRAIN TEST       from Parquet to padded batches: ours and torchtext's way
+    python tests/benchmarks/data.py chain TRAIN TEST       from Parquet to padded batches: ours and torchtext's
     python tests/benchmarks/data.py scale TRAIN TEST MORE  ours on 1, 2 and 4 times the texts: seconds and memory
     python tests/benchmarks/data.py tokenizers TRAIN       tokens per second, and time on adversarial texts
     python tests/benchmarks/data.py padding FILE...        padding and mixing of every batching scheme
@@ -8,8 +8,8 @@
     python tests/benchmarks/data.py coverage FILE...       tokens with a vector, by tokenizer and fallbacks
     python tests/benchmarks/data.py formats TRAIN          reading CSV and JSON lines: ours, Python's csv, Arrow
 
-Files are Parquet with columns `text` and `label`; MORE may have any labels. Every way runs in a process of its own,
-so that its peak memory is its own. Vectors are GloVe 6B 50d, brought into both ways' own formats beforehand.
+Files are Parquet with columns `text` and `label`; MORE may have any labels. Each chain runs in a process of its own, so
+that its peak memory is its own. The vectors are GloVe 6B 50d, converted to the format of each chain beforehand.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def compare_chains(files: list[str]) -> None:
-    """Print the seconds of both ways, step by step; first with vectors that are there already, then from their text."""
+    """Print the seconds of both chains, step by step: first with converted vectors, then from their text file."""
     for text in (False, True):
         with tempfile.TemporaryDirectory() as folder:
             measure("prepare-text" if text else "prepare", [], folder)
@@ -67,7 +67,7 @@ def compare_chains(files: list[str]) -> None:
 
 
 def compare_sizes(files: list[str]) -> None:
-    """Print the seconds and the peak memory of our way on 1, 2 and 4 times the texts."""
+    """Print the seconds and the peak memory of our chain on 1, 2 and 4 times the texts."""
     train, test, more = files
     with tempfile.TemporaryDirectory() as folder:
         measure("prepare", [], folder)
@@ -86,7 +86,7 @@ def compare_sizes(files: list[str]) -> None:
 
 def run_ours(files: list[str]) -> None:
     """Run our stages and one epoch of batches; print the seconds as JSON."""
-    import pandas  # noqa: F401 (pyarrow imports it with its first array; imports are timed in neither way)
+    import pandas  # noqa: F401 (pyarrow imports it with its first array; imports are not timed)
 
     from pipeline_config.settings import (
         AlignmentConfig,
@@ -136,7 +136,7 @@ def run_ours(files: list[str]) -> None:
 
 
 def run_torchtext(files: list[str]) -> None:
-    """Do the same the way torchtext's tutorials do it; print the seconds as JSON."""
+    """Do the same as in torchtext's tutorials; print the seconds as JSON."""
     from torchtext import data
     from torchtext.data import get_tokenizer
     from torchtext.vocab import Vectors
@@ -166,7 +166,7 @@ def run_torchtext(files: list[str]) -> None:
 class Clock:
     """Time steps and report them as JSON, with the peak memory of the process.
 
-    `private_mib` is without the pages of mapped files, which the kernel takes back when it needs them (Linux only).
+    `private_mib` leaves out the pages of mapped files, which the kernel can reclaim at any time (Linux only).
     """
 
     def __init__(self) -> None:
@@ -196,7 +196,7 @@ class Clock:
 
 
 def measure(part: str, files: list[str], folder: str) -> dict[str, Any]:
-    """Run a part in a process of its own, with a store of its own but for the vectors."""
+    """Run a part in a process of its own, with an empty store that keeps only the vectors."""
     store = Path(folder, "store")
     for stage in store.iterdir() if store.exists() else ():
         if stage.name != "download_glove" or Path(folder, "glove.txt").exists():
@@ -209,7 +209,7 @@ def measure(part: str, files: list[str], folder: str) -> dict[str, Any]:
 
 
 def prepare_vectors(folder: Path, *, text: bool = False) -> None:
-    """Bring the vectors into our store and into the cache that torchtext reads, or into the text that both read."""
+    """Write the vectors to our store and to torchtext's cache, or to a text file that both read."""
     import torch
 
     os.environ["GLOVEFLOW_ARTIFACTS"] = str(folder)
@@ -231,9 +231,11 @@ def prepare_vectors(folder: Path, *, text: bool = False) -> None:
 
 
 def write_more(folder: Path, more: str, count: int) -> Path:
-    """Write so many texts to a file, those of another file again and again, digits of a number before each."""
+    """Write `count` texts to a file: those of another file, repeated, each after the digits of its number."""
     texts = pq.read_table(more, columns=["text"])["text"].to_pylist()
-    many = [f"{' '.join(str(i))} {texts[i % len(texts)]}" for i in range(count)]  # no copies, and no new tokens
+    many = [
+        f"{' '.join(str(i))} {texts[i % len(texts)]}" for i in range(count)
+    ]  # the digits prevent duplicates and add no new tokens
     path = folder / f"more-{count}.parquet"
     pq.write_table(pa.table({"text": many, "label": [("neg", "pos")[i % 2] for i in range(count)]}), path)
     return path
@@ -290,14 +292,14 @@ ADVERSARIAL: dict[str, Callable[[int], str]] = {
 
 
 def seconds(way: Callable[[], Any]) -> float:
-    """Return how long a call takes."""
+    """Return the seconds that a call takes."""
     started = time.perf_counter()
     way()
     return time.perf_counter() - started
 
 
 def speed(way: Callable[[], int]) -> float:
-    """Return the tokens per second of a call that returns how many there were."""
+    """Return the tokens per second of a call that returns the number of tokens."""
     started = time.perf_counter()
     count = way()
     return count / (time.perf_counter() - started)
@@ -307,13 +309,13 @@ def speed(way: Callable[[], int]) -> float:
 
 
 def compare_padding(files: list[str]) -> None:
-    """Print what every scheme makes of the lengths of corpora, and how well its batches mix.
+    """Print the padding of every scheme on the lengths of corpora, and how well its batches mix.
 
-    `again` is the share of pairs of batch-mates that are batch-mates in the next epoch, too; `order` the rank
-    correlation between a document's place in the file and in the epoch; `labels` the deviation of the share of
-    the first class in a batch, in units of what random batches of the same sizes have.
+    `again` is the share of pairs of batch-mates that are batch-mates again in the next epoch. `order` is the rank
+    correlation between the position of a document in the file and in the epoch. `labels` is the deviation of the share
+    of the first class per batch, divided by that of random batches of the same sizes.
     """
-    from tasks.batches.batching import SCHEMES, assign_buckets, draw_boundaries, padding_efficiency, plan_batches
+    from tasks.batches.batching import SCHEMES, assign_buckets, choose_boundaries, padding_efficiency, plan_batches
     from tasks.served.text import TEXT
     from tasks.served.tokenizers import basic_english
 
@@ -325,9 +327,12 @@ def compare_padding(files: list[str]) -> None:
         labels = (table["label"].to_numpy() == table["label"][0].as_py()).astype(float)
         print(f"\n{Path(file).name}: {len(lengths):,} documents, cut at 300 tokens, batches of {BATCH}\n{header}")
         for scheme in SCHEMES:
-            buckets = assign_buckets(lengths, draw_boundaries(lengths, scheme=scheme, num_buckets=16))
+            buckets = assign_buckets(lengths, choose_boundaries(lengths, scheme=scheme, num_buckets=16))
             first, second = (
-                plan_batches(buckets, batch_size=BATCH, seed=0, epoch=e, lengths=lengths, scheme=scheme) for e in (0, 1)
+                plan_batches(
+                    buckets, lengths=lengths, scheme=scheme, batch_size=BATCH, token_budget=None, seed=0, epoch=e
+                )
+                for e in (0, 1)
             )
             sizes = np.array([len(batch) for batch in first])
             shares = np.array([labels[batch].mean() for batch in first])
@@ -338,7 +343,7 @@ def compare_padding(files: list[str]) -> None:
 
 
 def pairs_again(first: list[np.ndarray], second: list[np.ndarray]) -> float:
-    """Return the share of pairs of batch-mates of an epoch that are batch-mates in another one."""
+    """Return the share of pairs of batch-mates in one epoch that are batch-mates in the other, too."""
     place = np.empty(sum(map(len, second)), np.int64)
     for number, batch in enumerate(second):
         place[batch] = number
@@ -350,11 +355,11 @@ def pairs_again(first: list[np.ndarray], second: list[np.ndarray]) -> float:
     return again / pairs
 
 
-# torchtext's numbers
+# comparison with torchtext
 
 
 def compare_golden(files: list[str]) -> None:
-    """Print in how many documents `basic_english` differs from torchtext's, and how many aligned rows do."""
+    """Print how many documents get other tokens than from torchtext's `basic_english`, and how many rows differ."""
     from torchtext.data import get_tokenizer
     from torchtext.vocab import Vectors
 
@@ -377,10 +382,10 @@ def compare_golden(files: list[str]) -> None:
             for ours, text in zip(basic_english(texts).to_pylist(), texts.to_pylist(), strict=True):
                 documents, wrong, tokens = documents + 1, wrong + (ours != split(text)), tokens + len(ours)
                 distinct.update(dict.fromkeys(ours))
-                distinct.update(dict.fromkeys(word.upper() for word in ours[:3]))  # for the lower-case road
+                distinct.update(dict.fromkeys(word.upper() for word in ours[:3]))  # for the fallback to lower case
         itos = list(distinct)
         words = pa.array(itos, pa.string())
-        pairs, _ = look_up_rows(words, pa.array(vectors.itos, pa.string()), fallbacks=("lowercase",))
+        pairs, _ = look_up_rows(words, pa.array(vectors.itos, pa.string()), fallbacks=("lowercase",), specials=2)
         rows = fill_matrix(words, pairs, statistics, missing="zero", seed=0)
         theirs = vectors.get_vecs_by_tokens(itos, lower_case_backup=True).numpy()
         differ = int((rows.view(np.uint32) != theirs.view(np.uint32)).any(axis=1).sum())
@@ -476,7 +481,7 @@ PARTS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-# what `measure` runs in processes of their own; a process inherits the peak memory of the one that starts it
+# run by `measure` in processes of their own; a process inherits the peak memory of the process that starts it
 _STEPS: dict[str, Callable[[list[str]], None]] = {
     "prepare": lambda _: prepare_vectors(Path(os.environ["GLOVEFLOW_ARTIFACTS"])),
     "prepare-text": lambda _: prepare_vectors(Path(os.environ["GLOVEFLOW_ARTIFACTS"]), text=True),

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from torchtext.data import BucketIterator, Dataset, Example, Field
 
 from pipeline_config.settings import BucketingConfig, PipelineConfig, TrainingConfig
-from tasks.batches.batching import assign_buckets, draw_boundaries, padding_efficiency, plan_batches
+from tasks.batches.batching import assign_buckets, choose_boundaries, padding_efficiency, plan_batches
 from tasks.batches.encoded_split import EncodedSplit
 from tasks.evaluation.prediction import to_tensors
 from tasks.runtime.memory import keep_freed_memory
@@ -224,19 +224,24 @@ def make_split(lengths: np.ndarray) -> EncodedSplit:
     draw = np.random.default_rng(1)
     shares = 1 / np.arange(1, VOCABULARY - 1)
     default = BucketingConfig()
-    boundaries = draw_boundaries(lengths, scheme=default.scheme, num_buckets=default.num_buckets)
+    boundaries = choose_boundaries(lengths, scheme=default.scheme, num_buckets=default.num_buckets)
     return EncodedSplit(
         input_ids=draw.choice(np.arange(2, VOCABULARY), lengths.sum(), p=shares / shares.sum()).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         label_ids=draw.integers(0, CLASSES, len(lengths)).astype(np.int32),
         buckets=assign_buckets(lengths, boundaries).astype(np.int32),
         doc_ids=np.arange(len(lengths)),
+        scheme=default.scheme,
+        token_budget=default.token_budget,
     )
 
 
 def plan_randomly(split: EncodedSplit) -> Batches:
     """Return batches in random order, as a `DataLoader` makes them."""
-    return plan_batches(np.zeros(len(split), np.int32), batch_size=BATCH, seed=0, epoch=0)
+    return plan_batches(
+        np.zeros(len(split), np.int32), lengths=split.lengths, scheme="none", batch_size=BATCH, token_budget=None,
+        seed=0, epoch=0,
+    )  # fmt: skip
 
 
 def tutorial(split: EncodedSplit, hidden: int) -> Way:
@@ -256,7 +261,7 @@ def torchtext(split: EncodedSplit, hidden: int) -> Way:
 
 def ours(split: EncodedSplit, hidden: int, *, precision: str = "fp32", **options: Any) -> Way:
     """The project's steps."""
-    plan = plan_batches(split.buckets, batch_size=BATCH, seed=0, epoch=0)
+    plan = split.plan_batches(batch_size=BATCH, seed=0, epoch=0)
     return plan, run_apart(run_ours(split, hidden, precision, **options))
 
 
@@ -335,13 +340,13 @@ def run_ours(
     hidden: int,
     precision: str,
     *,
-    road: str = "padded",
+    layout: str = "padded",
     device: torch.device = CPU,
     **options: Any,
 ) -> Callable[[Batches], None]:
     """Return the project's own steps."""
     network = make_network(hidden, **{"pooling": "last", **options}).to(device)
-    config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision=precision, road=road, epochs=1)
+    config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision=precision, layout=layout, epochs=1)
     training = Training(network, split, split, config=config, batch_size=BATCH, seed=0)
     network.train()
 
@@ -355,8 +360,8 @@ def run_ours(
 def make_network(hidden: int, **options: Any) -> TextClassifier:
     """Return the project's network."""
     return TextClassifier(
-        num_embeddings=VOCABULARY, embedding_dim=EMBEDDING, num_classes=CLASSES, padding_idx=0, hidden_size=hidden,
-        **options,
+        num_embeddings=VOCABULARY, embedding_dim=EMBEDDING, num_classes=CLASSES, padding_idx=0, unk_idx=1,
+        hidden_size=hidden, **{"num_layers": 1, "bidirectional": True, **options},
     )  # fmt: skip
 
 

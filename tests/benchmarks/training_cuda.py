@@ -1,4 +1,4 @@
-"""Time epochs of training on a CUDA device: both roads through the LSTM in each precision, and the tutorial's loop.
+"""Time epochs of training on a CUDA device: both layouts of sequences in each precision, and the tutorial's loop.
 
     python tests/benchmarks/training_cuda.py [--lengths long|short|FILE.parquet] [--hidden H...] [--batch B...]
                                              [--batches N] [--rounds R]
@@ -20,7 +20,6 @@ import torch
 import training
 from torch import Tensor
 
-from tasks.batches.batching import plan_batches
 from tasks.batches.encoded_split import EncodedSplit
 from tasks.training.device import set_precision
 
@@ -90,16 +89,16 @@ def make_ways(
         return body
 
     random = training.draw_batches(training.plan_randomly(split), split, count)
-    plan = training.draw_batches(plan_batches(split.buckets, batch_size=batch, seed=0, epoch=0), split, count)
+    plan = training.draw_batches(split.plan_batches(batch_size=batch, seed=0, epoch=0), split, count)
     ways = {
         (training.TUTORIAL, precision): (
             random, waiting(training.run_tutorial(training.Packed(hidden), split, device))
         ) for precision in PRECISIONS[:2]
     }  # fmt: skip
     return ways | {
-        (f"gloveflow, {road}", precision): (
-            plan, waiting(training.run_ours(split, hidden, precision, road=road, device=device))
-        ) for road in ("padded", "packed") for precision in PRECISIONS
+        (f"gloveflow, {layout}", precision): (
+            plan, waiting(training.run_ours(split, hidden, precision, layout=layout, device=device))
+        ) for layout in ("padded", "packed") for precision in PRECISIONS
     }  # fmt: skip
 
 

@@ -127,7 +127,7 @@ def train(
     torch.set_num_threads(threads)
     rates = ("dropout", "embedding_dropout", "word_dropout", "recurrent_dropout")
     network = TextClassifier(
-        num_embeddings=VOCABULARY, embedding_dim=12, num_classes=CLASSES, padding_idx=0, hidden_size=16,
+        num_embeddings=VOCABULARY, embedding_dim=12, num_classes=CLASSES, padding_idx=0, unk_idx=1, hidden_size=16,
         num_layers=num_layers, bidirectional=bidirectional, pooling="mean_max", bigram_buckets=64 * (num_layers - 1),
         **dict.fromkeys(rates, dropout),
     )  # fmt: skip
@@ -158,6 +158,8 @@ def make_split(documents: int, *, seed: int) -> EncodedSplit:
         label_ids=draw.integers(0, CLASSES, documents).astype(np.int32),
         buckets=(lengths // 8).astype(np.int32),
         doc_ids=np.arange(documents),
+        scheme="optimal",
+        token_budget=None,
     )
 
 

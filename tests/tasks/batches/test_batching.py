@@ -6,13 +6,14 @@ from itertools import combinations, islice, pairwise
 import numpy as np
 import pytest
 
+from pipeline_config.contracts.batches import BatchingScheme
 from tasks.batches.batching import (
     POOL_BATCHES,
     SCHEMES,
     BatchSampler,
     assign_buckets,
+    choose_boundaries,
     compare_schemes,
-    draw_boundaries,
     padding_efficiency,
     plan_batches,
 )
@@ -36,7 +37,7 @@ from tasks.batches.batching import (
 def test_boundaries_by_hand(scheme: str, num_buckets: int, expected: list[int]) -> None:
     lengths = np.array([20, 1, 3, 1, 2, 4, 2, 1])
     # sorted 1 1 1 2 2 3 4 20; a quantile q is the length at or above position q * 7
-    assert draw_boundaries(lengths, scheme=scheme, num_buckets=num_buckets).tolist() == expected
+    assert choose_boundaries(lengths, scheme=scheme, num_buckets=num_buckets).tolist() == expected
 
 
 def cost(lengths: np.ndarray, boundaries: np.ndarray) -> int:
@@ -50,7 +51,7 @@ def test_optimal_boundaries_cost_the_least_of_all(seed: int) -> None:
     lengths = generator.integers(1, 12, generator.integers(1, 40))
     distinct = np.unique(lengths)
     for num_buckets in range(1, 6):
-        got = draw_boundaries(lengths, scheme="optimal", num_buckets=num_buckets)
+        got = choose_boundaries(lengths, scheme="optimal", num_buckets=num_buckets)
         choices = (
             np.array([*others, distinct[-1]])
             for size in range(min(num_buckets, len(distinct)))
@@ -64,9 +65,9 @@ def test_optimal_boundaries_are_close_to_the_best_when_there_are_very_many_lengt
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lengths = np.random.default_rng(0).geometric(0.005, 3000)
-    exact = cost(lengths, draw_boundaries(lengths, scheme="optimal", num_buckets=8))
+    exact = cost(lengths, choose_boundaries(lengths, scheme="optimal", num_buckets=8))
     monkeypatch.setattr("tasks.batches.batching.MOST_CANDIDATES", 200)
-    thinned = draw_boundaries(lengths, scheme="optimal", num_buckets=8)
+    thinned = choose_boundaries(lengths, scheme="optimal", num_buckets=8)
     assert exact <= cost(lengths, thinned) <= 1.02 * exact
     assert thinned[-1] == lengths.max()
 
@@ -79,7 +80,7 @@ def test_boundaries_rise_to_the_longest_document_and_every_length_fits_its_bucke
 ) -> None:
     generator = np.random.default_rng(seed)
     lengths = generator.geometric(generator.uniform(0.01, 1.0), generator.integers(1, 400))
-    boundaries = draw_boundaries(lengths, scheme=scheme, num_buckets=num_buckets)
+    boundaries = choose_boundaries(lengths, scheme=scheme, num_buckets=num_buckets)
     assert 1 <= len(boundaries) <= num_buckets
     assert (np.diff(boundaries) > 0).all()
     assert (boundaries[0] >= 1, boundaries[-1]) == (True, lengths.max())
@@ -95,20 +96,32 @@ def test_a_length_goes_to_the_first_bucket_it_fits_in_and_longer_ones_to_the_las
 # batches
 
 
+def plan(
+    buckets: np.ndarray, *, lengths: np.ndarray | None = None, scheme: BatchingScheme = "optimal", batch_size: int = 8,
+    token_budget: int | None = None, seed: int = 0, epoch: int = 0,
+) -> list[np.ndarray]:  # fmt: skip
+    """Plan an epoch; without lengths, all documents have one token."""
+    lengths = np.ones(len(buckets), np.int64) if lengths is None else lengths
+    return plan_batches(
+        buckets, lengths=lengths, scheme=scheme, batch_size=batch_size, token_budget=token_budget, seed=seed,
+        epoch=epoch,
+    )  # fmt: skip
+
+
 def plans(seed: int) -> Iterator[tuple[np.ndarray, int, list[np.ndarray]]]:
     """Yield buckets, batch size and plan of random corpora."""
     generator = np.random.default_rng(seed)
     for _ in range(20):
         buckets = generator.integers(0, generator.integers(1, 20), generator.integers(1, 300))
         batch_size = int(generator.integers(1, 80))
-        yield buckets, batch_size, plan_batches(buckets, batch_size=batch_size, seed=seed, epoch=3)
+        yield buckets, batch_size, plan(buckets, batch_size=batch_size, seed=seed, epoch=3)
 
 
 def planned(
     lengths: np.ndarray, scheme: str, *, epoch: int = 0, batch_size: int = 8, **options: object
 ) -> list[np.ndarray]:
-    buckets = assign_buckets(lengths, draw_boundaries(lengths, scheme=scheme, num_buckets=6))
-    return plan_batches(buckets, batch_size=batch_size, seed=0, epoch=epoch, lengths=lengths, scheme=scheme, **options)
+    buckets = assign_buckets(lengths, choose_boundaries(lengths, scheme=scheme, num_buckets=6))
+    return plan(buckets, batch_size=batch_size, epoch=epoch, lengths=lengths, scheme=scheme, **options)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -116,7 +129,7 @@ def planned(
 def test_every_scheme_has_every_document_once_and_other_batches_each_epoch(scheme: str, documents: int) -> None:
     lengths = np.random.default_rng(documents).integers(1, 20, documents)
     if not documents:
-        assert plan_batches(lengths, batch_size=8, seed=0, epoch=0, lengths=lengths, scheme=scheme) == []
+        assert plan(lengths, lengths=lengths, scheme=scheme) == []
         return
     epochs = [planned(lengths, scheme, epoch=epoch) for epoch in range(2)]
     for batches in epochs:
@@ -132,7 +145,7 @@ def test_a_batch_keeps_to_the_token_budget(seed: int, budget: int | None) -> Non
     lengths = np.random.default_rng(seed).integers(1, 60, 300)
     batches = planned(lengths, "token_budget", token_budget=budget)
     most = budget or 8 * lengths.mean()
-    buckets = assign_buckets(lengths, draw_boundaries(lengths, scheme="token_budget", num_buckets=6))
+    buckets = assign_buckets(lengths, choose_boundaries(lengths, scheme="token_budget", num_buckets=6))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * lengths[batch].max() <= most
         assert len(set(buckets[batch].tolist())) == 1
@@ -200,7 +213,7 @@ def test_ranks_share_no_document_and_lose_none(world_size: int) -> None:
 
 
 @pytest.mark.parametrize("rank", [-1, 2])
-def test_a_rank_that_there_is_not_is_refused(rank: int) -> None:
+def test_a_rank_outside_the_world_size_is_refused(rank: int) -> None:
     with pytest.raises(ValueError, match=f"^rank: got {rank}, expected 0 to 1$"):
         sampler_of(rank=rank, world_size=2)
 
@@ -227,21 +240,18 @@ def as_lists(batches: list[np.ndarray]) -> list[list[int]]:
 
 def test_a_plan_depends_on_seed_and_epoch_alone() -> None:
     buckets = np.arange(200) % 3
-    plan = as_lists(plan_batches(buckets, batch_size=8, seed=1, epoch=0))
+    first = as_lists(plan(buckets, seed=1, epoch=0))
     np.random.default_rng()  # neither fresh generators nor the global one matter
     state = np.random.get_state()[1].copy()
-    assert as_lists(plan_batches(buckets, batch_size=8, seed=1, epoch=0)) == plan
-    assert as_lists(plan_batches(buckets, batch_size=8, seed=1, epoch=1)) != plan
-    assert as_lists(plan_batches(buckets, batch_size=8, seed=2, epoch=0)) != plan
+    assert as_lists(plan(buckets, seed=1, epoch=0)) == first
+    assert as_lists(plan(buckets, seed=1, epoch=1)) != first
+    assert as_lists(plan(buckets, seed=2, epoch=0)) != first
     np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 def test_epochs_mix_documents_and_not_only_batches() -> None:
     buckets = np.zeros(64, int)
-    first, second = (
-        {frozenset(batch) for batch in as_lists(plan_batches(buckets, batch_size=8, seed=0, epoch=epoch))}
-        for epoch in (0, 1)
-    )
+    first, second = ({frozenset(batch) for batch in as_lists(plan(buckets, epoch=epoch))} for epoch in (0, 1))
     assert not first & second
 
 
@@ -263,7 +273,7 @@ def test_a_plan_follows_the_fixed_stream_of_pcg64() -> None:
     batches = [order[0:4], order[4:8], order[8:10]]
     of_batches = list(islice(draws, 3))
     expected = [batches[i] for i in sorted(range(3), key=of_batches.__getitem__)]
-    assert as_lists(plan_batches(buckets, batch_size=4, seed=5, epoch=2)) == expected
+    assert as_lists(plan(buckets, batch_size=4, seed=5, epoch=2)) == expected
 
 
 @pytest.mark.parametrize(
@@ -286,13 +296,13 @@ def test_nothing_is_padded_when_there_is_nothing() -> None:
 
 def test_bucketing_saves_padding_on_mixed_lengths() -> None:
     lengths = np.tile(np.arange(1, 101), 10)
-    report = compare_schemes(lengths, num_buckets=10, batch_size=20, seed=0)
+    report = compare_schemes(lengths, num_buckets=10, batch_size=20, token_budget=None, seed=0)
     assert list(report) == list(SCHEMES)
-    assert {scheme: entry["batches"] for scheme, entry in report.items()} == dict.fromkeys(SCHEMES, 50) | {
+    assert {scheme: padding.batches for scheme, padding in report.items()} == dict.fromkeys(SCHEMES, 50) | {
         "token_budget": 60
     }
-    assert report["fixed_width"]["boundaries"] == list(range(10, 101, 10))
-    assert report["quantile"]["boundaries"] == [*range(11, 92, 10), 100]
+    assert report["fixed_width"].boundaries == tuple(range(10, 101, 10))
+    assert report["quantile"].boundaries == (*range(11, 92, 10), 100)
     # 50500 tokens; batches fill the buckets of fixed width without a rest, so no document gets more than 9 of padding
-    assert report["fixed_width"]["efficiency"] >= 50500 / (50500 + 1000 * 9)
-    assert min(report["quantile"]["efficiency"], report["fixed_width"]["efficiency"]) > report["none"]["efficiency"]
+    assert report["fixed_width"].efficiency >= 50500 / (50500 + 1000 * 9)
+    assert min(report["quantile"].efficiency, report["fixed_width"].efficiency) > report["none"].efficiency

@@ -7,25 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import tasks.embeddings.coverage
+from pipeline_config.contracts.embeddings import CoverageReport, MatrixDescription
+from pipeline_config.contracts.tokens import VocabularyDescription
 from pipeline_config.errors import GateError, InputError
-from pipeline_config.schemas import (
-    COVERAGE_FILE,
-    DICTIONARY,
-    DICTIONARY_FILE,
-    EMBEDDINGS_FILE,
-    SHARD_PATTERN,
-    SPECIALS_FILE,
-    TOKENIZER_FILE,
-    TOKENS,
-    VECTORS_FILE,
-    VOCABULARY,
-    VOCABULARY_FILE,
-    embeddings_schema,
-)
+from pipeline_config.schemas import EMBEDDINGS_FILE, VECTORS_FILE, VOCABULARY, VOCABULARY_FILE, embeddings_schema
 from pipeline_config.settings import AlignmentConfig
 from tasks.embeddings.align_embeddings import align_embeddings, fill_matrix, look_up_rows, read_matrix
-from tasks.embeddings.coverage import measure_coverage
 from tasks.runtime.arrow import as_matrix
 from tasks.store.artifacts import ArtifactRef, stage_key
 from tasks.store.commit import commit_output
@@ -33,51 +20,12 @@ from tasks.store.output import StageOutput
 from tasks.tokens.vocabulary import Vocabulary
 from tasks.vectors.rows import VectorRows
 from tasks.vectors.selection import vectors_table
-
-KNOWN = ["the", "cat", "Paris", "i"]
-VECTORS = np.array([[1, 2, 7], [3, 4, 7], [5, 6, 7], [-1, 0, 7]], np.float32)  # the last dimension is constant
-WORDS = ["<pad>", "<unk>", "the", "CAT", "paris", "Paris", "dog", "zebra"]
-# token, train, validation, test occurrences, train documents
-COUNTS = [
-    ("the", 10, 2, 3, 4),
-    ("CAT", 4, 0, 1, 2),
-    ("paris", 2, 0, 0, 1),
-    ("Paris", 1, 1, 0, 1),
-    ("dog", 2, 1, 0, 1),
-    ("zebra", 2, 0, 0, 1),
-    ("rare", 1, 0, 6, 1),
-]
-
-
-def strings(words: list[str]) -> pa.Array:
-    return pa.array(words, pa.string())
+from tests.tasks.embeddings.vector_sets import SET_TOKENS, VECTORS, WORDS, strings, tokens_of
 
 
 def stored(stage: str, name: str, table: pa.Table) -> ArtifactRef:
     key = stage_key(stage, 1, {"table": table.to_pydict()})
     return commit_output(stage, key, lambda out: out.write_table(name, table, table.schema))[0]
-
-
-def dictionary_table() -> pa.Table:
-    columns = [range(len(COUNTS)), *zip(*COUNTS, strict=True)]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, DICTIONARY, strict=True)], schema=DICTIONARY)
-
-
-def tokens_of() -> ArtifactRef:
-    """Return a tokenized corpus with the counts above: class x has the train tokens, class y the others."""
-
-    def write(out: StageOutput) -> None:
-        out.write_table(DICTIONARY_FILE, dictionary_table(), DICTIONARY)
-        out.write_json(TOKENIZER_FILE, {"name": "basic_english", "version": "basic_english 1"})
-        rows = []
-        for place, (label, split) in enumerate([("x", "train"), ("y", "validation"), ("y", "test")]):
-            codes = [code for code, row in enumerate(COUNTS) for _ in range(row[1 + place])]
-            rows.append({"doc_id": place, "label": label, "split": split, "length": len(codes), "codes": codes})
-        rows.append({"doc_id": 9, "label": "z", "split": "train", "length": 0, "codes": []})
-        for shard, part in enumerate((rows[:2], rows[2:])):
-            out.write_mapped(SHARD_PATTERN.format(shard=shard), pa.Table.from_pylist(part, schema=TOKENS), TOKENS)
-
-    return commit_output("tokenize_corpus", stage_key("tokenize_corpus", 1, {}), write)[0]
 
 
 def vocabulary_of(words: list[str], specials: int = 2) -> ArtifactRef:
@@ -86,7 +34,7 @@ def vocabulary_of(words: list[str], specials: int = 2) -> ArtifactRef:
 
     def write(out: StageOutput) -> None:
         out.write_table(VOCABULARY_FILE, table, VOCABULARY)
-        out.write_json(SPECIALS_FILE, {"specials": words[:specials], "tokenizer": "basic_english 1"})
+        out.write_model(VocabularyDescription(specials=tuple(words[:specials]), tokenizer="basic_english 1"))
 
     return commit_output("build_vocabulary", stage_key("build_vocabulary", 1, {"words": words, "n": specials}), write)[
         0
@@ -96,16 +44,16 @@ def vocabulary_of(words: list[str], specials: int = 2) -> ArtifactRef:
 def align(*, seed: int = 0, words: list[str] | None = None, specials: int = 2, **options: object) -> ArtifactRef:
     return align_embeddings.fn(
         vocabulary_of(words or WORDS, specials),
-        stored("download_glove", VECTORS_FILE, vectors_table(strings(KNOWN), VECTORS)),
+        stored("download_glove", VECTORS_FILE, vectors_table(strings(SET_TOKENS), VECTORS)),
         tokens_of(),
         AlignmentConfig(**options),
         seed,
     )
 
 
-def rows_of(words: list[str], known: list[str], fallbacks: tuple[str, ...]) -> tuple[list[list[int]], list[str]]:
+def rows_of(words: list[str], set_tokens: list[str], fallbacks: tuple[str, ...]) -> tuple[list[list[int]], list[str]]:
     """Return the rows of the set that make each word's, and its source."""
-    pairs, source = look_up_rows(strings(words), strings(known), fallbacks=fallbacks)
+    pairs, source = look_up_rows(strings(words), strings(set_tokens), fallbacks=fallbacks, specials=2)
     return [pairs[pairs[:, 0] == i, 1].tolist() for i in range(len(words))], source.tolist()
 
 
@@ -123,7 +71,7 @@ def rows_of(words: list[str], known: list[str], fallbacks: tuple[str, ...]) -> t
 def test_a_word_is_looked_up_as_it_is_and_then_in_lower_case(
     fallbacks: tuple[str, ...], rows: list[list[int]], sources: list[str]
 ) -> None:
-    assert rows_of(WORDS, KNOWN, fallbacks) == (rows, ["special", "special", *sources])
+    assert rows_of(WORDS, SET_TOKENS, fallbacks) == (rows, ["special", "special", *sources])
 
 
 SET = ["cafe", "0000", "<number>", "well", "made", "o", "naive", "x0", "1999"]
@@ -163,9 +111,9 @@ def test_fallbacks_are_tried_in_the_order_given() -> None:
     assert rows_of(["<pad>", "<unk>", "5"], ["<number>", "0"], ("digits", "number"))[0][2] == [1]
 
 
-@pytest.mark.parametrize("known", [["<pad>", "<unk>"], ["x", "<unk>", "<pad>"]])
-def test_special_tokens_have_no_vector_even_if_the_set_has_one(known: list[str]) -> None:
-    rows, source = rows_of(["<pad>", "<unk>", "x"], known, ("lowercase",))
+@pytest.mark.parametrize("set_tokens", [["<pad>", "<unk>"], ["x", "<unk>", "<pad>"]])
+def test_special_tokens_have_no_vector_even_if_the_set_has_one(set_tokens: list[str]) -> None:
+    rows, source = rows_of(["<pad>", "<unk>", "x"], set_tokens, ("lowercase",))
     assert rows[:2] == [[], []]
     assert source[:2] == ["special", "special"]
 
@@ -175,7 +123,7 @@ def test_found_rows_equal_torchtexts_lookup_with_lower_case_backup(
 ) -> None:
     from torchtext.vocab import Vectors
 
-    lines = [" ".join([token, *map(str, row)]) for token, row in zip(KNOWN, VECTORS.tolist(), strict=True)]
+    lines = [" ".join([token, *map(str, row)]) for token, row in zip(SET_TOKENS, VECTORS.tolist(), strict=True)]
     lines += ["\u03bf\u03b4\u03cc\u03c2 8 9 7", "i\u0307 1.5 2.5 7", "stra\u00dfe 0.1 0.2 7"]
     (tmp_path / "vectors.txt").write_text("\n".join(lines) + "\n", "utf-8")
     # Vectors switches the verification of certificates off for the process; this puts it back afterwards
@@ -183,7 +131,7 @@ def test_found_rows_equal_torchtexts_lookup_with_lower_case_backup(
     reference = Vectors(str(tmp_path / "vectors.txt"), cache=str(tmp_path))
     words = ["<pad>", "<unk>", "the", "THE", "The", "CAT", "paris", "Paris", "PARIS", "I", "i", "dog",
              "\u039f\u0394\u038c\u03a3", "\u0130", "STRA\u1e9eE", "STRASSE"]  # fmt: skip
-    pairs, source = look_up_rows(strings(words), strings(reference.itos), fallbacks=("lowercase",))
+    pairs, source = look_up_rows(strings(words), strings(reference.itos), fallbacks=("lowercase",), specials=2)
     matrix = fill_matrix(strings(words), pairs, all_rows(reference.vectors.numpy()), missing="zero", seed=0)
     expected = reference.get_vecs_by_tokens(words, lower_case_backup=True).numpy()  # zero where there is none
     np.testing.assert_array_equal(matrix, expected)
@@ -194,7 +142,7 @@ def test_found_rows_equal_torchtexts_lookup_with_lower_case_backup(
 
 
 def matrix_of(words: list[str], *, missing: str = "random", seed: int = 0) -> np.ndarray:
-    pairs, _ = look_up_rows(strings(words), strings(KNOWN), fallbacks=("lowercase", "hyphen"))
+    pairs, _ = look_up_rows(strings(words), strings(SET_TOKENS), fallbacks=("lowercase", "hyphen"), specials=2)
     return fill_matrix(strings(words), pairs, all_rows(VECTORS), missing=missing, seed=seed)
 
 
@@ -247,36 +195,6 @@ def test_filling_leaves_numpys_global_generator_alone() -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
-# coverage
-
-
-def report_of() -> dict[str, object]:
-    _, source = look_up_rows(strings(WORDS), strings(KNOWN), fallbacks=("lowercase",))
-    return measure_coverage(strings(WORDS), source, tokens_of())
-
-
-def test_coverage_is_counted_by_type_and_by_token_per_split_class_and_source(artifacts: Path) -> None:
-    report = report_of()
-    assert report["types"] == pytest.approx(3 / 6)  # the, CAT, Paris of six words
-    # the + CAT + Paris: 15 of 22 in train, 3 of 4 in validation, 4 of 10 in test
-    assert report["tokens"] == pytest.approx({"train": 15 / 22, "validation": 3 / 4, "test": 4 / 10})
-    assert report["tokens_by_class"] == {
-        "train": {"x": pytest.approx(15 / 22)}, "validation": {"y": pytest.approx(3 / 4)}, "test": {"y": pytest.approx(0.4)},
-    }  # fmt: skip
-    assert report["tokens_by_source"]["train"] == pytest.approx(
-        {"exact": 11 / 22, "lowercase": 4 / 22, "missing": 6 / 22, "outside": 1 / 22}
-    )
-    # outside the vocabulary is only "rare"
-    assert report["oov_rate"] == pytest.approx({"train": 1 / 22, "validation": 0, "test": 6 / 10})
-    assert report["rows"] == {"exact": 2, "lowercase": 1, "missing": 3, "special": 2}
-    assert list(report["misses"].items()) == [("dog", 2), ("paris", 2), ("zebra", 2), ("rare", 1)]
-
-
-def test_misses_are_the_most_frequent_ones_up_to_a_limit(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.embeddings.coverage, "MOST_MISSES", 2)
-    assert report_of()["misses"] == {"dog": 2, "paris": 2}
-
-
 # the stage
 
 
@@ -303,6 +221,17 @@ def test_the_stage_without_lower_case_misses_more(artifacts: Path) -> None:
     assert reference.facts["token_coverage"] == pytest.approx(11 / 22)
 
 
+@pytest.mark.parametrize(
+    ("fallbacks", "sources"),
+    [(("lowercase", "hyphen"), ["exact", "hyphen"]), (("hyphen", "lowercase"), ["exact", "random"])],
+)
+def test_the_stage_tries_the_fallbacks_in_their_order(
+    artifacts: Path, fallbacks: tuple[str, ...], sources: list[str]
+) -> None:
+    table = align(words=["<pad>", "<unk>", "the", "THE-Cat"], fallbacks=fallbacks).read_table(EMBEDDINGS_FILE)
+    assert table["source"].to_pylist()[2:] == sources
+
+
 def test_the_facts_are_those_of_the_report(artifacts: Path) -> None:
     reference = align()
     assert reference.facts | {"seconds": 0} == {
@@ -317,14 +246,21 @@ def test_the_facts_are_those_of_the_report(artifacts: Path) -> None:
         "rows_special": 2,
         "seconds": 0,
     }
-    assert reference.read_json(COVERAGE_FILE)["tokens"]["train"] == pytest.approx(15 / 22)
+    assert reference.read_model(CoverageReport).tokens["train"] == pytest.approx(15 / 22)
+
+
+def test_the_matrix_describes_itself(artifacts: Path) -> None:
+    vocabulary = Vocabulary(WORDS, specials=2, tokenizer="basic_english 1")
+    expected = MatrixDescription(vocabulary_digest=vocabulary.digest, tokenizer="basic_english 1", dim=3)
+    assert align().read_model(MatrixDescription) == expected
 
 
 def test_the_matrix_is_read_for_its_own_vocabulary_alone(artifacts: Path) -> None:
     embeddings = align()
-    matrix = read_matrix(embeddings, Vocabulary(WORDS, tokenizer="basic_english 1"))
+    matrix = read_matrix(embeddings, Vocabulary(WORDS, specials=2, tokenizer="basic_english 1"))
     np.testing.assert_array_equal(matrix, as_matrix(embeddings.read_table(EMBEDDINGS_FILE)["vector"]))
-    for other in (Vocabulary(WORDS, tokenizer="treebank 1"), Vocabulary(WORDS[::-1], tokenizer="basic_english 1")):
+    for words, tokenizer in ((WORDS, "treebank 1"), (WORDS[::-1], "basic_english 1")):
+        other = Vocabulary(words, specials=2, tokenizer=tokenizer)
         with pytest.raises(InputError, match=r"embeddings\.parquet: was made for the vocabulary"):
             read_matrix(embeddings, other)
 
@@ -349,6 +285,6 @@ def test_too_little_coverage_is_an_error_that_names_the_misses_and_leaves_no_out
         align(min_token_coverage=0.7)
     assert str(caught.value) == (
         "68.2% of the train tokens have a vector, expected at least 70.0% (alignment.min_token_coverage); "
-        "the most frequent without: dog, paris, zebra, rare"
+        "the most frequent tokens without a vector: dog, paris, zebra, rare"
     )
     assert not list((artifacts / "store" / "align_embeddings").glob("[!.]*"))

@@ -20,6 +20,8 @@ def make_split(documents: list[list[int]], label_ids: list[int] | None = None) -
         label_ids=np.array(label_ids or [0] * count, np.int32),
         buckets=np.zeros(count, np.int32),
         doc_ids=np.arange(count),
+        scheme="none",
+        token_budget=None,
     )
 
 
@@ -28,7 +30,16 @@ def network() -> TextClassifier:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         return TextClassifier(
-            num_embeddings=9, embedding_dim=4, num_classes=3, padding_idx=0, hidden_size=5, dropout=0.5
+            num_embeddings=9,
+            embedding_dim=4,
+            num_classes=3,
+            padding_idx=0,
+            unk_idx=1,
+            hidden_size=5,
+            num_layers=1,
+            bidirectional=True,
+            pooling="last",
+            dropout=0.5,
         ).double()
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline_config.contracts.batches import PaddingReport, SchemePadding
 from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.schemas import FIGURES
 from tasks.evaluation.report import (
     Evidence,
@@ -51,8 +53,13 @@ def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
             documents={"train": {"bad": 2, "good": 1}, "validation": {"bad": 1}, "test": {"bad": 4, "good": 2}},
             characters_histogram=((1, 3), (5, 7)),
         ),
-        padding={"boundaries": [2, 7], "schemes": {"quantile": {"efficiency": 0.9}, "none": {"efficiency": 0.4}}},
-        coverage={"tokens": {"train": 0.9, "validation": 0.8, "test": 0.8}, "misses": {"arn": 1, "blorp": 4}},
+        padding=PaddingReport.model_construct(scheme="quantile", schemes={
+            name: SchemePadding.model_construct(efficiency=efficiency, boundaries=(2, 7))
+            for name, efficiency in (("quantile", 0.9), ("none", 0.4))
+        }),
+        coverage=CoverageReport.model_construct(
+            tokens={"train": 0.9, "validation": 0.8, "test": 0.8}, misses={"arn": 1, "blorp": 4}
+        ),
         errors=[{"text": "not so bad", "label": "good", "prediction": "bad", "probability": 0.98765}],
     )  # fmt: skip
     return evidence._replace(**changes)
@@ -138,7 +145,7 @@ class TestFigures:
         "token", ["$", "$5$", "$\\frac", "é", "ẞ", "한국어", "\x02", "\x7f", "_^{}", "%", "x" * 300]
     )
     def test_odd_tokens_are_drawn_without_a_warning(self, token):
-        coverage = {"tokens": {"train": 0.5}, "misses": {token: 3, "x": 1}}
+        coverage = CoverageReport.model_construct(tokens={"train": 0.5}, misses={token: 3, "x": 1})
         draw_coverage(make_evidence(coverage=coverage)).draw_without_rendering()
 
     def test_without_vectors_the_coverage_figure_says_so(self):
@@ -146,7 +153,9 @@ class TestFigures:
         assert figure.get_suptitle() == "No pre-trained vectors: the embedding layer starts fresh"
 
     def test_without_misses_coverage_is_drawn(self):
-        draw_coverage(make_evidence(coverage={"tokens": {"train": 1.0}, "misses": {}})).draw_without_rendering()
+        draw_coverage(
+            make_evidence(coverage=CoverageReport.model_construct(tokens={"train": 1.0}, misses={}))
+        ).draw_without_rendering()
 
     def test_most_frequent_misses_stand_on_top(self):
         _, misses = draw_coverage(make_evidence()).axes

@@ -1,3 +1,4 @@
+import ast
 import asyncio
 import copy
 import json
@@ -18,6 +19,7 @@ from mlflow.pyfunc import PyFuncModel, scoring_server
 from safetensors.torch import load_file
 
 from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, PREDICTIONS_FILE, WEIGHTS_FILE
+from tasks import served
 from tasks.served import model as serving_model
 from tasks.served.network import TextClassifier
 
@@ -127,12 +129,12 @@ class TestAnswers:
 
 
 NOT_TEXT = [
-    ([1, 2], "row 0: expected a text, got 1"),
-    ([1.5], "row 0: expected a text, got 1.5"),
-    ([True], "row 0: expected a text, got True"),
-    ([None], "row 0: expected a text, got None"),
-    (["fine", None], "row 1: expected a text, got nan"),
-    (["fine", "too", 7], "row 2: expected a text, got 7"),
+    ([1, 2], "row 0: expected a string, got 1"),
+    ([1.5], "row 0: expected a string, got 1.5"),
+    ([True], "row 0: expected a string, got True"),
+    ([None], "row 0: expected a string, got None"),
+    (["fine", None], "row 1: expected a string, got nan"),
+    (["fine", "too", 7], "row 2: expected a string, got 7"),
 ]
 
 
@@ -141,12 +143,12 @@ class TestRefusals:
         ("inputs", "message"),
         [
             *NOT_TEXT,
-            ([b"bytes"], "row 0: expected a text, got b'bytes'"),
-            (pd.DataFrame({"text": [3]}), "row 0: expected a text, got 3"),
-            (pd.DataFrame({"text": ["fine", None]}), "row 1: expected a text, got nan"),
+            ([b"bytes"], "row 0: expected a string, got b'bytes'"),
+            (pd.DataFrame({"text": [3]}), "row 0: expected a string, got 3"),
+            (pd.DataFrame({"text": ["fine", None]}), "row 1: expected a string, got nan"),
         ],
     )
-    def test_the_first_row_that_is_no_text_is_named(self, model, inputs, message):
+    def test_the_first_row_that_is_not_a_string_is_named(self, model, inputs, message):
         with pytest.raises(MlflowException) as caught:
             model.predict(inputs)
         assert caught.value.message == message
@@ -182,7 +184,7 @@ class TestServer:
         assert response.json() == {"predictions": model.predict(TEXTS)}
 
     @pytest.mark.parametrize(("inputs", "message"), NOT_TEXT)
-    def test_rows_that_are_no_text_are_a_client_error(self, invoke, inputs, message):
+    def test_rows_that_are_not_strings_are_a_client_error(self, invoke, inputs, message):
         response = invoke({"inputs": inputs})
         assert response.status_code == 400
         assert response.json()["error_code"] == "INVALID_PARAMETER_VALUE"
@@ -234,10 +236,10 @@ class TestIndependence:
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["project"] == []
+        result = json.loads(done.stdout)
+        assert result["project"] == []
         np.testing.assert_allclose(
-            probabilities_of(told["answers"]), probabilities_of(model.predict(TEXTS)), rtol=0, atol=1e-6
+            probabilities_of(result["answers"]), probabilities_of(model.predict(TEXTS)), rtol=0, atol=1e-6
         )
 
     def test_versions_in_one_process_do_not_share_code(self, registered_model, model, tmp_path):
@@ -257,6 +259,19 @@ class TestIndependence:
         assert model.predict(TEXTS) == before
         assert mlflow.pyfunc.load_model(str(registered_model)).predict(TEXTS) == before
 
-    def test_a_bundle_whose_code_is_gone_says_so(self, tmp_path):
+    def test_a_bundle_without_its_code_is_an_error_that_names_the_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"network\.py"):
             serving_model._load_modules(tmp_path, "network")
+
+
+@pytest.mark.parametrize("path", sorted(Path(served.__file__).parent.glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_a_module_of_a_registered_model_imports_only_its_siblings_from_the_project(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add("." * node.level + str(node.module).partition(".")[0])
+    assert imported
+    assert not imported & {"flows", "tasks", "pipeline_config"}
+    assert all((path.parent / f"{name[1:]}.py").exists() for name in imported if name.startswith("."))

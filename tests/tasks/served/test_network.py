@@ -1,124 +1,28 @@
-import ast
-import itertools
+"""The classifier's network: logits, invariance, dropout, initial weights."""
+
 import random
-from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch import nn
 
-from tasks import served
-from tasks.served.bigrams import BIGRAM_SCALE, BagOfBigrams
-from tasks.served.lstm import LAYOUTS, PaddedLSTM, drop, reversal_index, reverse
-from tasks.served.network import POOLINGS, TextClassifier
+from pipeline_config.settings import ModelConfig, TrainingConfig
+from tasks.served.lstm import LAYOUTS
+from tasks.served.network import POOLINGS
 from tasks.served.pooling import real_positions
+from tests.tasks.served.networks import (
+    PADDING_IDX,
+    VOCABULARY,
+    build_classifier,
+    build_like,
+    directed_final_states,
+    largest_difference,
+    random_documents,
+    run_packed,
+)
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
-PADDING_IDX = 0
-VOCABULARY = 17
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        yield
-
-
-def random_lengths(count: int, longest: int) -> Tensor:
-    """Lengths in no order, the shortest and the longest possible among them."""
-    return torch.cat([torch.randint(1, longest + 1, (count - 2,)), torch.tensor([longest, 1])])
-
-
-def random_documents(count: int = 7, longest: int = 9) -> tuple[Tensor, Tensor]:
-    lengths = random_lengths(count, longest)
-    input_ids = torch.randint(1, VOCABULARY, (count, longest))
-    return input_ids.masked_fill(~real_positions(lengths, longest), PADDING_IDX), lengths
-
-
-def build_classifier(**changes) -> TextClassifier:
-    settings = {
-        "num_embeddings": VOCABULARY, "embedding_dim": 5, "num_classes": 3, "padding_idx": PADDING_IDX,
-        "hidden_size": 4, "num_layers": 2, "bidirectional": True, "pooling": "mean_max",
-    }  # fmt: skip
-    return TextClassifier(**{**settings, **changes})
-
-
-def build_like(classifier: TextClassifier, **changes) -> TextClassifier:
-    """The same weights under other settings, in evaluation mode."""
-    other = build_classifier(**changes)
-    other.load_state_dict(classifier.state_dict())
-    return other.eval()
-
-
-def run_packed(lstm: nn.LSTM, inputs: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The reference: outputs (zero at padding) and final states h_n of a packed `nn.LSTM`."""
-    packed = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    outputs, (final, _) = lstm(packed)
-    return pad_packed_sequence(outputs, batch_first=True, total_length=inputs.shape[1])[0], final
-
-
-def directed_final_states(final: Tensor, *, bidirectional: bool) -> Tensor:
-    """h_n of the last layer, both directions side by side."""
-    return torch.cat([final[-2], final[-1]], dim=1) if bidirectional else final[-1]
-
-
-def largest_difference(got: Tensor, expected: Tensor) -> float:
-    return float((got - expected).detach().abs().max())
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
-@pytest.mark.parametrize("num_layers", [1, 2, 3])
-@pytest.mark.parametrize("road", LAYOUTS)
-class TestBothRoadsAgainstPackedLSTM:
-    @pytest.fixture
-    def case(self, num_layers, bidirectional, dtype, road, device):
-        padded = PaddedLSTM(5, 4, num_layers=num_layers, bidirectional=bidirectional).to(device, dtype)
-        padded.road = road
-        lengths = random_lengths(11, 13)
-        return padded, torch.randn(11, 13, 5, dtype=dtype).to(device), lengths.to(device)
-
-    @pytest.fixture
-    def tolerance(self, device, road, dtype):
-        persistent = device.type == "cuda" and road == "padded" and dtype == torch.float32
-        return 3e-5 if persistent else TOLERANCE[dtype]  # cuDNN's persistent kernels: outputs 6e-6, gradients 1.5e-5
-
-    def test_outputs_at_real_positions_are_equal(self, case, tolerance):
-        padded, inputs, lengths = case
-        expected, _ = run_packed(padded.to_lstm(), inputs, lengths)
-        real = real_positions(lengths, 13)
-        assert largest_difference(padded(inputs, lengths)[real], expected[real]) < tolerance
-
-    def test_final_states_are_the_last_outputs(self, case, bidirectional, tolerance):
-        padded, inputs, lengths = case
-        _, final = run_packed(padded.to_lstm(), inputs, lengths)
-        directions = padded.run_directions(inputs, lengths)
-        got = torch.cat([outputs[range(11), lengths - 1] for outputs in directions], dim=1)
-        assert largest_difference(got, directed_final_states(final, bidirectional=bidirectional)) < tolerance
-
-    def test_gradients_of_weights_and_inputs_are_equal(self, case, dtype, tolerance):
-        padded, inputs, lengths = case
-        plain = padded.to_lstm()
-        direction = torch.randn(11, 13, padded.output_size, dtype=dtype).to(inputs.device)
-        direction = direction.masked_fill(~real_positions(lengths, 13).unsqueeze(2), 0.0)
-        here, there = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
-        (padded(here, lengths) * direction).sum().backward()
-        (run_packed(plain, there, lengths)[0] * direction).sum().backward()
-
-        expected = dict(plain.named_parameters())
-        got = {}
-        for suffix, layers in (("", padded.forward_layers), ("_reverse", padded.backward_layers)):
-            for number, layer in enumerate(layers):
-                got |= {f"{name[:-1]}{number}{suffix}": weight for name, weight in layer.named_parameters()}
-        assert got.keys() == expected.keys()
-        pairs = {name: (got[name].grad, expected[name].grad) for name in expected} | {"inputs": (here.grad, there.grad)}
-        # A gradient sums over all positions and reaches 10, where float32 steps by 1e-6: compare to its scale.
-        worst = {name: largest_difference(*pair) / max(1.0, float(pair[1].abs().max())) for name, pair in pairs.items()}
-        assert max(worst.values()) < tolerance, worst
+pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
@@ -184,7 +88,7 @@ def test_every_pooling_of_one_token_is_its_output(pooling):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_shapes_give_the_packed_lstm_on_both_roads(seed):
+def test_random_shapes_give_the_packed_lstm_in_both_layouts(seed):
     draw = random.Random(seed)
     longest = draw.choice([1, 2, 30])
     settings = {
@@ -195,9 +99,9 @@ def test_random_shapes_give_the_packed_lstm_on_both_roads(seed):
     classifier = build_classifier(**settings).double()
     input_ids, lengths = random_documents(draw.randint(2, 9), longest)
     results = []
-    for road in LAYOUTS:
+    for layout in LAYOUTS:
         classifier.zero_grad()
-        classifier.lstm.road = road
+        classifier.lstm.layout = layout
         logits = classifier(input_ids, lengths)
         nn.functional.cross_entropy(logits, torch.arange(len(lengths)) % 3).backward()
         gradients = torch.cat([weight.grad.flatten() for weight in classifier.parameters()])
@@ -207,16 +111,6 @@ def test_random_shapes_give_the_packed_lstm_on_both_roads(seed):
     (padded, packed), (padded_gradients, packed_gradients) = zip(*results, strict=True)
     assert largest_difference(padded, packed) < 1e-10
     assert largest_difference(padded_gradients, packed_gradients) < 1e-10
-
-
-def test_road_is_padded_on_the_cpu_unless_told_otherwise(monkeypatch):
-    padded, packed = PaddedLSTM(5, 4), []
-    monkeypatch.setattr(padded, "_run_packed", lambda *_: packed.append(1))
-    padded.run_directions(torch.randn(2, 3, 5), torch.tensor([3, 1]))
-    assert not packed
-    padded.road = "packed"
-    padded.run_directions(torch.randn(2, 3, 5), torch.tensor([3, 1]))
-    assert packed
 
 
 class TestDropout:
@@ -240,16 +134,6 @@ class TestDropout:
         assert not torch.equal(one, other)
         assert torch.equal(torch.random.get_rng_state(), before)
 
-    def test_recurrent_dropout_zeroes_weights_and_scales_the_rest(self):
-        padded = PaddedLSTM(5, 4, recurrent_dropout=0.5)
-        inputs, lengths = torch.randn(3, 6, 5), torch.tensor([6, 2, 4])
-        got = padded(inputs, lengths, torch.Generator().manual_seed(3))
-        plain = padded.to_lstm()
-        mask = torch.empty(16, 4).bernoulli_(0.5, generator=torch.Generator().manual_seed(3))
-        with torch.no_grad():
-            plain.weight_hh_l0 *= mask / 0.5
-        assert largest_difference(got, plain(inputs)[0]) < 1e-6
-
     def test_embedding_dropout_takes_whole_dimensions_and_word_dropout_whole_tokens(self, monkeypatch):
         seen = []
         vectors = torch.ones(VOCABULARY, 5)
@@ -263,11 +147,6 @@ class TestDropout:
         assert set(embedded.unique().tolist()) == {0.0, 2.0}
         assert torch.equal(embedded, dimensions.unsqueeze(1) * tokens.unsqueeze(2) / 2)
         assert 0.3 < (tokens == 0).float().mean() < 0.7
-
-    def test_drop_keeps_the_mean(self):
-        values = drop(torch.ones(100_000), 0.25, torch.Generator().manual_seed(0))
-        assert values.unique().tolist() == pytest.approx([0.0, 4 / 3])
-        assert float(values.mean()) == pytest.approx(1.0, abs=0.01)
 
 
 class TestResetWeights:
@@ -317,51 +196,6 @@ def test_pooled_embeddings_are_joined_to_the_pooled_outputs():
     assert largest_difference(classifier(input_ids, lengths), classifier.linear(pooled)) < 1e-10
 
 
-class TestBagOfBigrams:
-    def bag(self, buckets: int = 50) -> BagOfBigrams:
-        bag = BagOfBigrams(VOCABULARY, buckets, 3).double()
-        nn.init.normal_(bag.weight)
-        return bag
-
-    def row_of(self, bag: BagOfBigrams, pair: tuple[int, int]) -> int:
-        return int(bag._hash_pairs(torch.tensor([pair])))
-
-    def test_logits_are_the_weights_of_what_is_there_each_counted_once(self):
-        bag, (input_ids, lengths) = self.bag(), random_documents(30, 40)
-        for logits, row, length in zip(bag(input_ids, lengths), input_ids.tolist(), lengths.tolist(), strict=True):
-            tokens = row[:length]
-            there = {*tokens, *(self.row_of(bag, pair) for pair in itertools.pairwise(tokens))}
-            expected = BIGRAM_SCALE * bag.weight[sorted(there)].sum(dim=0) / len(there) ** 0.5
-            assert largest_difference(logits, expected) < 1e-10
-
-    def test_a_pair_is_told_from_its_mirror_image_and_from_its_tokens(self):
-        bag = self.bag(1 << 18)
-        pairs = torch.cartesian_prod(torch.arange(VOCABULARY), torch.arange(VOCABULARY))
-        rows, mirrored = bag._hash_pairs(pairs), bag._hash_pairs(pairs.flip(1))
-        assert ((rows == mirrored) == (pairs[:, :1] == pairs[:, 1:])).all()
-        assert rows.min() >= VOCABULARY
-        assert rows.max() < len(bag.weight)
-
-    @pytest.mark.parametrize("buckets", [1 << 18, 100_003])
-    @pytest.mark.parametrize("step", [1, 64, 911])
-    def test_pairs_share_rows_no_more_than_by_chance(self, buckets, step):
-        tokens = torch.arange(400) * step
-        pairs = torch.cartesian_prod(tokens, tokens)
-        filled = len(BagOfBigrams(400 * step, buckets, 2)._hash_pairs(pairs).unique())
-        assert filled / buckets > 0.98 * (1 - (1 - 1 / buckets) ** len(pairs))
-
-    def test_it_adds_to_the_logits_of_the_network_and_begins_with_nothing(self):
-        classifier = build_classifier(bigram_buckets=50).eval()
-        classifier.reset_weights(torch.Generator().manual_seed(1))
-        input_ids, lengths = random_documents()
-        plain = classifier(input_ids, lengths)
-        nn.init.normal_(classifier.bigrams.weight)
-        added = classifier.bigrams(input_ids, lengths)
-        assert torch.equal(classifier(input_ids, lengths), plain + added)
-        nn.init.zeros_(classifier.bigrams.weight)
-        assert torch.equal(classifier(input_ids, lengths), plain)
-
-
 def test_embeddings_can_be_handed_in():
     classifier = build_classifier().eval()
     input_ids, lengths = random_documents()
@@ -381,48 +215,6 @@ def test_layer_norm_normalizes_the_pooled_vector():
     )
     expected = (pooled - pooled.mean(1, keepdim=True)) / (pooled.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     assert largest_difference(classifier(input_ids, lengths), expected[:, :3]) < 1e-10
-
-
-def test_dropout_between_layers_acts_in_training_only():
-    padded = PaddedLSTM(5, 4, num_layers=2, dropout=0.5)
-    inputs, lengths = torch.randn(3, 6, 5), torch.tensor([6, 2, 4])
-    assert not torch.equal(padded(inputs, lengths), padded(inputs, lengths))
-    padded.eval()
-    assert torch.equal(padded(inputs, lengths), padded(inputs, lengths))
-
-
-def test_one_layer_has_no_dropout_inside_the_lstm():
-    padded = PaddedLSTM(5, 4, dropout=0.5).train()
-    inputs, lengths = torch.randn(3, 6, 5), torch.tensor([6, 2, 4])
-    assert torch.equal(padded(inputs, lengths), padded(inputs, lengths))
-    assert padded.to_lstm().dropout == 0.0
-
-
-@pytest.mark.parametrize("bidirectional", [False, True], ids=["one-way", "two-way"])
-def test_weights_of_a_plain_lstm_are_taken_over_and_given_back(bidirectional):
-    plain = nn.LSTM(5, 4, num_layers=2, bidirectional=bidirectional, batch_first=True)
-    padded = PaddedLSTM(5, 4, num_layers=2, bidirectional=bidirectional)
-    padded.load_lstm(plain.state_dict())
-    returned = padded.to_lstm().state_dict()
-    assert returned.keys() == plain.state_dict().keys()
-    assert all(torch.equal(returned[name], weight) for name, weight in plain.state_dict().items())
-
-
-def test_a_plain_lstm_made_from_padded_layers_does_not_share_their_weights():
-    padded = PaddedLSTM(5, 4)
-    before = padded.forward_layers[0].weight_ih_l0.detach().clone()
-    with torch.no_grad():
-        padded.to_lstm().weight_ih_l0.zero_()
-    assert torch.equal(padded.forward_layers[0].weight_ih_l0, before)
-
-
-@pytest.mark.parametrize(
-    ("num_layers", "bidirectional", "missing"), [(2, False, "weight_ih_l1"), (1, True, "weight_ih_l0_reverse")]
-)
-def test_weights_of_a_smaller_plain_lstm_are_refused(num_layers, bidirectional, missing):
-    state = nn.LSTM(5, 4, batch_first=True).state_dict()
-    with pytest.raises(KeyError, match=missing):
-        PaddedLSTM(5, 4, num_layers=num_layers, bidirectional=bidirectional).load_lstm(state)
 
 
 @pytest.mark.parametrize(("freeze", "trained"), [(True, False), (False, True)], ids=["frozen", "trained"])
@@ -465,34 +257,18 @@ def test_an_unknown_pooling_is_refused_with_the_known_ones():
         build_classifier(pooling="median")
 
 
-def test_real_positions_by_hand():
-    assert real_positions(torch.tensor([2, 0, 3]), 3).tolist() == [
-        [True, True, False],
-        [False, False, False],
-        [True, True, True],
-    ]
+def test_bigrams_add_to_the_logits_and_start_at_zero():
+    classifier = build_classifier(bigram_buckets=50).eval()
+    classifier.reset_weights(torch.Generator().manual_seed(1))
+    input_ids, lengths = random_documents()
+    plain = classifier(input_ids, lengths)
+    nn.init.normal_(classifier.bigrams.weight)
+    added = classifier.bigrams(input_ids, lengths)
+    assert torch.equal(classifier(input_ids, lengths), plain + added)
+    nn.init.zeros_(classifier.bigrams.weight)
+    assert torch.equal(classifier(input_ids, lengths), plain)
 
 
-def test_reversal_index_by_hand_keeps_padding_where_it_is():
-    assert reversal_index(torch.tensor([3, 1, 4]), 4).tolist() == [[2, 1, 0, 3], [0, 1, 2, 3], [3, 2, 1, 0]]
-
-
-def test_reverse_by_hand_and_its_gradient():
-    values = torch.tensor([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]], requires_grad=True)
-    turned = reverse(values, torch.tensor([3, 2]))
-    assert turned.flatten().tolist() == [3.0, 2.0, 1.0, 5.0, 4.0, 6.0]
-    (turned.flatten() * torch.arange(6.0)).sum().backward()
-    assert values.grad.flatten().tolist() == [2.0, 1.0, 0.0, 4.0, 3.0, 5.0]
-
-
-@pytest.mark.parametrize("path", sorted(Path(served.__file__).parent.glob("[a-z]*.py")), ids=lambda path: path.stem)
-def test_a_module_that_models_carry_imports_nothing_of_the_project_but_its_siblings(path):
-    imported = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            imported |= {name.name.partition(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add("." * node.level + str(node.module).partition(".")[0])
-    assert imported
-    assert not imported & {"flows", "tasks", "pipeline_config"}
-    assert all((path.parent / f"{name[1:]}.py").exists() for name in imported if name.startswith("."))
+def test_the_settings_offer_exactly_the_poolings_and_layouts_of_the_network():
+    assert get_args(ModelConfig.model_fields["pooling"].annotation) == POOLINGS
+    assert get_args(TrainingConfig.model_fields["layout"].annotation) == LAYOUTS

@@ -1,7 +1,8 @@
 """Tokenizers: equal to torchtext's and Python's, letter for letter, and the same one text at a time."""
 
+import hashlib
+import json
 import random
-import sys
 import uuid
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,8 @@ from torchtext.data import get_tokenizer
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.formats import read_blocks
 from tasks.corpus.sources import locate_corpus
-from tasks.served.text import TEXT, TOKEN_LISTS, largest_bytes, normalize_text, normalize_texts
+from tasks.served import tokenizers
+from tasks.served.text import TEXT, TOKEN_LISTS, normalize_text, normalize_texts
 from tasks.served.tokenizers import (
     COLUMNAR,
     basic_english,
@@ -24,65 +26,13 @@ from tasks.served.tokenizers import (
     treebank,
     whitespace,
 )
+from tests.tasks.served.texts import LETTERS, ODD, column
 
 REFERENCES = {"basic_english": get_tokenizer("basic_english"), "whitespace": str.split}
-LETTERS = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
-ODD = [
-    "",
-    " ",
-    "\t\n",
-    '"',
-    '"""',
-    "'",
-    "''",
-    ".",
-    "...",
-    "a",
-    " a ",
-    "a  b",
-    "Don't stop; can't: won't.",
-    'He said: "Yes!" (twice)?',
-    "<br />",
-    "<br/>",
-    "<BR />",
-    "<br /><br />Great<br />",
-    "<br  />",
-    "<b'r />",
-    '<br" />',
-    "<br .../>",
-    "3.14,15",
-    "e-mail me@example.com",
-    "\u039f\u0394\u03a5\u03a3\u03a3\u0395\u03a5\u03a3",  # final sigma
-    "\u03a3",
-    "A\u03a3.",
-    "\u03a3\u03a3 \u03a3",
-    "\u0130STANBUL",
-    "I\u0307",
-    "STRASSE Stra\u00dfe \u1e9e",
-    "\u01c5 \u01c4",
-    "\u0345\u0399",
-    "a\u00a0b",
-    "a\u2028b\u0085c",
-    "a\u200bb",
-    "a\ufeffb",
-    "a\x00b",
-    "a\x1cb\x1fc",
-    "\U0001f600\U0001f1e9\U0001f1ea",
-    "\U00010400",
-    "\ua7dc\ua7cb",
-    "\u1c89\u1c8a",
-    "cafe\u0301",
-    "<unk> <pad>",
-    "x" * 10_000,
-]
 
 
 def is_special(letter: str) -> bool:
     return letter < "\u0100" or letter.isspace() or letter.lower() != letter or letter.upper() != letter
-
-
-def column(texts: list[str]) -> pa.Array:
-    return pa.array(texts, TEXT)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -183,7 +133,7 @@ def test_every_document_of_the_packaged_corpora_gives_the_tokens_of_the_referenc
         ("", ""),
         ("'", "'"),
         ("n't", "n't"),
-        ("a\ufdd0b\ufdd1", "a,b."),  # what stands for a kept comma and stop is no character
+        ("a\ufdd0b\ufdd1", "a,b."),  # U+FDD0 and U+FDD1 stand for a comma and a stop inside treebank
     ],
 )
 def test_treebank_splits_by_hand(text: str, tokens: str) -> None:
@@ -191,7 +141,7 @@ def test_treebank_splits_by_hand(text: str, tokens: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_treebank_keeps_every_letter_that_is_no_white_space(seed: int) -> None:
+def test_treebank_keeps_every_letter_except_white_space(seed: int) -> None:
     generator = random.Random(seed)
     words = [
         "don't",
@@ -213,36 +163,6 @@ def test_treebank_keeps_every_letter_that_is_no_white_space(seed: int) -> None:
     for _ in range(200):
         text = generator.choice(["", " "]).join(generator.choices(words, k=generator.randrange(1, 9)))
         assert "".join(treebank(column([text])).to_pylist()[0]) == "".join(text.lower().split())
-
-
-# normalization
-
-
-def test_columns_are_normalized_as_single_texts_are() -> None:
-    texts = [*ODD, "e\u0301", "\u1100\u1161", "\u0344", "\u2126", "\u0374", "\u00e9", ""]
-    got = normalize_texts(column(texts))
-    assert got.to_pylist() == [normalize_text(text) for text in texts]
-    assert normalize_texts(column(texts).slice(3, 9)).to_pylist() == got.slice(3, 9).to_pylist()
-
-
-def test_every_letter_that_normalization_changes_begins_with_a_byte_from_cc_on() -> None:
-    assert all(letter.encode()[0] >= 0xCC for letter in LETTERS if normalize_text(letter) != letter)
-    assert chr(0x300).encode()[0] == 0xCC  # the first combining letter
-    assert all(normalize_text("a" + letter) == "a" + letter for letter in LETTERS[:0x300])
-
-
-def test_a_column_that_is_in_normal_form_is_not_copied() -> None:
-    texts = column(["plain", "caf\u00e9", ""])
-    assert normalize_texts(texts) is texts
-
-
-@pytest.mark.parametrize("start", [0, 1, 3])
-def test_the_largest_byte_of_each_text(start: int) -> None:
-    texts = ["a", "", "z~", "\u00e9", "", "b"]
-    assert largest_bytes(column(texts).slice(start)).tolist() == [
-        max(text.encode(), default=0) for text in texts[start:]
-    ]
-    assert largest_bytes(column([])).tolist() == []
 
 
 # by name
@@ -268,7 +188,7 @@ def test_a_tokenizer_of_torchtext_gives_its_tokens() -> None:
 
 
 @pytest.mark.parametrize("name", ["nonsense", "Basic_English", "basic_english "])
-def test_an_unknown_name_is_an_error_that_says_what_is_known(name: str) -> None:
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name: str) -> None:
     with pytest.raises(ValueError, match=f"^tokenizer {name!r}: Requested tokenizer {name}, .*"
                        "; expected basic_english, treebank, whitespace, <module>:<function>, or a tokenizer of torchtext whose"):  # fmt: skip
         load_tokenizer(name)
@@ -301,20 +221,20 @@ def test_a_function_of_ones_own_is_found_by_module_and_name(my_module: str) -> N
 
 @pytest.mark.parametrize(
     ("function", "reason"),
-    [("none", "has no attribute 'none'"), ("x", "x is no function"), ("", "has no attribute ''")],
+    [("none", "has no attribute 'none'"), ("x", "x is not a function"), ("", "has no attribute ''")],
 )
-def test_a_function_that_is_not_there_is_an_error(my_module: str, function: str, reason: str) -> None:
+def test_a_missing_function_is_an_error(my_module: str, function: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"^tokenizer '{my_module}:{function}': .*{reason}; expected basic_english"):
         load_tokenizer(f"{my_module}:{function}")
 
 
-def test_a_module_that_is_not_there_is_an_error() -> None:
+def test_a_missing_module_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"^tokenizer 'no_such:f': No module named 'no_such'; expected"):
         load_tokenizer("no_such:f")
 
 
-def test_a_function_that_gives_no_texts_is_an_error(my_module: str) -> None:
-    with pytest.raises(ValueError, match=rf"^tokenizer '{my_module}:ids': expected a list of texts, got \[1\]$"):
+def test_a_function_that_returns_other_things_than_strings_is_an_error(my_module: str) -> None:
+    with pytest.raises(ValueError, match=rf"^tokenizer '{my_module}:ids': expected a list of strings, got \[1\]$"):
         load_tokenizer(f"{my_module}:ids")(column(["a"]))
 
 
@@ -326,6 +246,47 @@ def test_a_tokenizer_is_identified_by_what_its_tokens_depend_on(my_module: str, 
     (tmp_path / f"{my_module}.py").write_text("def split(text):\n    return [text]\n")
     assert identify_tokenizer(f"{my_module}:split") != before
     assert identify_tokenizer("no_such:f") == "no_such:f unknown"
+
+
+# versions
+
+# What the digests below were made from: each piece, and each pair of pieces with and without a space between them.
+PIECES = [
+    "", "Don't", "can't", "cannot", "it's", "they've", "o'clock", "'", "''", '"', "\u2019", "\u201c", "\u2026", "...", ".",
+    "U.S.", "Mr.", "etc.", "end.Begin", "3.14", "1,000", "1,2,3", "5", ",", ";", ":", "(x)", "[y]", "?!", "--", "a-b", "#1",
+    "100%", "5,x", "3.x", "x.5", "$5", "a/b", "<br />", "<BR/>", "<i>", "me@example.com", "\u00a0", "\u2028", "\u3000", "\t", "\x1c", "\x00",
+    "\u200b", "Stra\u00dfe", "\u1e9e", "\u0130", "\u039f\u0394\u03a3", "\u03a3", "\u01c5", "\U00010400", "\u00e9", "e\u0301",
+    "\u65e5\u672c", "\U0001f600", "\ufdd0", "\ufdd1", "<unk>", "x" * 300,
+]  # fmt: skip
+DIGESTS = {  # by version
+    1: {
+        "basic_english": "3627561a977aa40cd1175875e3678e65edefd1d04eb20fab0cf95109a9b60ae6",
+        "treebank": "ec619bf77d126f40066071d81deefd73ef61633293a2d992eba8c12c76be6eca",
+        "whitespace": "29d9f92da531d63a952f40dfefe8b18737f6a90af6908a569834f1c0018028ee",
+    },
+}
+
+
+def digest_tokens(name: str) -> str:
+    texts = PIECES + [one + space + other for one in PIECES for other in PIECES for space in ("", " ")]
+    tokens = COLUMNAR[name](column(texts)).to_pylist()
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("name", COLUMNAR)
+def test_tokens_do_not_change_without_a_new_version(name: str) -> None:
+    got, written_down = digest_tokens(name), DIGESTS.get(tokenizers.VERSION, {}).get(name)
+    if got != written_down:
+        pytest.fail(
+            f"{name} gives tokens with the digest {got}, written down for version {tokenizers.VERSION} is {written_down}. "
+            "If the tokens were meant to change, raise VERSION in tasks/served/tokenizers.py and add the digests of the "
+            "new version to DIGESTS; with the old version, vocabularies and models would be used with other tokens"
+        )
+
+
+@pytest.mark.parametrize("name", COLUMNAR)
+def test_the_version_of_a_columnar_tokenizer_is_the_one_written_down(name: str) -> None:
+    assert identify_tokenizer(name) == f"{name} {max(DIGESTS)}"
 
 
 # single texts
@@ -347,10 +308,3 @@ def test_single_texts_are_normalized_as_the_corpus_is() -> None:
 def test_no_texts_give_no_tokens(name: str) -> None:
     assert tokenize_texts([], name) == []
     assert tokenize_texts(iter(()), name) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "normalized"), [("e\u0301", "\u00e9"), ("\u212b", "\u00c5"), ("\ufe30", "\ufe30"), ("\ufb01", "\ufb01")]
-)
-def test_texts_are_normalized_by_canonical_composition_only(text: str, normalized: str) -> None:
-    assert normalize_text(text) == normalized

@@ -7,24 +7,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline_config.contracts.tokens import VocabularyDescription
 from pipeline_config.errors import InputError
-from pipeline_config.schemas import (
-    DICTIONARY,
-    DICTIONARY_FILE,
-    SPECIALS_FILE,
-    TOKENIZER_FILE,
-    VECTORS_FILE,
-    VOCABULARY,
-    VOCABULARY_FILE,
-)
+from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, VECTORS_FILE, VOCABULARY, VOCABULARY_FILE
 from pipeline_config.settings import VocabularyConfig
 from tasks.store.artifacts import ArtifactRef, stage_key
 from tasks.store.commit import commit_output
 from tasks.store.output import StageOutput
 from tasks.tokens.build_vocabulary import build_vocabulary, extend_vocabulary, select_vocabulary
-from tasks.tokens.vocabulary import Vocabulary, check_vocabulary
+from tasks.tokens.vocabulary import Vocabulary
 from tasks.vectors.selection import vectors_table
+from tests.token_tables import BASIC_ENGLISH, dictionary_table
 
+SPECIALS = ("<pad>", "<unk>")
 # token, train, validation, test occurrences, train documents
 COUNTS = [
     ("rare", 1, 9, 9, 1),
@@ -38,24 +33,19 @@ COUNTS = [
 ]
 
 
-def dictionary_of(counts: list[tuple[object, ...]]) -> pa.Table:
-    columns = [range(len(counts)), *zip(*counts, strict=True)] if counts else [[]] * len(DICTIONARY)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, DICTIONARY, strict=True)], schema=DICTIONARY)
-
-
 def tokens_of(counts: list[tuple[object, ...]]) -> ArtifactRef:
     key = stage_key("tokenize_corpus", 1, {"counts": counts})
-    table = dictionary_of(counts)
+    table = dictionary_table(counts)
 
     def write(out: StageOutput) -> None:
         out.write_table(DICTIONARY_FILE, table, DICTIONARY)
-        out.write_json(TOKENIZER_FILE, {"name": "basic_english", "version": "basic_english 1"})
+        out.write_model(BASIC_ENGLISH)
 
     return commit_output("tokenize_corpus", key, write)[0]
 
 
 def selected(counts: list[tuple[object, ...]], *, min_freq: int = 1, max_size: int | None = None) -> list[str]:
-    table = select_vocabulary(dictionary_of(counts), min_freq=min_freq, max_size=max_size)
+    table = select_vocabulary(dictionary_table(counts), min_freq=min_freq, max_size=max_size, specials=SPECIALS)
     assert table.schema == VOCABULARY
     assert table["token_id"].to_pylist() == list(range(len(table)))
     return table["token"].to_pylist()
@@ -66,7 +56,7 @@ def test_tokens_come_by_falling_train_count_after_the_special_ones() -> None:
 
 
 def test_counts_are_those_of_the_train_split_and_none_for_special_tokens() -> None:
-    table = select_vocabulary(dictionary_of(COUNTS), min_freq=1, max_size=None)
+    table = select_vocabulary(dictionary_table(COUNTS), min_freq=1, max_size=None, specials=SPECIALS)
     assert table["count"].to_pylist() == [0, 0, 9, 4, 4, 2, 1]
     assert table["document_count"].to_pylist() == [0, 0, 5, 3, 2, 2, 1]
 
@@ -121,9 +111,16 @@ def test_a_vocabulary_of_special_tokens_only_is_refused(
     with pytest.raises(InputError) as caught:
         build_vocabulary.fn(tokens_of(counts), VocabularyConfig(min_freq=10))
     assert str(caught.value) == (
-        f"vocabulary: no token occurs 10 times in the train split (vocabulary.min_freq); it has {train_tokens} tokens"
+        f"vocabulary: no token occurs 10 times in the train split, which has {train_tokens} tokens; "
+        "lower vocabulary.min_freq or use more documents"
     )
     assert not list((artifacts / "store" / "build_vocabulary").glob("[!.]*"))
+
+
+def test_the_vocabulary_is_read_back_from_the_store(artifacts: Path) -> None:
+    vocabulary = Vocabulary.read(build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=4)))
+    assert vocabulary.itos == ["<pad>", "<unk>", "the", "a", "b"]
+    assert (vocabulary.specials, vocabulary.tokenizer, len(vocabulary)) == (2, "basic_english 1", 5)
 
 
 # special tokens and tokens of the vectors
@@ -135,7 +132,8 @@ def test_special_tokens_are_those_configured(artifacts: Path) -> None:
     assert reference.read_table(VOCABULARY_FILE)["token"].to_pylist() == [
         "[PAD]", "[UNK]", "cat", "the", "<unk>", "<pad>", "a", "b",
     ]  # fmt: skip
-    assert reference.read_json(SPECIALS_FILE) == {"specials": ["[PAD]", "[UNK]", "cat"], "tokenizer": "basic_english 1"}
+    expected = VocabularyDescription(specials=("[PAD]", "[UNK]", "cat"), tokenizer="basic_english 1")
+    assert reference.read_model(VocabularyDescription) == expected
 
 
 @pytest.mark.parametrize(
@@ -154,86 +152,6 @@ def test_the_first_tokens_of_the_vectors_can_be_added(artifacts: Path, tokens: i
 
 
 def test_special_tokens_are_not_added_again() -> None:
-    vocabulary = select_vocabulary(dictionary_of(COUNTS), min_freq=9, max_size=None)
+    vocabulary = select_vocabulary(dictionary_table(COUNTS), min_freq=9, max_size=None, specials=SPECIALS)
     got = extend_vocabulary(vocabulary, pa.array(["<unk>", "new", "the"]))
     assert got["token"].to_pylist() == ["<pad>", "<unk>", "the", "new"]
-
-
-# looking up
-
-
-@pytest.fixture
-def vocabulary() -> Vocabulary:
-    return Vocabulary(["<pad>", "<unk>", "the", "cat"])
-
-
-def test_the_vocabulary_is_read_back_from_the_store(artifacts: Path) -> None:
-    vocabulary = Vocabulary.read(build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=4)))
-    assert vocabulary.itos == ["<pad>", "<unk>", "the", "a", "b"]
-    assert (vocabulary.specials, vocabulary.tokenizer, len(vocabulary)) == (2, "basic_english 1", 5)
-
-
-def test_looking_up_reads_as_in_torchtext(vocabulary: Vocabulary) -> None:
-    assert vocabulary["cat"] == vocabulary.stoi["cat"] == vocabulary.get_stoi()["cat"] == 3
-    assert vocabulary["dog"] == 1
-    assert vocabulary.lookup_indices(["the", "dog"]) == [2, 1]
-    assert vocabulary.lookup_tokens([3, 0]) == ["cat", "<pad>"]
-    assert vocabulary.lookup_token(2) == vocabulary.get_itos()[2] == "the"
-    assert "cat" in vocabulary
-    assert "dog" not in vocabulary
-
-
-def test_the_default_index_can_be_another_or_none(vocabulary: Vocabulary) -> None:
-    assert vocabulary.get_default_index() == 1
-    vocabulary.set_default_index(3)
-    assert vocabulary["dog"] == 3
-    vocabulary.set_default_index(None)
-    with pytest.raises(KeyError, match="dog"):
-        vocabulary["dog"]
-
-
-@pytest.mark.parametrize("token_id", [-1, 4])
-def test_an_id_that_there_is_not_is_an_error(vocabulary: Vocabulary, token_id: int) -> None:
-    with pytest.raises(IndexError, match=f"^token id {token_id}: expected 0 to 3$"):
-        vocabulary.lookup_token(token_id)
-
-
-def test_look_ups_are_those_of_torchtexts_vocab() -> None:
-    from collections import Counter as Occurrences
-
-    from torchtext.vocab import Vocab
-
-    reference = Vocab(Occurrences({token: count for token, count, *_ in COUNTS if count and "<" not in token}))
-    ours = Vocabulary(select_vocabulary(dictionary_of(COUNTS), min_freq=1, max_size=None)["token"].to_pylist())
-    assert sorted(reference.itos) == sorted(ours.itos)
-    # torchtext has <unk> before <pad>; the order of the others is the same
-    assert reference.itos[2:] == ours.itos[2:]
-    for token in (*ours.itos[2:], "never seen"):
-        assert ours.lookup_token(ours[token]) == reference.itos[reference.stoi[token]]
-
-
-def test_words_of_a_text_are_never_special_tokens(vocabulary: Vocabulary) -> None:
-    ids = vocabulary.encode(pa.array(["cat", "x", "<pad>", "<unk>", "the"]))
-    assert (ids.tolist(), ids.dtype) == ([3, 1, 1, 1, 2], np.int32)
-
-
-# what belongs together
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        Vocabulary(["<pad>", "<unk>", "cat", "the"]),
-        Vocabulary(["<pad>", "<unk>", "the"]),
-        Vocabulary(["<pad>", "<unk>", "the", "cat"], specials=3),
-        Vocabulary(["<pad>", "<unk>", "the", "cat"], tokenizer="treebank 1"),
-        Vocabulary(["<pad>", "<unk>", "thec", "at"]),
-    ],
-)
-def test_what_was_made_for_another_vocabulary_is_refused(vocabulary: Vocabulary, other: Vocabulary) -> None:
-    same = Vocabulary(list(vocabulary.itos))
-    check_vocabulary(vocabulary, same.digest, where="matrix")
-    with pytest.raises(
-        InputError, match=f"^matrix: was made for the vocabulary {other.digest[:12]}, got {same.digest[:12]}"
-    ):
-        check_vocabulary(vocabulary, other.digest, where="matrix")

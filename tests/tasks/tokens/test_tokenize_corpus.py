@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.tokens.tokenize_corpus
+from pipeline_config.contracts.tokens import TokenizerDescription
 from pipeline_config.errors import ConfigError
-from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS, DOCUMENTS_FILE, TOKENIZER_FILE, TOKENS
+from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS, DOCUMENTS_FILE, TOKENS
 from pipeline_config.settings import TokenizationConfig
 from tasks.served.text import TOKEN_LISTS
 from tasks.served.tokenizers import Tokenize, basic_english
@@ -157,7 +158,7 @@ def encoded(dictionary: TokenDictionary, lists: list[list[str]], splits: list[st
 def test_a_shard_is_encoded_with_the_codes_that_a_dictionary_already_has(pool: ThreadPoolExecutor) -> None:
     dictionary = TokenDictionary()
     dictionary.codes = {"cat": 0, "the": 1}
-    table = only(encode_shards([table_of(CORPUS[:1])], basic_english, dictionary, pool))
+    table = only(encode_shards([table_of(CORPUS[:1])], tokenize=basic_english, dictionary=dictionary, pool=pool))
     assert table["codes"].to_pylist() == [[1, 0, 2, 1, 3]]
     assert table["length"].to_pylist() == [5]
     assert dictionary.codes == {"cat": 0, "the": 1, ",": 2, "dog": 3}
@@ -199,7 +200,8 @@ def test_chunks_of_a_call_share_their_codes() -> None:
 
 def test_documents_without_any_tokens_give_an_empty_dictionary(pool: ThreadPoolExecutor) -> None:
     dictionary = TokenDictionary()
-    table = only(encode_shards([table_of([('"', "x", "train"), (" ", "y", "test")])], basic_english, dictionary, pool))
+    shard = table_of([('"', "x", "train"), (" ", "y", "test")])
+    table = only(encode_shards([shard], tokenize=basic_english, dictionary=dictionary, pool=pool))
     assert table["codes"].to_pylist() == [[], []]
     assert dictionary.table() == DICTIONARY.empty_table()
 
@@ -208,7 +210,8 @@ def test_the_output_says_which_tokenizer_it_is_of(documents: ArtifactRef) -> Non
     first, second = (
         tokenize_corpus.fn(documents, TokenizationConfig(tokenizer="whitespace"), version) for version in ("w 1", "w 2")
     )
-    assert first.read_json(TOKENIZER_FILE) == {"name": "whitespace", "version": "w 1", "normalization": "NFC"}
+    expected = TokenizerDescription(name="whitespace", version="w 1", normalization="NFC")
+    assert first.read_model(TokenizerDescription) == expected
     assert first.key != second.key
     assert first.digest != second.digest
 

@@ -44,13 +44,15 @@ def make_split(count: int = 24, *, seed: int = 0, first_doc_id: int = 100) -> En
         label_ids=np.array(label_ids, np.int32),
         buckets=(lengths > 3).astype(np.int32),
         doc_ids=np.arange(first_doc_id, first_doc_id + count),
+        scheme="optimal",
+        token_budget=None,
     )
 
 
 def make_network(seed: int = 0, **changes) -> TextClassifier:
     settings = {
-        "num_embeddings": VOCABULARY, "embedding_dim": 4, "num_classes": CLASSES, "padding_idx": 0,
-        "hidden_size": 5, "pooling": "mean_max", "dropout": 0.1,
+        "num_embeddings": VOCABULARY, "embedding_dim": 4, "num_classes": CLASSES, "padding_idx": 0, "unk_idx": 1,
+        "hidden_size": 5, "num_layers": 1, "bidirectional": True, "pooling": "mean_max", "dropout": 0.1,
     }  # fmt: skip
     network = TextClassifier(**{**settings, **changes})
     network.reset_weights(torch.Generator().manual_seed(seed))
@@ -419,11 +421,11 @@ class TestSettings:
         assert losses[0] != losses[1]
         assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
-    def test_both_roads_train_to_the_same_numbers(self):
+    def test_both_layouts_train_to_the_same_numbers(self):
         trained = []
-        for road in ("padded", "packed"):
+        for layout in ("padded", "packed"):
             network = make_network(**FULL_DROPOUT).double()
-            fit(network, make_split(), make_split(8), config=configure(road=road), batch_size=8, seed=0)
+            fit(network, make_split(), make_split(8), config=configure(layout=layout), batch_size=8, seed=0)
             trained.append(weights_of(network))
         for name, weight in trained[0].items():
             torch.testing.assert_close(weight, trained[1][name], rtol=0, atol=1e-9)
