@@ -42,7 +42,7 @@ class PaddedLSTM(nn.Module):
         )
         self.dropout, self.recurrent_dropout = dropout, recurrent_dropout
         self.hidden_size, self.output_size = hidden_size, hidden_size * directions
-        self.road = "padded"
+        self.layout = "padded"
 
     def forward(self, inputs: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """Return outputs float[B, T, D*H] for inputs float[B, T, E] and lengths int64[B] >= 1.
@@ -54,9 +54,9 @@ class PaddedLSTM(nn.Module):
     def run_directions(self, inputs: Tensor, lengths: Tensor, generator: Generator | None = None) -> list[Tensor]:
         """Return the last layer's outputs float[B, T, H] of each direction, in the order in which it reads.
 
-        Position 0 of the backward direction holds its output at the last token. `road` says how outputs are computed.
+        Position 0 of the backward direction holds its output at the last token. `layout` says how outputs are computed.
         """
-        if self.road == "packed":
+        if self.layout == "packed":
             return self._run_packed(inputs, lengths, generator)
         outputs: list[Tensor] = []
         for number in range(len(self.forward_layers)):

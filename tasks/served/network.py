@@ -13,8 +13,6 @@ Every random number of a training pass is drawn from the generator that is hande
 function of weights, batch and the generator's seed.
 """
 
-import warnings
-
 import torch
 from torch import Generator, Tensor, nn
 
@@ -23,9 +21,6 @@ from .lstm import PaddedLSTM, drop, turn_backward
 from .pooling import pool_max, pool_mean, real_positions, weighted_sum
 
 POOLINGS = ("last", "mean", "max", "mean_max", "attention")
-
-# cuDNN copies weights that are in no module, such as those that dropout has thinned out; they are small.
-warnings.filterwarnings("ignore", "RNN module weights are not part of", UserWarning)
 
 
 class TextClassifier(nn.Module):

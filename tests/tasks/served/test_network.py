@@ -78,7 +78,7 @@ class TestBothRoadsAgainstPackedLSTM:
     @pytest.fixture
     def case(self, num_layers, bidirectional, dtype, road, device):
         padded = PaddedLSTM(5, 4, num_layers=num_layers, bidirectional=bidirectional).to(device, dtype)
-        padded.road = road
+        padded.layout = road
         lengths = random_lengths(11, 13)
         return padded, torch.randn(11, 13, 5, dtype=dtype).to(device), lengths.to(device)
 
@@ -197,7 +197,7 @@ def test_random_shapes_give_the_packed_lstm_on_both_roads(seed):
     results = []
     for road in LAYOUTS:
         classifier.zero_grad()
-        classifier.lstm.road = road
+        classifier.lstm.layout = road
         logits = classifier(input_ids, lengths)
         nn.functional.cross_entropy(logits, torch.arange(len(lengths)) % 3).backward()
         gradients = torch.cat([weight.grad.flatten() for weight in classifier.parameters()])
@@ -214,7 +214,7 @@ def test_road_is_padded_on_the_cpu_unless_told_otherwise(monkeypatch):
     monkeypatch.setattr(padded, "_run_packed", lambda *_: packed.append(1))
     padded.run_directions(torch.randn(2, 3, 5), torch.tensor([3, 1]))
     assert not packed
-    padded.road = "packed"
+    padded.layout = "packed"
     padded.run_directions(torch.randn(2, 3, 5), torch.tensor([3, 1]))
     assert packed
 
