@@ -247,7 +247,9 @@ class TrainingConfig(Section):
     frozen_epochs: Annotated[int, Field(ge=0)] = Field(
         0, description="first epochs in which pre-trained vectors are not trained"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="weight decay: decoupled for adamw, an L2 penalty for adam")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        1e-4, description="weight decay: decoupled for adamw, an L2 penalty for adam"
+    )
     schedule: Literal["one_cycle", "cosine", "plateau", "constant"] = Field(
         "one_cycle",
         description="learning rate over the steps; plateau halves it after an epoch without a better metric",
@@ -302,7 +304,9 @@ class RegistrationConfig(Section):
         "challenger", pattern=r"^[a-z][a-z0-9_-]*$", description="alias of the newest version"
     )
     metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="test metric that the gate compares")
-    minimum: Fraction | None = Field(None, description="smallest value of the metric with which a version takes the alias; None: off")
+    minimum: Fraction | None = Field(
+        None, description="smallest value of the metric with which a version takes the alias; None: off"
+    )
     min_improvement: Annotated[float, Field(ge=-1, le=1)] = Field(
         0.0, description="how much better than the champion a version must be on the same test split"
     )

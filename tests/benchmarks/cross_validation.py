@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.model_selection import StratifiedKFold
 
+from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.resolve import resolve_config
 from tests.stage_chain import run_chain
 
@@ -51,8 +52,8 @@ def main() -> None:
         folds = StratifiedKFold(options.folds, shuffle=True, random_state=config.seed)
         for number, (_, test) in enumerate(folds.split(table["text"], table["label"].to_pylist()), start=1):
             write_fold(table, set(test.tolist()), path)
-            facts = run_chain(config).evaluation.facts
-            scores.append({name: facts[f"{name}_accuracy"] for name in ("lstm", "baseline")})
+            test = run_chain(config).evaluation.read_model(Metrics).test
+            scores.append({"lstm": test.lstm.accuracy, "baseline": test.baseline.accuracy})
             print(f"fold {number:2}  lstm {scores[-1]['lstm']:.4f}  baseline {scores[-1]['baseline']:.4f}", flush=True)
     for name in ("lstm", "baseline"):
         values = [score[name] for score in scores]

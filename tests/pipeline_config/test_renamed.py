@@ -41,7 +41,10 @@ class TestNames:
 
     def test_a_setting_can_move_to_another_section(self, monkeypatch):
         monkeypatch.setattr(renamed, "RENAMED", {"model.depth": "training.levels"})
-        assert rename_settings({"model": {"depth": 2, "width": 3}}) == {"model": {"width": 3}, "training": {"levels": 2}}
+        assert rename_settings({"model": {"depth": 2, "width": 3}}) == {
+            "model": {"width": 3},
+            "training": {"levels": 2},
+        }
 
     def test_every_new_name_is_a_setting_and_no_old_one_is(self):
         settings = PipelineConfig().model_dump()
