@@ -1,4 +1,4 @@
-"""Settings that have been renamed: the old name is still accepted for one version, with a warning that names the new one.
+"""Renamed settings: the old name is accepted for one more version, with a warning that names the new one.
 
 The names are translated wherever values come in: in each layer of `resolve_config`, so that layers override each other
 whichever name they use, and in `PipelineConfig` itself, for the stored parameters of an older Prefect deployment.
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-RENAMED: Final = {"training.road": "training.layout"}  # old dotted key -> new one; a key moves within any sections
+RENAMED: Final = {"training.road": "training.layout"}  # old dotted key -> new one, which may be in another section
 
 
 def rename_settings(values: Mapping[str, Any], *, where: str = "configuration") -> dict[str, Any]:

@@ -265,8 +265,8 @@ class TrainingConfig(Section):
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="Euclidean distance by which a document's embeddings are moved to raise the loss, in half of the loss; "
-        "0: off",
+        description="Euclidean distance by which a document's embeddings are moved to raise the loss, in half of the "
+        "loss; 0: off",
     )
     ema_decay: Rate | None = Field(
         None, description="decay per step of the moving average of the weights that is validated and kept; None: off"

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_config.contracts.evaluation import Metrics
 from tasks.runtime.loggers import OUR_LOGGERS
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ def print_error(message: str) -> None:
 
 def print_summary(result: "PipelineResult", *, name: str) -> None:
     """Print what a person wants to know of a finished run, and what to do next."""
+    from pipeline_config.contracts.evaluation import Metrics  # not at the top, because pyarrow is slow to import
+
     metrics = Path(result.store["evaluate_classifier"], Metrics.file_name)
     test = Metrics.model_validate_json(metrics.read_bytes()).test
     registration = result.registration

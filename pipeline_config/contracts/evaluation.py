@@ -1,4 +1,4 @@
-"""What an evaluation hands on: the scores of the classifier and of the baseline on the held-out splits.
+"""The scores of the classifier and of the baseline on the held-out splits, as the evaluation writes them.
 
 The order of the fields is the order in which reports list them.
 """

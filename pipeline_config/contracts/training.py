@@ -1,4 +1,4 @@
-"""What a training hands on: the description of the network and of its classes, and the registered model's copy of it."""
+"""The description of a trained network and its classes, as the training and the registered model write it."""
 
 from typing import ClassVar
 
@@ -32,7 +32,7 @@ class Architecture(BaseModel):
 
 
 class ModelDescription(JsonFile):
-    """`model.json` of `train_classifier`: what it takes, besides the weights, to build the network and name its classes.
+    """`model.json` of `train_classifier`: what is needed, besides the weights, to build the network and name its classes.
 
     `labels` are the class names in the order of their ids. `best_epoch` counts from 1.
     """

@@ -107,9 +107,9 @@ def test_balanced_classes_weigh_the_same():
 
 def test_average_weights_by_hand():
     average, weights = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
-    average_weights(average, weights, 0.99, 0)  # decay 1/10 in the first step
+    average_weights(average, weights, decay=0.99, step=0)  # decay 1/10 in the first step
     assert average["w"].item() == pytest.approx(1.9)
-    average_weights(average, weights, 0.5, 1000)
+    average_weights(average, weights, decay=0.5, step=1000)
     assert average["w"].item() == pytest.approx(1.95)
 
 
