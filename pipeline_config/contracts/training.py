@@ -32,7 +32,7 @@ class Architecture(BaseModel):
 
 
 class ModelDescription(JsonFile):
-    """`model.json` of `train_classifier`: what is needed, besides the weights, to build the network and name its classes.
+    """`model.json` of `train_classifier`: what builds the network, besides the weights, and names its classes.
 
     `labels` are the class names in the order of their ids. `best_epoch` counts from 1.
     """

@@ -1,11 +1,11 @@
-"""Measure a configuration by k-fold cross-validation, as small corpora without a test split are compared.
+"""Measure a configuration by k-fold cross-validation, the usual comparison on small corpora without a test split.
 
     python -m tests.benchmarks.cross_validation --preset sst2 --source FILE [--folds 10] [--set section.key=value ...]
 
-Every fold is the test split once. Vocabulary, matrix, buckets and the classifier are made anew from the other folds,
-of which the configured share is for validation; so nothing of a fold is known before it is tested. Folds are drawn by
-class (scikit-learn's StratifiedKFold) with the configured seed. Prints the accuracy of LSTM and baseline on each fold,
-then mean and deviation. Everything is written to a temporary directory; the vectors come in once.
+Each fold is the test split once. Vocabulary, matrix, buckets and classifier are made from the other folds only, of which
+the configured share is for validation. Folds are stratified by class (scikit-learn's StratifiedKFold) and drawn with the
+configured seed. Prints the accuracy of LSTM and baseline on each fold, then mean and standard deviation. Everything is
+written to a temporary directory; the vectors are read once.
 """
 
 import argparse

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -103,3 +105,14 @@ class TestStage:
     def test_splits_are_predicted_by_the_stored_weights(self, toy):
         predictions = predict_splits(toy.classifier, toy.buckets, ["food", "météo", "sport"])
         assert predictions.equals(toy.evaluation.read_table(PREDICTIONS_FILE))
+
+
+def test_importing_the_stages_imports_no_heavy_package():
+    # a run whose stages are all cached needs none of them
+    source = (
+        "import sys; import tasks.training.train_classifier, tasks.training.train_baseline, tasks.registry.register_model;"
+        "import tasks.evaluation.evaluate_classifier;"
+        "print([name for name in ('torch', 'sklearn', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -2,13 +2,14 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 
 from pipeline_config.errors import ConfigError
 from tasks.training import device
-from tasks.training.device import has_bfloat16_lstm, pick_device, set_precision
+from tasks.training.device import has_bfloat16_lstm, ignore_weight_copies, pick_device, set_precision
 
 
 class TestDevice:
@@ -91,3 +92,23 @@ class TestHasBfloat16Lstm:
             env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         assert done.stdout.strip() == "False"
+
+
+class TestIgnoreWeightCopies:
+    MESSAGE = "RNN module weights are not part of single contiguous chunk of memory."
+
+    def test_it_silences_cudnns_warning_and_no_other(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ignore_weight_copies()
+            warnings.warn(self.MESSAGE, UserWarning, stacklevel=1)
+            with pytest.raises(UserWarning, match="another"):
+                warnings.warn("another", UserWarning, stacklevel=1)
+
+    def test_nothing_is_silenced_at_import(self):
+        source = (
+            "import warnings; before = list(warnings.filters); import torch; before = list(warnings.filters);"
+            "import tasks.served.network, tasks.training.fitting; print(warnings.filters == before)"
+        )
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "True"

@@ -1,4 +1,5 @@
 import logging
+import math
 import subprocess
 import sys
 
@@ -93,6 +94,17 @@ def test_convergence_is_not_logged(toy, caplog):
 def test_features_are_word_n_grams_up_to_the_longest(ngram_max, features):
     vectorizer = build_baseline(BaselineConfig(ngram_max=ngram_max, min_df=1))[0].fit(["a1 b1 c1"])
     assert set(vectorizer.vocabulary_) == features
+
+
+def test_features_are_sublinear_tf_times_smoothed_idf_in_unit_length():
+    # two documents; a1 three times in the first alone, b1 in both, c1 in the second alone
+    vectorizer = build_baseline(BaselineConfig(ngram_max=1, min_df=1))[0]
+    got = vectorizer.fit_transform(["a1 a1 a1 b1", "b1 c1"]).toarray()
+    rare, common = math.log(3 / 2) + 1, math.log(3 / 3) + 1  # ln((1 + documents) / (1 + documents with it)) + 1
+    first = [(1 + math.log(3)) * rare, common, 0.0]  # 1 + ln(occurrences)
+    second = [0.0, common, rare]
+    expected = [[value / math.hypot(*row) for value in row] for row in (first, second)]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
 def test_torch_is_imported_before_scikit_learn(artifacts):

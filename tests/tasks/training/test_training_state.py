@@ -190,3 +190,11 @@ class TestSettings:
             make_network(), draw_split(), draw_split(8), config=configure(epochs=3, metric=metric), batch_size=8, seed=0
         )
         assert history.best_epoch == best
+
+
+def test_only_a_training_on_cuda_silences_cudnns_warning(monkeypatch, device):
+    calls = []
+    monkeypatch.setattr(training_state, "ignore_weight_copies", lambda: calls.append(True))
+    network = make_network().to(device)
+    fit(network, draw_split(), draw_split(8), config=configure(epochs=1), batch_size=24, seed=0)
+    assert calls == [True] * (device.type == "cuda")
