@@ -25,7 +25,7 @@ def map_ahead(
     waiting: deque[tuple[T, Future[R]]] = deque()
 
     def take_first() -> R:
-        while not waiting[0][1].done() and _help(waiting, function):
+        while not waiting[0][1].done() and _work_on_first(waiting, function):
             pass
         return waiting.popleft()[1].result()
 
@@ -37,7 +37,7 @@ def map_ahead(
         yield take_first()
 
 
-def _help(waiting: deque[tuple[T, Future[R]]], function: Callable[[T], R]) -> bool:
+def _work_on_first(waiting: deque[tuple[T, Future[R]]], function: Callable[[T], R]) -> bool:
     """Work on the first item that no thread has started; return whether there was one."""
     for place, (item, future) in enumerate(waiting):
         if future.cancel():

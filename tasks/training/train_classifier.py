@@ -117,9 +117,7 @@ def train_classifier(
     output.write_model(ModelDescription(architecture=architecture, labels=tuple(labels), best_epoch=history.best_epoch))
     _write_training(output, history, {WEIGHTS_FILE: network.state_dict(), LAST_WEIGHTS_FILE: last})
     output.facts.update(parameters=sum(weight.numel() for weight in network.parameters()), device=str(device))
-    output.facts.update(machine=checkpoints.machine, resumed_from_machines=checkpoints.machines)
-    if checkpoints.machines and run_id:
-        log_tags(run_id, {"gloveflow.resumed_elsewhere": json.dumps(checkpoints.machines)[:4000]})
+    _record_machines(output, checkpoints, run_id)
 
 
 def make_network(architecture: Architecture, matrix: np.ndarray | None, *, freeze: bool, seed: int) -> "TextClassifier":
@@ -154,6 +152,13 @@ def _open_checkpoints(output: StageOutput, training: TrainingConfig, device: "to
         output.scratch, describe_machine(device), every_steps=training.checkpoint_steps,
         every_minutes=training.checkpoint_minutes, accept_others=training.resume_elsewhere,
     )  # fmt: skip
+
+
+def _record_machines(output: StageOutput, checkpoints: "Checkpoints", run_id: str | None) -> None:
+    """Write the machine and any earlier ones to the facts; tag the MLflow run if there were earlier ones."""
+    output.facts.update(machine=checkpoints.machine, resumed_from_machines=checkpoints.machines)
+    if checkpoints.machines and run_id:
+        log_tags(run_id, {"gloveflow.resumed_elsewhere": json.dumps(checkpoints.machines)[:4000]})
 
 
 def _write_training(output: StageOutput, history: "History", weights: "Mapping[str, Mapping[str, Tensor]]") -> None:
