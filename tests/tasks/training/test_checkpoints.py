@@ -68,6 +68,13 @@ def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_previous_one_st
     assert [path.name for path in saved.iterdir()] == [CHECKPOINT]
 
 
+def test_the_file_is_synced_before_it_is_renamed_and_its_directory_after(tmp_path, monkeypatch):
+    directory, synced = tmp_path / "c", []
+    monkeypatch.setattr(module, "sync", lambda path: synced.append((path, (directory / CHECKPOINT).exists())))
+    Checkpoints(directory, HERE).save(TENSORS, STATE)
+    assert synced == [(directory / f".{CHECKPOINT}.tmp", False), (directory, True)]
+
+
 class TestMachines:
     def test_a_checkpoint_of_another_machine_is_refused_with_the_differences(self, saved):
         with pytest.raises(TrainingError) as caught:
