@@ -30,7 +30,7 @@ class Checkpoints:
     """The checkpoint of one training, and when the next one is due.
 
     Args:
-        directory: where the checkpoint is kept; created at the first save, and used by this training alone.
+        directory: where the checkpoint is kept; created at the first save, and used only by this training.
         machine: what the bits of a result depend on besides configuration and inputs (`describe_machine`).
         every_steps: steps from one checkpoint to the next; None: off.
         every_minutes: minutes from one checkpoint to the next; None: off.

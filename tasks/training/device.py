@@ -72,7 +72,7 @@ def pick_device(name: str) -> torch.device:
 def ignore_weight_copies() -> None:
     """Silence cuDNN's warning that it copies weights that belong to no module.
 
-    Recurrent dropout makes such weights anew at each step; they are small. For the whole process and for good, because
-    `warnings.catch_warnings` would undo what other threads set meanwhile.
+    Recurrent dropout creates such weights at each step; they are small. The filter stays for the whole process, because
+    `warnings.catch_warnings` is not thread-safe.
     """
     warnings.filterwarnings("ignore", "RNN module weights are not part of", UserWarning)

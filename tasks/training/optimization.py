@@ -21,7 +21,7 @@ PLATEAU_FACTOR = 0.5
 def build_optimizer(network: TextClassifier, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over the trainable weights.
 
-    The embedding matrix is a group of its own, with its own learning rate.
+    The embedding matrix is a parameter group with its own learning rate.
     """
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     matrix = network.embedding.weight

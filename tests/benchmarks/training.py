@@ -124,7 +124,7 @@ def run_elsewhere(body: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def compare_ways(options: argparse.Namespace) -> None:
-    """Run the rounds, each way in a process of its own, and print the table."""
+    """Run the rounds, each way in its own process, and print the table."""
     half_works = run_elsewhere(has_bfloat16_lstm)
     there = [name for name in (*WAYS, *(RIVALS if options.rivals else [])) if half_works or name != HALF]
     names = [name for name in there if any(part in name for part in options.only)]
@@ -157,7 +157,7 @@ def compare_ways(options: argparse.Namespace) -> None:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Measure a way in a process of its own: OpenMP's threads of several ways would outnumber the processors."""
+    """Measure a way in its own process: OpenMP's threads of several ways would outnumber the processors."""
     command = [sys.executable, __file__, "--way", name, "--lengths", options.lengths]
     command += ["--batches", str(options.batches), "--hidden", str(options.hidden)]
     command += ["--threads", str(options.threads or torch.get_num_threads())]

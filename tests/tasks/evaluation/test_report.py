@@ -61,7 +61,7 @@ def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
 
 
 def render(evidence: Evidence, directory: Path) -> str:
-    """The page around stand-ins of the figures, which take long to draw."""
+    """The page with placeholders for the figures, which take long to draw."""
     for name in FIGURES:
         (directory / name).write_bytes(PNG + name.encode())
     return render_report(evidence, directory)
@@ -98,7 +98,7 @@ class TestPage:
         assert "<td>&lt;img src=x&gt;</td>" in page
 
     @pytest.mark.parametrize("text", ["{body} {0} {{}} %s", "\x00\x1b[31m", "日本語 \U0001f600"])
-    def test_odd_texts_stand_in_it_as_they_are(self, tmp_path, text):
+    def test_odd_texts_are_shown_as_they_are(self, tmp_path, text):
         error = ConfidentError(text, label="bad", prediction="good", probability=0.9)
         assert cells(render(make_evidence(errors=[error]), tmp_path))[-1] == text
 
@@ -106,7 +106,7 @@ class TestPage:
         error = ConfidentError("&" * 1000, label="bad", prediction="good", probability=0.9)
         assert cells(render(make_evidence(errors=[error]), tmp_path))[-1] == "&amp;" * 240
 
-    def test_it_stands_alone_with_every_figure_inside(self, tmp_path):
+    def test_it_contains_every_figure_and_refers_to_no_other_file(self, tmp_path):
         page = render(make_evidence(), tmp_path)
         images = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
         assert images == [(tmp_path / name).read_bytes() for name in FIGURES]
@@ -150,7 +150,7 @@ class TestFigures:
     def test_without_misses_coverage_is_drawn(self):
         draw_coverage(make_evidence(coverage={"tokens": {"train": 1.0}, "misses": {}})).draw_without_rendering()
 
-    def test_most_frequent_misses_stand_on_top(self):
+    def test_the_most_frequent_misses_are_on_top(self):
         _, misses = draw_coverage(make_evidence()).axes
         assert [label.get_text() for label in misses.get_yticklabels()] == ["arn", "blorp"]
         assert [bar.get_width() for bar in misses.patches] == [1, 4]

@@ -46,7 +46,7 @@ class TestBundle:
         assert ("torchtext==0.6.0" in requirements) is needed
         assert all("==" in requirement and "+" not in requirement for requirement in requirements)
 
-    def test_the_distribution_of_a_tokenizer_of_ones_own_is_required(self):
+    def test_the_distribution_of_a_users_tokenizer_is_required(self):
         assert "nltk" in {
             requirement.partition("==")[0] for requirement in pip_requirements("nltk.tokenize:wordpunct_tokenize")
         }

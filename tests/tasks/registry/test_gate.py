@@ -132,14 +132,14 @@ class TestEditedOutputs:
         assert result.promoted is (honest == 1.0)
         assert alias("champion") == ("2" if honest == 1.0 else "1")
 
-    def test_forged_facts_reach_neither_tags_nor_metrics_of_the_version(self, registered):
+    def test_forged_facts_do_not_reach_the_tags_of_the_version(self, registered):
         evaluation = self.edit_facts(change_macro_f1(registered, 0.25), lstm_macro_f1=1.0, baseline_accuracy=1.0)
         register(registered, classifier=train_another(registered), evaluation=evaluation)
         tags = models.find_alias(MODEL, "challenger").tags
         assert float(tags["test_lstm_macro_f1"]) == 0.25
         assert float(tags["test_baseline_accuracy"]) == registered.evaluation.read_model(Metrics).test.baseline.accuracy
 
-    def test_edited_metrics_are_no_output_any_more(self, registered):
+    def test_an_output_with_edited_metrics_is_refused(self, registered):
         path = registered.evaluation.path(Metrics.file_name)
         text = path.read_text("utf-8")
         path.write_text(text.replace('"macro_f1": 0', '"macro_f1": 1'), "utf-8")

@@ -86,12 +86,12 @@ class TestDeterminism:
         torch.manual_seed(2)
         assert are_equal(one, self.train(on_metrics=lambda *_: torch.rand(10)))
 
-    def test_torchs_own_generator_is_left_alone(self):
+    def test_torchs_own_generator_is_not_used(self):
         network, before = make_network(**FULL_DROPOUT), torch.random.get_rng_state()
         fit(network, draw_split(), draw_split(8, seed=1), config=configure(), batch_size=8, seed=0)
         assert torch.equal(torch.random.get_rng_state(), before)
 
-    def test_same_bits_with_another_training_beside_it(self):
+    def test_another_training_at_the_same_time_does_not_change_the_bits(self):
         one, stop = self.train(), threading.Event()
 
         def disturb():

@@ -160,6 +160,6 @@ class TestBackpropagation:
         distances = (seen[1] - seen[0]).flatten(1).norm(dim=1)
         torch.testing.assert_close(distances, torch.full((2,), 0.5))
 
-    def test_a_document_without_a_slope_stays_where_it_is(self):
+    def test_a_document_with_a_gradient_of_zero_is_not_moved(self):
         embedded = torch.zeros(1, 2, 2, requires_grad=True) * 1
         assert backpropagate(lambda e: (e**2).sum(), embedded, adversarial=0.5) == 0.0

@@ -48,7 +48,7 @@ def cpuinfo(monkeypatch, tmp_path):
 
 
 class TestDescribeProcessor:
-    def test_on_x86_64_it_is_the_model_name_alone(self, cpuinfo):
+    def test_on_x86_64_it_is_only_the_model_name(self, cpuinfo):
         cpuinfo(X86)
         assert describe_processor() == "Intel(R) Xeon(R) Platinum 8480+"
 
@@ -78,7 +78,7 @@ class TestFeatures:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
         return describe_machine(torch.device("cpu"))["cpu_features"]
 
-    def test_on_x86_64_they_are_the_names_of_the_instruction_sets_alone(self, monkeypatch):
+    def test_on_x86_64_they_are_only_the_names_of_the_instruction_sets(self, monkeypatch):
         capabilities = {
             "avx2": True, "avx512_f": True, "amx_bf16": False, "architecture": "x86_64", "l1d_cache_size": 32768,
             "num_physical_cores": 2,

@@ -97,7 +97,7 @@ def test_features_are_word_n_grams_up_to_the_longest(ngram_max, features):
 
 
 def test_features_are_sublinear_tf_times_smoothed_idf_in_unit_length():
-    # two documents; a1 three times in the first alone, b1 in both, c1 in the second alone
+    # two documents; a1 is three times in the first, b1 once in both, c1 once in the second
     vectorizer = build_baseline(BaselineConfig(ngram_max=1, min_df=1))[0]
     got = vectorizer.fit_transform(["a1 a1 a1 b1", "b1 c1"]).toarray()
     rare, common = math.log(3 / 2) + 1, math.log(3 / 3) + 1  # ln((1 + documents) / (1 + documents with it)) + 1

@@ -256,7 +256,7 @@ class TestResume:
         assert first["cpu"] != "another processor"
         assert output.facts["machine"]["cpu"] == "another processor"
 
-    def test_an_unbroken_training_names_its_machine_alone(self, toy):
+    def test_an_unbroken_training_names_only_its_own_machine(self, toy):
         facts = train(toy).facts
         assert facts["resumed_from_machines"] == []
         assert facts["machine"]["torch"] == torch.__version__
