@@ -138,7 +138,9 @@ class TestSettings:
         fit(network, draw_split(), draw_split(8), config=configure(epochs=1, frozen_epochs=1), batch_size=8, seed=0)
         assert not torch.equal(seen[0]["embedding.weight"], before)
 
-    def test_the_moving_average_is_validated_and_kept_and_training_continues_with_the_raw_weights(self, script_macro_f1, monkeypatch):
+    def test_the_moving_average_is_validated_and_kept_and_training_continues_with_the_raw_weights(
+        self, script_macro_f1, monkeypatch
+    ):
         seen, raw = script_macro_f1(0.5, 0.4), []
         step = torch.optim.AdamW.step
         monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: [step(self), raw.append(
