@@ -16,6 +16,7 @@ from prefect.states import Crashed
 from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
+from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.schemas import (
     DOCUMENTS_FILE,
     EPOCHS_FILE,
@@ -26,7 +27,7 @@ from pipeline_config.schemas import (
     STEPS_FILE,
     VECTORS_FILE,
 )
-from tasks.registry.register_model import Registration, describe
+from tasks.registry.register_model import Registration, describe_scores
 from tasks.store.artifacts import ArtifactRef
 from tasks.tracking import metrics, runs, server
 
@@ -62,16 +63,16 @@ def log_results(run: runs.TrackedRun, outputs: dict[str, ArtifactRef], spread: d
     _log_datasets(identity, outputs)
     keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in outputs.items()}
     runs.log_json(identity, keys, "reports/outputs.json")
-    runs.log_tags(identity, {"mlflow.note.content": describe(evaluation)})
+    runs.log_tags(identity, {"mlflow.note.content": describe_scores(evaluation.read_model(Metrics))})
 
 
 def gather_metrics(outputs: dict[str, ArtifactRef]) -> dict[str, float]:
     """Return the numbers of all stages as metrics: `test_*`, `<stage>/<fact>`, `seconds/<stage>`."""
     metrics: dict[str, float] = {}
-    for split, models in outputs["evaluate_classifier"].read_json(METRICS_FILE).items():
-        for model, scores in models.items():
+    for split, models in outputs["evaluate_classifier"].read_model(Metrics).by_split():
+        for model, scores in models.by_model():
             prefix = split if model == "lstm" else f"{split}_{model}"
-            metrics.update({f"{prefix}_{key}": scores[key] for key in ("accuracy", "macro_f1", "log_loss")})
+            metrics.update({f"{prefix}_{key}": value for key, value in scores.headlines().items()})
     for stage, output in outputs.items():
         metrics[f"seconds/{stage}"] = output.facts["seconds"]
         if stage != "evaluate_classifier":
@@ -134,7 +135,7 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, url: st
         description="The registered version and what the gate said",
         markdown=(
             f"## [{registration.model} version {registration.version}]({version_url})\n\n"
-            f"{registration.reason}\n\n{describe(evaluation)}\n"
+            f"{registration.reason}\n\n{describe_scores(evaluation.read_model(Metrics))}\n"
         ),
     )
 
@@ -145,17 +146,17 @@ def results_table(evaluation: ArtifactRef, spread: dict[str, float]) -> list[dic
         {
             "split": split,
             "model": "LSTM" if model == "lstm" else "TF-IDF + logistic regression",
-            **{key: round(scores[key], 4) for key in ("accuracy", "macro_f1", "log_loss")},
-            "documents": scores["documents"],
+            **{key: round(value, 4) for key, value in scores.headlines().items()},
+            "documents": scores.documents,
         }
-        for split, models in evaluation.read_json(METRICS_FILE).items()
-        for model, scores in models.items()
+        for split, models in evaluation.read_model(Metrics).by_split()
+        for model, scores in models.by_model()
     ]
     return rows + [
         {"split": split, "model": f"LSTM, {name} of {spread['count']:.0f} seeds", "documents": "", **{
             key: round(spread[f"{split}_{key}_{name}"], 4) for key in ("accuracy", "macro_f1", "log_loss")
         }}
-        for split in evaluation.read_json(METRICS_FILE) for name in ("mean", "deviation") if spread
+        for split in ("test", "validation") for name in ("mean", "deviation") if spread
     ]  # fmt: skip
 
 

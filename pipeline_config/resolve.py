@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline_config.errors import ConfigError
+from pipeline_config.renamed import rename_settings
 from pipeline_config.settings import PipelineConfig
 
 DEFAULT_PRESET = "sentiment"
@@ -60,7 +61,8 @@ def resolve_config(
     layers.extend((f"--set {text}", _parse_override(text)) for text in overrides)
     merged: dict[str, Any] = {}
     origins = {key: "default" for key, _ in flatten(PipelineConfig().model_dump())}
-    for origin, layer in layers:
+    for origin, given in layers:
+        layer = _rename(given, origin)
         _merge(merged, layer)
         origins.update({key: origin for key, _ in flatten(layer)})
     try:
@@ -107,6 +109,13 @@ def _section_fields(path: list[str]) -> list[str]:
             return []
         model = annotation
     return list(model.model_fields)
+
+
+def _rename(layer: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    try:
+        return rename_settings(layer, where=origin)
+    except ValueError as error:
+        raise ConfigError(f"{error} (set by {origin})") from None
 
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:

@@ -4,12 +4,14 @@ The flow takes a `PipelineConfig` as its single parameter; each task gets its ow
 values out of range are refused. `None` means disabled. Nothing is written back into a configuration.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline_config.contracts.batches import BatchingScheme
 from pipeline_config.errors import ConfigError
+from pipeline_config.renamed import rename_settings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -229,9 +231,9 @@ class BaselineConfig(Section):
     """`train_baseline`: TF-IDF with logistic regression."""
 
     ngram_max: Annotated[int, Field(ge=1, le=3)] = Field(2, description="longest word n-gram")
-    min_df: Positive = Field(2, description="documents that an n-gram must occur in")
-    regularization: Annotated[float, Field(gt=0)] = Field(1.0, description="inverse strength C")
-    max_iterations: Positive = Field(1000, description="iterations of the solver at most")
+    min_df: Positive = Field(2, description="train documents that an n-gram must occur in")
+    regularization: Annotated[float, Field(gt=0)] = Field(1.0, description="C, the inverse strength of the L2 penalty")
+    max_iterations: Positive = Field(1000, description="most iterations of the solver")
 
 
 class ModelConfig(Section):
@@ -241,16 +243,16 @@ class ModelConfig(Section):
     num_layers: Annotated[int, Field(ge=1, le=8)] = Field(1, description="stacked LSTM layers")
     bidirectional: bool = Field(True, description="read the text in both directions")
     pooling: Literal["last", "mean", "max", "mean_max", "attention"] = Field(
-        "mean_max", description="how outputs become one vector; last is the last real output of each direction"
+        "mean_max", description="how the outputs become one vector; last takes the last real output of each direction"
     )
     dropout: Rate = Field(0.5, description="dropout between layers and before the linear layer")
     embedding_dropout: Rate = Field(0.5, description="dropout of whole embedding dimensions of a document")
-    word_dropout: Rate = Field(0.0, description="dropout of whole tokens, which are replaced by the unknown token")
+    word_dropout: Rate = Field(0.0, description="dropout of whole tokens, which the network then sees as unknown")
     recurrent_dropout: Rate = Field(0.0, description="dropout of hidden-to-hidden weights")
     layer_norm: bool = Field(False, description="normalize the pooled vector")
     pool_embeddings: bool = Field(False, description="append mean and maximum of the embeddings to the pooled outputs")
     bigram_buckets: Annotated[int, Field(ge=0, le=1 << 26)] = Field(
-        0, description="rows of hashed bigrams, whose linear classifier is added to the logits; 0 leaves it out"
+        0, description="rows of the table of a linear classifier over hashed token pairs, added to the logits; 0: off"
     )
     freeze_embeddings: bool = Field(False, description="do not train the pre-trained vectors")
 
@@ -263,16 +265,18 @@ class TrainingConfig(Section):
     seeds: tuple[Seed, ...] = Field(
         (), description="train once per seed and keep the best by validation; empty trains once, with the run's seed"
     )
-    epochs: Positive = Field(8, description="passes over the train split at most")
+    epochs: Positive = Field(8, description="most passes over the train split")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="update rule")
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(2e-3, description="peak learning rate")
     embedding_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="peak learning rate of the embeddings; None is learning_rate"
     )
     frozen_epochs: Annotated[int, Field(ge=0)] = Field(
-        0, description="epochs at the start that leave pre-trained vectors as they are"
+        0, description="first epochs in which pre-trained vectors are not trained"
     )
-    weight_decay: Annotated[float, Field(ge=0)] = Field(1e-4, description="decoupled for adamw, L2 for adam")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        1e-4, description="weight decay: decoupled for adamw, an L2 penalty for adam"
+    )
     schedule: Literal["one_cycle", "cosine", "plateau", "constant"] = Field(
         "one_cycle",
         description="learning rate over the steps; plateau halves it after an epoch without a better metric",
@@ -283,52 +287,55 @@ class TrainingConfig(Section):
     class_weights: Literal["balanced"] | None = Field(
         None, description="balanced gives every class the same weight in the loss; None every document"
     )
-    label_smoothing: Rate = Field(0.0, description="share of the target spread evenly over the classes")
+    label_smoothing: Rate = Field(0.0, description="share of the target that is spread evenly over the classes")
     adversarial: float = Field(
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="how far embeddings are moved against the network, in half of the loss",
+        description="Euclidean distance by which a document's embeddings are moved to raise the loss, in half of the "
+        "loss; 0: off",
     )
     ema_decay: Rate | None = Field(
         None, description="decay per step of the moving average of the weights that is validated and kept; None: off"
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
-        "auto", description="of the products; auto is bf16 on CPUs that multiply tiles of it (AMX), fp32 elsewhere"
+        "auto", description="number format of the products; auto is bf16 on CPUs with AMX tiles, fp32 elsewhere"
     )
     metric: Literal["macro_f1", "accuracy", "loss"] = Field(
         "macro_f1", description="validation metric that decides which epoch is best"
     )
     patience: Positive | None = Field(
-        3, description="epochs without a better metric before training ends; None runs all"
+        3, description="epochs without a better metric after which training ends; None: off"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes CUDA when it is there")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto is CUDA where there is one")
     layout: Literal["padded", "packed"] = Field(
-        "padded", description="layout of the sequences in the LSTM; packed is slower, on CPUs and on CUDA"
+        "padded", description="layout of the sequences of a batch in the LSTM; packed is slower, on CPUs and on CUDA"
     )
     threads: Positive | None = Field(None, description="CPU threads of torch; None leaves torch's default")
-    log_every_steps: Positive = Field(10, description="steps between two points of the step metrics")
+    log_every_steps: Positive = Field(10, description="steps from one logged point of the step metrics to the next")
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None = Field(
-        5.0, description="minutes between two checkpoints; None: off"
+        5.0, description="minutes from one checkpoint to the next; None: off"
     )
-    checkpoint_steps: Positive | None = Field(None, description="steps between two checkpoints; None: off")
+    checkpoint_steps: Positive | None = Field(None, description="steps from one checkpoint to the next; None: off")
     resume_elsewhere: bool = Field(
-        False, description="go on from a checkpoint of another machine or version of torch; the result is tagged"
+        False, description="resume from a checkpoint of another machine or version of torch; the result is tagged"
     )
 
 
 class RegistrationConfig(Section):
-    """`register_model`: the gate and the alias."""
+    """`register_model`: the gate and the aliases."""
 
     model: str | None = Field(None, description="registered model name; None is gloveflow-<name>")
     alias: str = Field("champion", pattern=r"^[a-z][a-z0-9_-]*$", description="alias of the model in use")
     challenger_alias: str = Field(
         "challenger", pattern=r"^[a-z][a-z0-9_-]*$", description="alias of the newest version"
     )
-    metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="test metric that decides")
-    minimum: Fraction | None = Field(None, description="smallest value of the metric that takes the alias")
+    metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="test metric that the gate compares")
+    minimum: Fraction | None = Field(
+        None, description="smallest value of the metric with which a version takes the alias; None: off"
+    )
     min_improvement: Annotated[float, Field(ge=-1, le=1)] = Field(
-        0.0, description="how much better than the champion a version must be, on the same test split"
+        0.0, description="how much better than the champion a version must be on the same test split"
     )
 
 
@@ -347,6 +354,11 @@ class PipelineConfig(Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     registration: RegistrationConfig = RegistrationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_names(cls, values: Any) -> Any:
+        return rename_settings(values) if isinstance(values, Mapping) else values
 
     @property
     def registered_model(self) -> str:

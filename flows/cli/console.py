@@ -40,7 +40,10 @@ def print_error(message: str) -> None:
 
 def print_summary(result: "PipelineResult", *, name: str) -> None:
     """Print what a person wants to know of a finished run, and what to do next."""
-    scores = next(stage.facts for stage in result.stages if stage.name == "evaluate_classifier")
+    from pipeline_config.contracts.evaluation import Metrics  # not at the top, because pyarrow is slow to import
+
+    metrics = Path(result.store["evaluate_classifier"], Metrics.file_name)
+    test = Metrics.model_validate_json(metrics.read_bytes()).test
     registration = result.registration
     cached = sum(stage.cached for stage in result.stages)
     alias = f" @{registration.alias}" if registration.promoted else ""
@@ -51,9 +54,9 @@ def print_summary(result: "PipelineResult", *, name: str) -> None:
         f"peak memory {result.peak_memory_mib:,.0f} MiB",
         "",
         f"  {'test split':30} accuracy  macro F1",
-        f"  {'LSTM':30} {scores['lstm_accuracy']:8.4f}  {scores['lstm_macro_f1']:8.4f}",
+        f"  {'LSTM':30} {test.lstm.accuracy:8.4f}  {test.lstm.macro_f1:8.4f}",
         *_spread_lines(result.spread),
-        f"  {'TF-IDF + logistic regression':30} {scores['baseline_accuracy']:8.4f}  {scores['baseline_macro_f1']:8.4f}",
+        f"  {'TF-IDF + logistic regression':30} {test.baseline.accuracy:8.4f}  {test.baseline.macro_f1:8.4f}",
         "",
         *(_stage_line(stage) for stage in result.stages),
         "",

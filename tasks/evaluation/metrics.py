@@ -1,14 +1,18 @@
-"""Figures of predictions against the truth. Takes and returns arrays and numbers; touches no file."""
+"""Scores of predictions against the truth. Takes arrays and tables; touches no file.
 
-from typing import Any
+scikit-learn is imported inside the functions: it is slow to import, and a run whose stages are all cached needs none.
+"""
 
 import numpy as np
 import pyarrow as pa
-from sklearn.metrics import f1_score, log_loss
+
+from pipeline_config.contracts.evaluation import ClassScores, Scores
 
 
 def score_predictions(label_ids: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Return accuracy, macro F1 and log-loss of float64[N, C] probabilities against int[N] class ids."""
+    from sklearn.metrics import f1_score, log_loss
+
     classes = range(probabilities.shape[1])
     predicted = probabilities.argmax(axis=1)
     return {
@@ -18,11 +22,9 @@ def score_predictions(label_ids: np.ndarray, probabilities: np.ndarray) -> dict[
     }
 
 
-def measure(predictions: pa.Table, labels: list[str], split: str) -> dict[str, Any]:
-    """Return the scores of predictions on a split, per class too, and the confusion matrix (rows: truth)."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # here: slow to import
-
-    from tasks.evaluation.metrics import score_predictions
+def measure(predictions: pa.Table, labels: list[str], split: str) -> Scores:
+    """Return the scores of a table of predictions on a split, with those of each class and the confusion matrix."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     frame = predictions.to_pandas()
     frame = frame[frame["split"] == split]
@@ -31,12 +33,13 @@ def measure(predictions: pa.Table, labels: list[str], split: str) -> dict[str, A
     predicted = probabilities.argmax(axis=1)
     classes = range(len(labels))
     per_class = precision_recall_fscore_support(label_ids, predicted, labels=classes, zero_division=0.0)
-    return {
+    names = ("precision", "recall", "f1", "support")
+    return Scores(
         **score_predictions(label_ids, probabilities),
-        "documents": len(frame),
-        "classes": {
-            label: dict(zip(("precision", "recall", "f1", "support"), map(float, row), strict=True))
+        documents=len(frame),
+        classes={
+            label: ClassScores(**dict(zip(names, map(float, row), strict=True)))
             for label, row in zip(labels, zip(*per_class, strict=True), strict=True)
         },
-        "confusion": confusion_matrix(label_ids, predicted, labels=classes).tolist(),
-    }
+        confusion=tuple(map(tuple, confusion_matrix(label_ids, predicted, labels=classes).tolist())),
+    )

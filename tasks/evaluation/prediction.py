@@ -1,14 +1,9 @@
-"""Predict an encoded split with a network, and score predictions.
-
-Takes and returns arrays; touches no file.
-"""
+"""Predict an encoded split with a network. Takes and returns arrays; touches no file."""
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline_config.schemas import predictions_schema
 from tasks.batches.encoded_split import EncodedSplit
 from tasks.evaluation.metrics import score_predictions
 from tasks.runtime.cancellation import raise_if_stopped
@@ -35,19 +30,14 @@ def predict_probabilities(network: TextClassifier, split: EncodedSplit) -> np.nd
 def validate(network: TextClassifier, split: EncodedSplit) -> dict[str, float]:
     """Return loss, accuracy and macro F1 of a network on a split, with keys `validation_*`."""
     scores = score_predictions(split.label_ids, predict_probabilities(network, split))
-    return {f"validation_{name}": scores[key] for name, key in (
-        ("loss", "log_loss"), ("accuracy", "accuracy"), ("macro_f1", "macro_f1"))}  # fmt: skip
+    return {
+        "validation_loss": scores["log_loss"],
+        "validation_accuracy": scores["accuracy"],
+        "validation_macro_f1": scores["macro_f1"],
+    }
 
 
 def to_tensors(split: EncodedSplit, documents: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return padded int64[B, T] token ids and int64[B] lengths of some documents of a split."""
     input_ids, lengths = split.pad_batch(documents)
     return torch.from_numpy(input_ids).to(device), torch.from_numpy(lengths).to(device)
-
-
-def predictions_table(documents: pa.Table, labels: list[str], probabilities: np.ndarray) -> pa.Table:
-    """Return predictions (`predictions_schema`) for `doc_id`, `split`, `label` and float64[N, C] probabilities."""
-    best = np.asarray(labels, dtype=object)[probabilities.argmax(axis=1)]
-    columns = [*documents.columns, pa.array(best.tolist(), pa.string())]
-    columns += [pa.array(probabilities[:, i].astype(np.float64)) for i in range(len(labels))]
-    return pa.table(columns, schema=predictions_schema(labels))

@@ -1,14 +1,14 @@
 """Figures and the HTML report of an evaluation.
 
-Reads metrics and reports of the stages, writes PNG files and one HTML file that needs nothing beside it. The
-same evidence gives the same bytes.
+Takes metrics and reports of the stages; writes PNG files and one HTML file that contains its figures. The same evidence
+gives the same bytes.
 """
 
 import base64
 import html
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,28 +17,31 @@ from matplotlib.figure import Figure
 from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
+from pipeline_config.contracts.evaluation import ModelScores
 from pipeline_config.schemas import FIGURES, SPLITS
+from tasks.evaluation.prediction_table import ConfidentError
 
 BLUE, ORANGE, GREY, GREEN = "#2f6fb3", "#d9822b", "#8a94a0", "#3a8f5c"
-_EXCERPT = 240  # characters of a text that the report shows
-_TICK = 24  # characters of a class or token beside an axis; longer ones leave no room for the axes
+_EXCERPT = 240  # most characters of a text in the report
+_TICK = 24  # most characters of a class or token beside an axis; longer names leave no room for the axes
 
 
 class Evidence(NamedTuple):
     """What a report is made of.
 
-    `metrics` is `{split: {model: scores}}`, `lengths` int64[N] per split, `epochs` the training history,
-    `profile`, `padding` and `coverage` are the reports of `ingest_corpus`, `bucket_corpus` and `align_embeddings`.
+    `scores` are those of the test split, `epochs` is the training history, `lengths` are those of the train documents,
+    int64[N]. `profile`, `padding` and `coverage` are the reports of `ingest_corpus`, `bucket_corpus` and
+    `align_embeddings`.
     """
 
     labels: list[str]
-    metrics: dict[str, Any]
+    scores: ModelScores
     epochs: pd.DataFrame
-    lengths: Mapping[str, np.ndarray]
+    lengths: np.ndarray
     profile: CorpusProfile
     padding: PaddingReport
     coverage: CoverageReport | None
-    errors: list[dict[str, Any]]
+    errors: list[ConfidentError]
 
 
 def draw_figures(evidence: Evidence, directory: Path) -> None:
@@ -51,7 +54,7 @@ def draw_figures(evidence: Evidence, directory: Path) -> None:
 
 
 def draw_training(evidence: Evidence) -> Figure:
-    """Draw loss, and accuracy and macro F1, over the epochs."""
+    """Draw the loss, and accuracy and macro F1, over the epochs."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     loss, score = figure.subplots(1, 2)
     epochs = evidence.epochs
@@ -70,10 +73,9 @@ def draw_confusion(evidence: Evidence) -> Figure:
     """Draw the confusion matrices of LSTM and baseline on the test split, as shares of each true class."""
     size = 1.6 + 0.75 * len(evidence.labels)
     figure = Figure(figsize=(2 * size + 0.6, size + 0.4), layout="constrained")
-    for axes, (name, title) in zip(
-        figure.subplots(1, 2), (("lstm", "LSTM"), ("baseline", "TF-IDF baseline")), strict=True
-    ):
-        counts = np.array(evidence.metrics["test"][name]["confusion"])
+    models = (("LSTM", evidence.scores.lstm), ("TF-IDF baseline", evidence.scores.baseline))
+    for axes, (title, scores) in zip(figure.subplots(1, 2), models, strict=True):
+        counts = np.array(scores.confusion)
         share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):
@@ -95,7 +97,7 @@ def draw_confusion(evidence: Evidence) -> Figure:
 
 
 def draw_corpus(evidence: Evidence) -> Figure:
-    """Draw the documents of each class and split, and the lengths of all texts."""
+    """Draw the number of documents of each class and split, and the lengths of all texts."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     classes, lengths = figure.subplots(1, 2)
     left = np.zeros(len(evidence.labels))
@@ -118,7 +120,7 @@ def draw_lengths(evidence: Evidence) -> Figure:
     """Draw the token counts of the train documents with the bucket boundaries, and each scheme's padding."""
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     histogram, bars = figure.subplots(1, 2, width_ratios=(3, 2))
-    lengths = evidence.lengths["train"]
+    lengths = evidence.lengths
     histogram.hist(lengths, bins=min(60, int(lengths.max())), color=BLUE)
     for boundary in evidence.padding.chosen.boundaries:
         histogram.axvline(boundary, color=ORANGE, linewidth=0.8, alpha=0.8)
@@ -151,22 +153,21 @@ def draw_coverage(evidence: Evidence) -> Figure:
 
 def render_report(evidence: Evidence, figures: Path) -> str:
     """Return the report as one HTML page with the figures of a directory inside."""
-    test = evidence.metrics["test"]
-    scores = [
-        [title, *(f"{test[name][key]:.4f}" for key in ("accuracy", "macro_f1", "log_loss"))]
-        for name, title in (("lstm", "LSTM"), ("baseline", "TF-IDF + logistic regression"))
+    lstm, baseline = evidence.scores.lstm, evidence.scores.baseline
+    models = [
+        [title, *(f"{value:.4f}" for value in scores.headlines().values())]
+        for title, scores in (("LSTM", lstm), ("TF-IDF + logistic regression", baseline))
     ]
     classes = [
-        [label, *(f"{values[key]:.3f}" for key in ("precision", "recall", "f1")), f"{values['support']:,.0f}"]
-        for label, values in test["lstm"]["classes"].items()
+        [label, f"{scores.precision:.3f}", f"{scores.recall:.3f}", f"{scores.f1:.3f}", f"{scores.support:,.0f}"]
+        for label, scores in lstm.classes.items()
     ]
     errors = [
-        [row["label"], row["prediction"], f"{row['probability']:.3f}", row["text"][:_EXCERPT]]
-        for row in evidence.errors
+        [error.label, error.prediction, f"{error.probability:.3f}", error.text[:_EXCERPT]] for error in evidence.errors
     ]
     parts = [
-        f"<h1>Evaluation on {test['lstm']['documents']:,} held-out documents</h1>",
-        _table(["model", "accuracy", "macro F1", "log-loss"], scores),
+        f"<h1>Evaluation on {lstm.documents:,} held-out documents</h1>",
+        _table(["model", "accuracy", "macro F1", "log-loss"], models),
         "<h2>Per class (LSTM)</h2>",
         _table(["class", "precision", "recall", "F1", "documents"], classes),
         *(f"<h2>{title}</h2>{_image(figures / name)}" for name, title in zip(FIGURES, _TITLES, strict=True)),
@@ -200,7 +201,7 @@ def _image(path: Path) -> str:
 
 
 def _drawable(text: str) -> str:
-    """Return a short text that matplotlib's font has every letter of and that it does not take for a formula."""
+    """Return a short ASCII text that matplotlib draws as it is: its font lacks letters, and $ starts a formula."""
     plain = text.encode("unicode_escape").decode("ascii")
     return (plain if len(plain) <= _TICK else f"{plain[:_TICK]}...").replace("$", r"\$")
 

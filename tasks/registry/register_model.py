@@ -1,7 +1,7 @@
 """Task `register_model`: log the classifier to MLflow, register it, and let the gate decide on the alias.
 
-Reads weights, vocabulary, labels and metrics; writes a logged model, a model version, tags and aliases. It is
-never skipped by a cache and can be repeated: a model whose content is registered already keeps its version.
+Reads weights, vocabulary, class names and metrics; writes a logged model, a model version, tags and aliases. It is
+never cached and can be repeated: a model whose content is already registered keeps its version.
 """
 
 import logging
@@ -11,12 +11,10 @@ from pathlib import Path
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_config.schemas import (
-    METRICS_FILE,
-)
+from pipeline_config.contracts.evaluation import Metrics, ModelScores
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
-from tasks.registry.gate import pass_gate
+from tasks.registry.gate import DOCUMENTS_TAG, pass_gate, score_tag
 from tasks.store.artifacts import ArtifactRef, tree_digest
 from tasks.tracking import models, runs
 
@@ -24,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Registration(BaseModel):
-    """What came of a registration."""
+    """The result of a registration: the version, whether it is new, and the gate's decision with its reason."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,12 +43,16 @@ def register_model(
     documents: ArtifactRef,
     config: PipelineConfig,
 ) -> Registration:
-    """Register the classifier, point the challenger alias at it, and the champion alias if the gate says so."""
+    """Register the classifier, set the challenger alias, and set the champion alias if the gate lets it pass.
+
+    The scores come from the verified `metrics.json`, never from the facts of the evaluation, which no digest covers.
+    """
     name, gate = config.registered_model, config.registration
-    scores = {key: value for key, value in evaluation.facts.items() if key.startswith(("lstm_", "baseline_"))}
+    metrics = evaluation.read_model(Metrics)
+    scores = list_scores(metrics.test)
     with tempfile.TemporaryDirectory() as folder, models.registry_lock():
         bundle = Path(folder, "bundle")
-        build_bundle(bundle, classifier, vocabulary, config)
+        build_bundle(bundle, classifier=classifier, vocabulary=vocabulary, config=config)
         digest = tree_digest({path.name: path for path in (*bundle.iterdir(), SERVED_MODEL)})
         version = models.find_version(name, digest)
         created = version is None
@@ -59,31 +61,36 @@ def register_model(
                 run, code=SERVED_MODEL, bundle=bundle, digest=digest,
                 requirements=pip_requirements(config.tokenization.tokenizer), example="what a fine day",
             )  # fmt: skip
-            tags = {**_tags(scores, documents), models.DIGEST_TAG: digest, "gloveflow.run_id": run.run_id}
-            version = models.register_version(name, run, model_id, tags=tags, description=describe(evaluation))
+            tags = {tag: str(score) for tag, score in scores.items()} | {
+                DOCUMENTS_TAG: documents.digest, models.DIGEST_TAG: digest, "gloveflow.run_id": run.run_id,
+            }  # fmt: skip
+            version = models.register_version(name, run, model_id, tags=tags, description=describe_scores(metrics))
         number = str(version.version)
-        models.link_model(run.run_id, models.model_id_of(version), {f"test_{k}": v for k, v in scores.items()})
+        models.link_model(run.run_id, models.model_id_of(version), scores)
         models.set_alias(name, gate.challenger_alias, number)
-        promoted, reason = pass_gate(number, scores[f"lstm_{gate.metric}"], documents, config)
+        promoted, reason = pass_gate(
+            number, score=metrics.test.lstm.value_of(gate.metric), documents=documents, config=config
+        )
         if promoted:
             models.set_alias(name, gate.alias, number)
     logger.info("%-20s %s version %s: %s", "register_model", name, number, reason)
     return Registration(model=name, version=number, created=created, promoted=promoted, alias=gate.alias, reason=reason)
 
 
-def describe(evaluation: ArtifactRef) -> str:
-    """Return the description of a model version, in Markdown."""
-    test = evaluation.read_json(METRICS_FILE)["test"]
+def list_scores(test: ModelScores) -> dict[str, float]:
+    """Return accuracy and macro F1 of both models on the test split, by the name of their tag."""
+    return {
+        score_tag(model, metric): scores.value_of(metric)
+        for model, scores in test.by_model()
+        for metric in ("accuracy", "macro_f1")
+    }
+
+
+def describe_scores(metrics: Metrics) -> str:
+    """Return the description of a model version, in Markdown: its classes, and the test scores of both models."""
     rows = [
-        f"| {title} | {test[name]['accuracy']:.4f} | {test[name]['macro_f1']:.4f} | {test[name]['log_loss']:.4f} |"
-        for name, title in (("lstm", "LSTM"), ("baseline", "TF-IDF + logistic regression"))
+        f"| {title} | {' | '.join(f'{value:.4f}' for value in scores.headlines().values())} |"
+        for title, scores in (("LSTM", metrics.test.lstm), ("TF-IDF + logistic regression", metrics.test.baseline))
     ]
     head = ["| on the test split | accuracy | macro F1 | log-loss |", "|---|---|---|---|"]
-    return "\n".join([f"Classes: {', '.join(test['lstm']['classes'])}", "", *head, *rows])
-
-
-def _tags(scores: dict[str, float], documents: ArtifactRef) -> dict[str, str]:
-    return {
-        **{f"test_{key}": str(value) for key, value in scores.items()},
-        "gloveflow.documents_digest": documents.digest,
-    }
+    return "\n".join([f"Classes: {', '.join(metrics.test.lstm.classes)}", "", *head, *rows])

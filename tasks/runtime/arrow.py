@@ -1,11 +1,11 @@
-"""Columns of Arrow tables as single arrays and matrices, without a copy where they are in one piece."""
+"""Columns of Arrow tables as single arrays and matrices, without a copy if they have a single chunk."""
 
 import numpy as np
 import pyarrow as pa
 
 
 def whole_column(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array; `combine_chunks` would copy a single piece, too."""
+    """Return a column as one array; `combine_chunks` would copy even a single chunk."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 

@@ -1,4 +1,4 @@
-"""Stop the work of a run in all threads of the process: every long loop asks here, at each of its steps."""
+"""Stop the work of a run in all threads of the process: every long loop checks here at each step."""
 
 import threading
 
@@ -6,11 +6,11 @@ _stopped = threading.Event()
 
 
 class WorkStopped(BaseException):
-    """Raised inside a long loop after `stop_work`."""
+    """Raised inside a long loop after `stop_work`; not an `Exception`, so that no loop swallows it."""
 
 
 def stop_work() -> None:
-    """End every loop that reports progress, in all threads of this process, at its next step."""
+    """Make every loop that reports progress, in all threads of this process, end at its next step."""
     _stopped.set()
 
 
@@ -20,6 +20,6 @@ def allow_work() -> None:
 
 
 def raise_if_stopped() -> None:
-    """End here after `stop_work`, in work too long between two steps of progress."""
+    """Raise `WorkStopped` after `stop_work`; also called where a step of progress takes long."""
     if _stopped.is_set():
         raise WorkStopped

@@ -1,4 +1,4 @@
-"""Loggers of the project: their lines reach Prefect's handlers, and users' mistakes show no traceback."""
+"""The project's loggers: their lines reach Prefect's handlers, and errors that a user can fix show no traceback."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ OUR_LOGGERS = ("flows", "tasks", "pipeline_config")
 
 
 class _HideUserTraceback(logging.Filter):
-    """Replace the traceback of an error that a user can act on by its message."""
+    """Replace the traceback of an error that a user can fix by its message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -20,10 +20,10 @@ class _HideUserTraceback(logging.Filter):
 
 
 def open_loggers() -> None:
-    """Let our loggers' INFO lines through to Prefect's handlers, and keep users' mistakes free of tracebacks."""
+    """Let INFO lines of our loggers reach Prefect's handlers, and hide the tracebacks of errors that a user can fix."""
     for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         engine = logging.getLogger(name)
-        if not any(isinstance(known, _HideUserTraceback) for known in engine.filters):
+        if not any(isinstance(present, _HideUserTraceback) for present in engine.filters):
             engine.addFilter(_HideUserTraceback())

@@ -1,4 +1,4 @@
-"""Let freed memory be used again instead of going back to the kernel."""
+"""Keep freed memory for reuse instead of giving it back to the kernel."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ _LARGEST_KEPT = (32 << 20) - (64 << 10)
 
 
 def keep_freed_memory() -> None:
-    """Let arrays of some megabytes be made again and again without new pages from the kernel each time.
+    """Allocate and free a block of 32 MiB, so that arrays of some megabytes get no new pages from the kernel each time.
 
-    glibc gives freed memory back at once, unless it has seen a larger block freed: that sets the limit, 32 MiB at most.
-    Elsewhere nothing happens. No page of the block is touched.
+    glibc gives a freed block back to the kernel at once, unless it has seen a larger block freed; that one sets the
+    limit, up to 32 MiB. With other C libraries this has no effect. No page of the block is touched.
     """
     np.empty(_LARGEST_KEPT, np.uint8)

@@ -1,4 +1,4 @@
-"""Work on many items side by side in threads, in order and in bounded memory, and memory that is used again.
+"""Work on many items in threads, with results in order and bounded memory.
 
 For functions that release the interpreter lock, as Arrow's and NumPy's do. Touches no file.
 """
@@ -11,34 +11,34 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-THREADS = min(8, len(os.sched_getaffinity(0)))  # results do not depend on it; memory grows with it
-HELPERS = max(1, THREADS - 1)  # threads of a pool for `map_ahead`, beside the one that iterates
+THREADS = min(8, len(os.sched_getaffinity(0)))  # results do not depend on it; memory use grows with it
+HELPERS = max(1, THREADS - 1)  # size of a pool for `map_ahead`; the thread that iterates works too
 
 
 def map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], *, ahead: int = THREADS
 ) -> Iterator[R]:
-    """Yield the results in order, while up to `ahead` more items are under way.
+    """Yield the results in order, with up to `ahead` more items submitted to the pool.
 
-    Instead of waiting, the thread that iterates takes the next item that nobody has begun.
+    While the next result is not ready, the thread that iterates works on the first item that no thread has started.
     """
     waiting: deque[tuple[T, Future[R]]] = deque()
 
-    def first() -> R:
-        while not waiting[0][1].done() and _help(waiting, function):
+    def take_first() -> R:
+        while not waiting[0][1].done() and _work_on_first(waiting, function):
             pass
         return waiting.popleft()[1].result()
 
     for item in items:
         waiting.append((item, pool.submit(function, item)))
         if len(waiting) > ahead:
-            yield first()
+            yield take_first()
     while waiting:
-        yield first()
+        yield take_first()
 
 
-def _help(waiting: deque[tuple[T, Future[R]]], function: Callable[[T], R]) -> bool:
-    """Do the first item that is not begun; tell whether there was one."""
+def _work_on_first(waiting: deque[tuple[T, Future[R]]], function: Callable[[T], R]) -> bool:
+    """Work on the first item that no thread has started; return whether there was one."""
     for place, (item, future) in enumerate(waiting):
         if future.cancel():
             done: Future[R] = Future()

@@ -1,8 +1,8 @@
 """Progress of anything that takes more than a couple of seconds.
 
-A bar on standard error when it is a terminal, a log line every ten seconds when it is not, and, where it is
-asked for, a progress artifact on the page of the Prefect run. Every long loop comes by here, so this is also
-where work in other threads is stopped when a run is interrupted.
+Shows a bar on standard error if that is a terminal, else logs a line every ten seconds; on request it also updates a
+progress artifact on the page of the Prefect run. Every long loop reports here, so this is also where work in other
+threads stops when a run is interrupted.
 """
 
 import contextlib
@@ -38,10 +38,10 @@ def track_progress(
 
     Args:
         description: what is being done, in a few words.
-        total: units of the whole; None when it is not known.
+        total: number of units; None if it is not known.
         unit: name of a unit; "B" is shown in binary multiples.
-        initial: units that were done before.
-        artifact: key of a Prefect progress artifact to keep up to date; needs `total` and a task run.
+        initial: number of units done earlier.
+        artifact: key of a Prefect progress artifact to update; needs `total` and a task run.
     """
     bar = tqdm(
         desc=description, total=total, unit=unit, initial=initial, unit_scale=True,
@@ -63,7 +63,8 @@ def track_progress(
         now = time.monotonic()
         if bar.disable and now >= next_line:
             next_line = now + LOG_SECONDS
-            logger.info("%s", _line(description, initial, done, total, unit, now - started, shown))
+            line = describe_progress(done, total, initial=initial, unit=unit, seconds=now - started, shown=shown)
+            logger.info("%s: %s", description, line)
         if artifact_id and total and now >= next_update:
             next_update = now + ARTIFACT_SECONDS
             update_progress_artifact(cast("UUID", artifact_id), progress=min(100.0, 100 * done / total))
@@ -78,39 +79,34 @@ def track_progress(
 
 @contextlib.contextmanager
 def show_elapsed(description: str) -> Iterator[None]:
-    """Show that work goes on whose steps cannot be counted: its time so far, until the body ends."""
+    """Show the elapsed time of work whose steps cannot be counted, until the body ends."""
     bar = tqdm(desc=description, bar_format="{desc}: {elapsed}", disable=None, leave=False)
     started, ended = time.monotonic(), threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         while not ended.wait(LOG_SECONDS if bar.disable else 1.0):
             bar.refresh()
             if bar.disable:
-                logger.info("%s: goes on after %.0f s", description, time.monotonic() - started)
+                logger.info("%s: still running after %.0f s", description, time.monotonic() - started)
 
-    teller = threading.Thread(target=contextvars.copy_context().run, args=(tell,), daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=contextvars.copy_context().run, args=(report,), daemon=True)
+    reporter.start()
     try:
         yield
     finally:
         ended.set()
-        teller.join()
+        reporter.join()
         bar.close()
 
 
-def _line(
-    description: str,
-    initial: float,
-    done: float,
-    total: float | None,
-    unit: str,
-    seconds: float,
-    shown: dict[str, object],
+def describe_progress(
+    done: float, total: float | None, *, initial: float, unit: str, seconds: float, shown: dict[str, object]
 ) -> str:
+    """Return the amount, the time, speed and time left, where they are known, and what the loop shows."""
     suffix, divisor = ("B", 1024) if unit == "B" else (f" {unit}", 1000)
     amount = tqdm.format_sizeof(done, suffix, divisor)
     whole = f" of {tqdm.format_sizeof(total, suffix, divisor)} ({done / total:.0%})" if total else ""
     speed = f", {tqdm.format_sizeof((done - initial) / seconds, 'B', divisor)}/s" if unit == "B" and seconds else ""
     left = f", {seconds * (total - done) / (done - initial):.0f} s left" if total and done > initial else ""
     more = "".join(f", {key} {value}" for key, value in shown.items())
-    return f"{description}: {amount}{whole} after {seconds:.0f} s{speed}{left}{more}"
+    return f"{amount}{whole} after {seconds:.0f} s{speed}{left}{more}"

@@ -1,7 +1,8 @@
-"""Checkpoints of a training: all that it takes to go on as if nothing had happened.
+"""Checkpoints of a training: everything that it needs to resume with the same bits.
 
-Writes one file, safetensors with the rest as JSON in its header, to the side; syncs it and renames it into
-place, so that a kill at any moment leaves the checkpoint before or the new one. Nothing in it is a pickle.
+A checkpoint is one safetensors file, with the state that is not a tensor as JSON in its header; it contains no pickle.
+It is written under a temporary name, synced and renamed, so that a kill at any moment leaves either the previous
+checkpoint or the new one.
 """
 
 import contextlib
@@ -29,11 +30,12 @@ class Checkpoints:
     """The checkpoint of one training, and when the next one is due.
 
     Args:
-        directory: made when the first checkpoint is saved; nobody else writes there.
-        machine: what the bits of a result depend on besides configuration and inputs (see `tasks.training.device`).
-        every_steps: steps from one to the next; None does not count them.
-        every_minutes: minutes from one to the next; None does not look at the clock.
-        accept_others: go on from a checkpoint of another machine.
+        directory: where the checkpoint is kept; created at the first save, and used only by this training.
+        machine: what the bits of a result depend on besides configuration and inputs (`describe_machine`).
+        every_steps: steps from one checkpoint to the next; None: off.
+        every_minutes: minutes from one checkpoint to the next; None: off.
+        accept_others: resume from a checkpoint of another machine.
+        machines: earlier machines of this training; filled by `load`.
     """
 
     directory: Path
@@ -45,13 +47,13 @@ class Checkpoints:
     _saved: float = field(default_factory=lambda: time.monotonic())
 
     def is_due(self, step: int) -> bool:
-        """Tell whether a checkpoint is due after a step."""
+        """Return whether a checkpoint is due after a step."""
         by_steps = self.every_steps is not None and step % self.every_steps == 0
         seconds = time.monotonic() - self._saved
         return by_steps or (self.every_minutes is not None and seconds >= 60 * self.every_minutes)
 
     def save(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Replace the checkpoint. One that cannot be written is told, and the one before stays."""
+        """Replace the checkpoint; if the new one cannot be written, log a warning and keep the previous one."""
         temporary = self.directory / f".{CHECKPOINT}.tmp"
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         text = json.dumps({"state": state, "machines": [*self.machines, self.machine]}, allow_nan=False)
@@ -63,29 +65,31 @@ class Checkpoints:
             temporary.replace(self.directory / CHECKPOINT)
             sync(self.directory)
         except (OSError, SafetensorError) as error:
-            logger.warning("%s: no checkpoint could be saved, training goes on: %s", self.directory, error)
+            logger.warning("%s: the checkpoint could not be saved, training continues: %s", self.directory, error)
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
         self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the tensors and the state of the checkpoint, or None when there is none that can be read.
+        """Return the tensors and the state of the checkpoint, or None if there is no readable one.
 
         Raises:
-            TrainingError: it was made elsewhere, and that is not accepted.
+            TrainingError: the checkpoint is of another machine, and that is not accepted.
         """
         path = self.directory / CHECKPOINT
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError) as error:
-            logger.warning("%s cannot be read, training starts again: %s", path, error)
+            logger.warning("%s cannot be read, training starts from the beginning: %s", path, error)
             return None
         if header.get("sha256") != _digest(tensors, header.get("content", "")):
-            logger.warning("%s is damaged, training starts again: its SHA-256 is not the one in its header", path)
+            logger.warning(
+                "%s is damaged (its SHA-256 is not the one in its header), training starts from the beginning", path
+            )
             return None
         content = json.loads(header["content"])
         self._accept(path, content["machines"])
@@ -93,13 +97,14 @@ class Checkpoints:
 
     def _accept(self, path: Path, machines: list[dict[str, Any]]) -> None:
         last = machines[-1]
-        others = [f"{k}: {last.get(k)!r}, here {v!r}" for k, v in self.machine.items() if last.get(k) != v]
-        if others and not self.accept_others:
+        differences = [f"{k}: {last.get(k)!r}, here {v!r}" for k, v in self.machine.items() if last.get(k) != v]
+        if differences and not self.accept_others:
             raise TrainingError(
-                f"{path}: this checkpoint was made elsewhere ({'; '.join(others)}), so going on would give other "
-                "numbers; training.resume_elsewhere=true goes on all the same, deleting the file starts again"
+                f"{path}: this checkpoint was made on another machine ({'; '.join(differences)}), so the numbers would "
+                "differ from those of an unbroken training. Set training.resume_elsewhere=true to resume from it, or "
+                "delete the file to start from the beginning"
             )
-        self.machines = machines if others else machines[:-1]
+        self.machines = machines if differences else machines[:-1]
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a training tells: its history, the metrics of a step, the line of an epoch, what stands beside the bar.
+"""The history of a training, and how it is reported: metrics, a log line per epoch, the text of the progress bar.
 
 Holds numbers only; touches no file.
 """
@@ -13,10 +13,10 @@ OnMetrics = Callable[[dict[str, float], int], None]
 
 @dataclass
 class History:
-    """What happened so far: one entry per logged step and per epoch, the best epoch, and where training is.
+    """What happened so far: one entry per logged step and per epoch, the best epoch, and the position of the training.
 
     `step` counts the steps taken, `epoch_loss` sums the loss over the documents of the unfinished epoch, `tokens`
-    counts real tokens, and `seconds` are those of the training passes alone.
+    counts real tokens (no padding), and `seconds` is the time spent in steps, without validation.
     """
 
     steps: list[dict[str, float]] = field(default_factory=list)
@@ -30,17 +30,17 @@ class History:
 
     @property
     def tokens_per_second(self) -> float:
-        """Real tokens per second of the training passes."""
+        """Real tokens per second of the steps."""
         return self.tokens / max(self.seconds, 1e-9)
 
     def report_step(self, metrics: dict[str, float], on_metrics: OnMetrics, *, every: int) -> None:
-        """Keep and hand on the metrics of the step just taken, if it is one of those that are logged."""
+        """Record the metrics of the step just taken and pass them on, if the step is one that is logged."""
         if self.step % every == 0:
             self.steps.append({"step": self.step, **metrics})
             on_metrics({**metrics, "tokens_per_second": self.tokens_per_second}, self.step)
 
     def report_epoch(self, on_metrics: OnMetrics, *, epochs: int) -> None:
-        """Log the epoch just ended and hand its metrics on."""
+        """Log the epoch just finished and pass its metrics on."""
         last = self.epochs[-1]
         logger.info(
             "epoch %d of %d: train loss %.3f, validation loss %.3f, accuracy %.3f, macro F1 %.3f, %s tokens/s",
@@ -51,7 +51,7 @@ class History:
         on_metrics({**metrics, "tokens_per_second": self.tokens_per_second}, self.step)
 
     def describe_step(self, metrics: dict[str, float], *, epochs: int) -> dict[str, str]:
-        """Return what the progress bar says beside steps and time left."""
+        """Return what the progress bar shows besides steps and time left."""
         return {
             "epoch": f"{len(self.epochs) + 1}/{epochs}",
             "loss": f"{metrics['step_loss']:.3f}",

@@ -1,7 +1,7 @@
-"""How weights are updated: optimizer, learning rate schedules, loss, moving average.
+"""How weights are updated: optimizer, learning rate schedules, backpropagation, moving average.
 
-Takes networks and numbers, touches no file. A learning rate is a function of the step and of the validation
-scores so far, so that a training that goes on from a checkpoint needs no state of a scheduler.
+Takes networks and numbers; touches no file. A learning rate is a function of the step and of the validation scores so
+far, so a training that resumes from a checkpoint needs no scheduler state.
 """
 
 import math
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from pipeline_config.settings import TrainingConfig
 from tasks.served.network import TextClassifier
 
-START, END = 1 / 25, 1 / 25 / 1e4  # first and last share of one_cycle's peak
+START, END = 1 / 25, 1 / 25 / 1e4  # learning rates of one_cycle at its first and last step, as shares of the peak
 PLATEAU_FACTOR = 0.5
 
 
 def build_optimizer(network: TextClassifier, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over the trainable weights.
 
-    The embedding matrix is a group of its own, with its own learning rate.
+    The embedding matrix is a parameter group with its own learning rate.
     """
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     matrix = network.embedding.weight
@@ -33,15 +33,15 @@ def build_optimizer(network: TextClassifier, config: TrainingConfig) -> torch.op
 
 
 def learning_rate_factor(config: TrainingConfig, *, step: int, steps: int, scores: Sequence[float] = ()) -> float:
-    """Return the share of the peak learning rate for a step.
+    """Return the learning rate of a step as a share of the peak.
 
-    `one_cycle` rises and falls along cosines (Smith & Topin 2018). `cosine` and `plateau` rise on a line; then the one
-    falls to zero along a cosine, the other is halved by every epoch whose score is no better than those before.
+    `one_cycle` rises and falls along cosines (Smith & Topin 2018). `cosine` and `plateau` rise linearly. Then `cosine`
+    falls to zero along a cosine, and `plateau` is halved by every epoch whose score is no better than all before it.
 
     Args:
-        config: says which schedule, and the share of steps in which the rate rises.
-        step: steps taken so far, from 0.
-        steps: of the whole training.
+        config: the schedule, and the share of steps in which the rate rises.
+        step: number of steps taken so far.
+        steps: number of steps of the whole training.
         scores: one per finished epoch, higher is better.
     """
     if config.schedule == "constant":
@@ -59,20 +59,20 @@ def learning_rate_factor(config: TrainingConfig, *, step: int, steps: int, score
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Give every group its share of its peak and return that of the first group."""
+    """Set the rate of every parameter group to a share of its peak, and return the rate of the first group."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("peak", group["lr"]) * factor
     return float(optimizer.param_groups[0]["lr"])
 
 
 def balance_classes(label_ids: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return float32[C]: the weight of a document of each class, so that all classes weigh the same."""
+    """Return float32[C]: the weight of a document of each class with which all classes have the same total weight."""
     counts = np.bincount(label_ids, minlength=num_classes)
     return (len(label_ids) / (num_classes * np.maximum(counts, 1))).astype(np.float32)
 
 
-def average_weights(average: Mapping[str, Tensor], weights: Mapping[str, Tensor], decay: float, step: int) -> None:
-    """Move an average towards the weights; the decay rises to its value in the first steps (Tan & Le 2019)."""
+def average_weights(average: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, decay: float, step: int) -> None:
+    """Update a moving average of the weights; in the first steps its decay rises to `decay` (Tan & Le 2019)."""
     share = 1 - min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         for name, value in average.items():
@@ -83,26 +83,30 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
-def trained_rows(matrix: Tensor, input_ids: np.ndarray) -> nn.Parameter:
-    """Return the rows of a matrix up to the last one that train documents (token ids `input_ids`) use, in its memory.
+def take_trained_rows(matrix: Tensor, input_ids: np.ndarray) -> nn.Parameter:
+    """Return the rows of a matrix up to the last one that the train documents use, as a view of its memory.
 
-    Tokens that the vectors add to a vocabulary come last and have no gradient. Without them a step of a small corpus
-    costs a fifth, and their rows stay as they are.
+    The rows after it are of tokens that the vectors added to the vocabulary. They have no gradient. Without them a step
+    on a small corpus takes a fifth of the time, and weight decay leaves them unchanged.
+
+    Args:
+        matrix: float[V, E], the embeddings.
+        input_ids: token ids of the train documents.
     """
     rows = int(input_ids.max(initial=0)) + 1
     return nn.Parameter(matrix.data[:rows], requires_grad=matrix.requires_grad)
 
 
 def backpropagate(loss_of: Callable[[Tensor], Tensor], embedded: Tensor, *, adversarial: float = 0.0) -> float:
-    """Add the gradient of a loss over embedded documents to the weights; return the loss.
+    """Add the gradient of a loss over embedded documents to the gradients of the weights, and return the loss.
 
-    In adversarial training (Miyato et al. 2017) it is the mean of two losses: as it is, and with the embeddings of
-    each document moved in the direction in which the loss rises fastest.
+    In adversarial training (Miyato et al. 2017) the loss is the mean of two: that of the embeddings as they are, and
+    that of the embeddings of each document moved in the direction in which the loss rises fastest.
 
     Args:
-        loss_of: gives the loss of embeddings; differentiable.
-        embedded: float[B, T, E], the embeddings of documents, with the graph that made them.
-        adversarial: how far a document's embeddings are moved, in the Euclidean norm; 0 leaves it out.
+        loss_of: differentiable function from embeddings to their loss.
+        embedded: float[B, T, E], the embeddings of documents, with their autograd graph.
+        adversarial: Euclidean distance by which a document's embeddings are moved; 0: off.
     """
     inputs = embedded.detach().requires_grad_(embedded.requires_grad or adversarial > 0)
     loss = loss_of(inputs) / 2 if adversarial else loss_of(inputs)

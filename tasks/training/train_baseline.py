@@ -1,4 +1,4 @@
-"""Stage `train_baseline`: what a linear model makes of the same documents.
+"""Stage `train_baseline`: a linear model on the same documents, to compare the classifier with.
 
 Reads `documents`. Writes the predictions of TF-IDF with logistic regression on the validation and test splits.
 """
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
 from pipeline_config.settings import BaselineConfig
-from tasks.evaluation.prediction import predictions_table
+from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.runtime.progress import show_elapsed
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.output import StageOutput
@@ -30,16 +30,16 @@ def train_baseline(output: StageOutput, documents: ArtifactRef, config: Baseline
     """Write the baseline's predictions on the validation and test splits.
 
     Raises:
-        InputError: the train split has no n-gram that is frequent enough.
+        InputError: no n-gram of the train split occurs in `baseline.min_df` documents.
     """
-    import torch  # noqa: F401 (before scikit-learn: SciPy fails on a torch that another thread has half imported)
-    from sklearn.exceptions import ConvergenceWarning  # here: scikit-learn is slow to import
+    import torch  # noqa: F401 (before scikit-learn: SciPy fails if another thread has imported torch only in part)
+    from sklearn.exceptions import ConvergenceWarning  # not at the top, because scikit-learn is slow to import
 
     table = documents.read_table(DOCUMENTS_FILE)
     split = table["split"].to_numpy()
     train, held_out = table.filter(pa.array(split == "train")), table.filter(pa.array(split != "train"))
     model = build_baseline(config)
-    warnings.filterwarnings("ignore", category=ConvergenceWarning)  # told below; other threads' warnings stay as is
+    warnings.filterwarnings("ignore", category=ConvergenceWarning)  # logged below; catch_warnings is not thread-safe
     try:
         with show_elapsed(f"fit the baseline to {len(train):,} documents"):
             model.fit(train["text"].to_pylist(), train["label"].to_pylist())
@@ -52,7 +52,7 @@ def train_baseline(output: StageOutput, documents: ArtifactRef, config: Baseline
     probabilities[:, [labels.index(label) for label in model.classes_]] = model.predict_proba(
         held_out["text"].to_pylist()
     )
-    predictions = predictions_table(held_out.select(["doc_id", "split", "label"]), labels, probabilities)
+    predictions = tabulate_predictions(held_out.select(["doc_id", "split", "label"]), labels, probabilities)
     output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
     output.facts.update(features=len(model[0].vocabulary_), iterations=int(model[1].n_iter_.max()))
 

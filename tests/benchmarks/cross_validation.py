@@ -1,11 +1,11 @@
-"""Measure a configuration by k-fold cross-validation, as small corpora without a test split are compared.
+"""Measure a configuration by k-fold cross-validation, the usual comparison on small corpora without a test split.
 
     python -m tests.benchmarks.cross_validation --preset sst2 --source FILE [--folds 10] [--set section.key=value ...]
 
-Every fold is the test split once. Vocabulary, matrix, buckets and the classifier are made anew from the other folds,
-of which the configured share is for validation; so nothing of a fold is known before it is tested. Folds are drawn by
-class (scikit-learn's StratifiedKFold) with the configured seed. Prints the accuracy of LSTM and baseline on each fold,
-then mean and deviation. Everything is written to a temporary directory; the vectors come in once.
+Each fold is the test split once. Vocabulary, matrix, buckets and classifier are made from the other folds only, of which
+the configured share is for validation. Folds are stratified by class (scikit-learn's StratifiedKFold) and drawn with the
+configured seed. Prints the accuracy of LSTM and baseline on each fold, then mean and standard deviation. Everything is
+written to a temporary directory; the vectors are read once.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.model_selection import StratifiedKFold
 
+from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.resolve import resolve_config
 from tests.stage_chain import run_chain
 
@@ -51,8 +52,8 @@ def main() -> None:
         folds = StratifiedKFold(options.folds, shuffle=True, random_state=config.seed)
         for number, (_, test) in enumerate(folds.split(table["text"], table["label"].to_pylist()), start=1):
             write_fold(table, set(test.tolist()), path)
-            facts = run_chain(config).evaluation.facts
-            scores.append({name: facts[f"{name}_accuracy"] for name in ("lstm", "baseline")})
+            test = run_chain(config).evaluation.read_model(Metrics).test
+            scores.append({"lstm": test.lstm.accuracy, "baseline": test.baseline.accuracy})
             print(f"fold {number:2}  lstm {scores[-1]['lstm']:.4f}  baseline {scores[-1]['baseline']:.4f}", flush=True)
     for name in ("lstm", "baseline"):
         values = [score[name] for score in scores]

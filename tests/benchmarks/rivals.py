@@ -1,9 +1,9 @@
-"""Keras' and Flair's ways to train an LSTM over word vectors, for `training.py --rivals`.
+"""Training an LSTM over word vectors with Keras and with Flair, for `training.py --rivals`.
 
     pip install keras tensorflow-cpu "flair[word-embeddings]"
 
-Both get the same documents, vectors, hidden size, batch size and optimizer as the other ways, in random batches, and
-keep the vectors as they are.
+Both get the same documents, vectors, hidden size, batch size and optimizer as the other ways, in random batches, and do
+not train the vectors.
 """
 
 import os

@@ -1,21 +1,21 @@
-"""Time training steps, ours against others' ways, on the same documents, network and optimizer.
+"""Time training steps of this project and of other loops, on the same documents, network and optimizer.
 
     python tests/benchmarks/training.py [--lengths long|short|FILE.parquet] [--batches N] [--hidden H] [--threads N]
                                         [--rivals] [--only NAME...]
 
 - tutorial: batches in random order, `pack_padded_sequence`, a bidirectional `nn.LSTM`, gather of the last real output
 - torchtext: the same network over `BucketIterator` batches, sorted within
-- tutorial, denormals as zero: the first with `torch.set_flush_denormal(True)`, which users seldom call, in the thread that
-  the project has for torch
+- tutorial, denormals as zero: the first with `torch.set_flush_denormal(True)`, which users seldom call, in the project's
+  torch thread
 - gloveflow: our buckets and network, and the whole step of the project's loop: clipping, checks for finite numbers,
   metrics; in float32, in bfloat16 where the processor's LSTM works in it, and in float32 with all kinds of dropout
 
 Lengths are those of the column `text` of a Parquet file (in `basic_english` tokens, cut at 400), or generated: `short`
-has those of tweets, `long` those of film reviews. Token ids are random, by Zipf's law. Each way runs some batches of its
-own plan of an epoch of all documents. Prints the medians of alternating rounds: real tokens per second, the ratios to
-the tutorial's and torchtext's, the padding of the plan, and the share of the machine's float32 matrix product, sustained
-for seconds right before and after, that the LSTM's counted operations come to (three times the forward pass, real tokens
-only).
+has those of tweets, `long` those of film reviews. Token ids are random and follow Zipf's law. Each loop plans an epoch
+over all documents and runs some of its batches. Prints the medians of alternating rounds: real tokens per second, the
+ratios to the tutorial and to torchtext, the padding efficiency of the plan, and a share of the machine's float32 matrix
+product, which is measured for seconds right before and after. That share counts the LSTM's operations on real tokens,
+forward and backward, as three times those of the forward pass.
 """
 
 import argparse
@@ -60,7 +60,7 @@ TUTORIAL, BUCKET_ITERATOR = "tutorial: random batches, packed", "torchtext: Buck
 HALF = "gloveflow, bf16"
 CPU = torch.device("cpu")
 Batches = list[np.ndarray]
-Way = tuple[Batches, Callable[[Batches], None]]  # the plan of an epoch, and what runs some of its batches
+Way = tuple[Batches, Callable[[Batches], None]]  # the plan of an epoch, and a function that runs some of its batches
 
 
 class Packed(nn.Module):
@@ -90,10 +90,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; without it, torch's default")
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="NAME",
-        help="only the ways whose name holds one of these; without the tutorial's and torchtext's, ratios are to the first",
+        help="only the ways whose name contains one of these; without tutorial and torchtext, ratios are to the first way",
     )  # fmt: skip
     parser.add_argument("--way", help=argparse.SUPPRESS)
-    parser.add_argument("--logging", action="store_true", help="only what it costs to show and log metrics")
+    parser.add_argument("--logging", action="store_true", help="measure only the cost of showing and logging metrics")
     parser.add_argument("--rivals", action="store_true", help="also Keras and Flair, see rivals.py")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or torch.get_num_threads())
@@ -118,13 +118,13 @@ def describe_processor() -> str:
 
 
 def run_elsewhere(body: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns in a process of its own: one that has worked slows those that it starts by a fifth."""
+    """Return the result of a function in a new process; a process that has computed slows its children by a fifth."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(body, *arguments).result()
 
 
 def compare_ways(options: argparse.Namespace) -> None:
-    """Run the rounds, each way in a process of its own, and print the table."""
+    """Run the rounds, each way in its own process, and print the table."""
     half_works = run_elsewhere(has_bfloat16_lstm)
     there = [name for name in (*WAYS, *(RIVALS if options.rivals else [])) if half_works or name != HALF]
     names = [name for name in there if any(part in name for part in options.only)]
@@ -145,7 +145,7 @@ def compare_ways(options: argparse.Namespace) -> None:
     heads = " ".join(f"{'/ ' + rival.split(':')[0]:>10}" for rival in rivals)
     product = statistics.median(measured["product"] for ways in rounds for measured in ways.values())
     half = run_elsewhere(measure_product, options.threads, torch.bfloat16) if half_works else None
-    in_half = f"{half / 1e9:.0f} in bfloat16" if half else "no LSTM in bfloat16 on this processor, so it is left out"
+    in_half = f"{half / 1e9:.0f} in bfloat16" if half else "no LSTM in bfloat16 on this processor, so it is skipped"
     print(f"products of {product / 1e9:.0f} GFLOP/s in float32, {in_half}")
     print(f"{'':36} tokens/s {heads} padding  share")
     for name in names:
@@ -157,7 +157,7 @@ def compare_ways(options: argparse.Namespace) -> None:
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Measure a way in a process of its own: OpenMP's threads of several ways would outnumber the processors."""
+    """Measure a way in its own process: OpenMP's threads of several ways would outnumber the processors."""
     command = [sys.executable, __file__, "--way", name, "--lengths", options.lengths]
     command += ["--batches", str(options.batches), "--hidden", str(options.hidden)]
     command += ["--threads", str(options.threads or torch.get_num_threads())]
@@ -169,9 +169,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def measure_here(options: argparse.Namespace) -> None:
-    """Run a way in this process, for the second time; print tokens per second and padding as JSON.
+    """Run a way twice in this process; print tokens per second of the second time, and padding, as JSON.
 
-    The first time is for what is made once per width of a batch, and later comes from a cache.
+    The first time fills caches that have one entry per width of a batch.
     """
     split = make_split(np.load(options.lengths))
     plan, run = {**WAYS, **RIVALS}[options.way](split, options.hidden)
@@ -181,7 +181,7 @@ def measure_here(options: argparse.Namespace) -> None:
 
 
 def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
-    """Print an epoch's seconds with nothing told, and with progress and metrics as in a run, which go to MLflow."""
+    """Print the time of an epoch without any reports, and with progress and metrics logged to MLflow as in a run."""
     config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision="fp32", device="cpu", epochs=1)
     few = dataclasses.replace(split, offsets=split.offsets[:65], **{
         name: getattr(split, name)[:64] for name in ("label_ids", "buckets", "doc_ids")
@@ -193,7 +193,7 @@ def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
             pass
         training.close_epoch()
 
-    def run_aloud() -> None:
+    def run_with_reports() -> None:
         with MetricStream(run.run_id) as stream:
             fit(make_network(hidden), split, few, config=config, batch_size=BATCH, seed=0, on_metrics=stream.log)
 
@@ -201,10 +201,10 @@ def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
         os.environ |= {"GLOVEFLOW_ARTIFACTS": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         with track_run(PipelineConfig(name="benchmark"), name="benchmark", tags={}) as run:
             seconds = {way: [_time(partial(run_in_torch_thread, way, threads=None)) for _ in range(rounds)]
-                       for way in (run_silently, run_aloud)}  # fmt: skip
-    silent, aloud = (statistics.median(times) for times in seconds.values())
+                       for way in (run_silently, run_with_reports)}  # fmt: skip
+    silent, reported = (statistics.median(times) for times in seconds.values())
     print(
-        f"{len(split):,} documents, an epoch: {silent:.2f} s, with progress and metrics {aloud:.2f} s, {aloud / silent - 1:+.1%}"
+        f"{len(split):,} documents, an epoch: {silent:.2f} s, with progress and metrics {reported:.2f} s, {reported / silent - 1:+.1%}"
     )
 
 
@@ -312,7 +312,7 @@ def plan_torchtext(split: EncodedSplit) -> Batches:
 
 
 def run_apart(run: Callable[[Batches], None]) -> Callable[[Batches], None]:
-    """Return the same as a stage runs it: in a thread that takes denormals as zero, using freed memory again."""
+    """Return a function that runs batches as a stage does: in the torch thread, with freed memory kept for reuse."""
     keep_freed_memory()
     return lambda batches: run_in_torch_thread(lambda: run(batches), threads=None)
 

@@ -3,11 +3,11 @@
     python tests/benchmarks/training_cuda.py [--lengths long|short|FILE.parquet] [--hidden H...] [--batch B...]
                                              [--batches N] [--rounds R]
 
-Lengths, network and loops are those of `training.py`, whose tutorial's loop runs on the device here, in float32 and in
-tf32, torch's default. Prints the medians of alternating rounds: real tokens per second, the ratio to the tutorial's,
-the seconds of a whole epoch at that speed, and two shares of what is achievable. `product` is that of the large matrix
-product in the same precision. `chain` is that of the products alone that have to wait for each other: a batch's
-hidden states by the recurrent weights once per token forward and once backward, both directions side by side, played
+Lengths, network and loops are those of `training.py`; its tutorial's loop runs on the device here, in float32 and in
+tf32, torch's default. Prints the medians of alternating rounds: real tokens per second, the ratio to the tutorial's, the
+seconds of a whole epoch at that speed, and two shares of what is achievable. `product` is the share of a large matrix
+product in the same precision. `chain` is the share of those products that have to wait for each other: the hidden states
+of a batch times the recurrent weights, once per token forward and once backward, both directions side by side, replayed
 from a CUDA graph.
 """
 
@@ -24,7 +24,7 @@ from tasks.batches.encoded_split import EncodedSplit
 from tasks.training.device import set_precision
 
 PRECISIONS = ("fp32", "tf32", "bf16")
-STEPS = 256  # of the chain
+STEPS = 256  # length of the chain
 Run = Callable[[training.Batches], None]
 
 
@@ -63,7 +63,7 @@ def show_ways(
         for (way, precision), (batches, run) in ways.items():
             set_precision(precision, device)
             speed = training.time_run(run, split, batches)
-            if number:  # the first time is to warm up
+            if number:  # the first round is a warm-up
                 speeds[way, precision].append(speed)
     chains = {precision: measure_chain(precision, hidden, batch, device) for precision in PRECISIONS}
     operations = training.count_operations(hidden)
@@ -111,7 +111,9 @@ def measure_product(precision: str, device: torch.device, size: int = 8192) -> f
 def measure_chain(precision: str, hidden: int, batch: int, device: torch.device) -> float:
     """Return the tokens per second of the products that have to wait for each other, both directions side by side."""
     state = draw(batch, hidden, precision, device)
-    weights = draw(hidden, 4 * hidden, precision, device) / hidden**0.5  # what comes out is as large as what goes in
+    weights = (
+        draw(hidden, 4 * hidden, precision, device) / hidden**0.5
+    )  # so that the outputs are as large as the inputs
     gates = torch.zeros(batch, 4 * hidden, dtype=weights.dtype, device=device)
 
     def chain() -> None:
@@ -127,13 +129,13 @@ def measure_chain(precision: str, hidden: int, batch: int, device: torch.device)
 
 
 def draw(rows: int, columns: int, precision: str, device: torch.device) -> Tensor:
-    """Return random numbers to multiply in a precision."""
+    """Return a random matrix in the type of a precision."""
     set_precision(precision, device)
     return torch.randn(rows, columns, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
 
 
 def time_on_device(body: Callable[[], object], count: int = 20) -> float:
-    """Return the median of the device's seconds for something."""
+    """Return the median time that the device takes for a body, in seconds."""
     seconds = []
     for _ in range(count + 3):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -1,12 +1,13 @@
-"""Trainings killed at every step, and started again: each ends with the bits of the one that was never killed.
+"""Kill trainings at every step and start them again: each must end with the bits of a training that was never killed.
 
     python -m tests.campaigns.killed_training [--steps 60] [--every 1] [--threads 2]
 
-One and two directions, one and two layers (with two, a bag of bigrams, too), dropout 0 and 0.3 everywhere, float32 and
-bfloat16 where the processor has it; with a moving average of the weights, validations between the epochs and a checkpoint
-every four steps. For each of these sixteen and for each step, a process trains and kills itself with SIGKILL: after the step, or half-way through writing a checkpoint, or right
-after one was renamed into place, by turns. Another process goes on. Best weights, last weights and history are compared
-byte for byte with those of an unbroken training. A difference ends the campaign with exit code 1.
+There are sixteen kinds of training: one or two directions, one or two layers (with two, also a bag of bigrams), dropout
+0 or 0.3 everywhere, float32 or, where the processor has it, bfloat16. All have a moving average of the weights,
+validations between the epochs, and a checkpoint every four steps. For each kind and each step, a process trains and
+kills itself with SIGKILL, in turn after the step, half-way through writing a checkpoint, and right after a checkpoint
+was renamed into place. Another process resumes. Best weights, last weights and history are compared byte for byte with
+those of an unbroken training. A difference ends the campaign with exit code 1.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from tasks.training.checkpoints import Checkpoints
 from tasks.training.device import has_bfloat16_lstm
 from tasks.training.fitting import fit
 from tasks.training.reproducibility import describe_machine
+from tests.encoded_splits import make_split
 
 VOCABULARY, CLASSES, BATCH, EPOCHS = 200, 3, 8, 4
 MOMENTS = ("after the step", "half-way through a checkpoint", "after a checkpoint")
@@ -47,11 +49,13 @@ def main() -> None:
     options = parser.parse_args()
     kills, started = 0, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="killed-training-") as folder:
-        torch.set_num_threads(1)  # for OpenMP's threads would not survive the forks
-        train(Path(folder, "warm-up"), options.steps, False, 1, 0.0, "fp32")  # import what torch imports late
+        torch.set_num_threads(1)  # because OpenMP's threads would not survive the forks
+        train(
+            Path(folder, "warm-up"), options.steps, False, 1, 0.0, "fp32"
+        )  # so that torch has done its late imports before the forks
         precisions = ("fp32", "bf16") if has_bfloat16_lstm() else ("fp32",)
         if len(precisions) == 1:
-            print("bf16: left out, because this processor cannot run an LSTM in bfloat16", flush=True)
+            print("bf16: skipped, because this processor cannot run an LSTM in bfloat16", flush=True)
         for variant in itertools.product((False, True), (1, 2), (0.0, 0.3), precisions, (options.threads,)):
             root = Path(folder, "-".join(map(str, variant)))
             unbroken = finish(root / "unbroken", options.steps, *variant)
@@ -61,7 +65,7 @@ def main() -> None:
                 results = finish(root / str(step), options.steps, *variant)
                 if results != unbroken:
                     names = ", ".join(name for name in unbroken if results[name] != unbroken[name])
-                    sys.exit(f"{variant}: killed at step {step}, {moment}, it ends with other bits: {names}")
+                    sys.exit(f"{variant}: killed at step {step}, {moment}, it ends with different bits: {names}")
                 kills += 1
             print(f"{variant}: always the same bits ({kills} kills so far)", flush=True)
     print(f"{kills} kills, {time.monotonic() - started:.0f} s, no difference")
@@ -103,7 +107,7 @@ def die(directory: Path, step: int, moment: str, steps: int, *variant: Any) -> N
 
     def save_and_die(self: Checkpoints, tensors: Any, state: Any) -> None:
         if state["step"] == step and moment == MOMENTS[1]:
-            checkpoint_module.sync = kill  # the file is written to the side and has no name yet
+            checkpoint_module.sync = kill  # the file is written but not yet renamed into place
         save_checkpoint(self, tensors, state)
         if state["step"] == step:
             kill()
@@ -113,7 +117,7 @@ def die(directory: Path, step: int, moment: str, steps: int, *variant: Any) -> N
 
 
 def write_results(directory: Path, steps: int, *variant: Any) -> None:
-    """Train to the end, from a checkpoint if there is one, and write all that must not differ."""
+    """Train to the end, from a checkpoint if there is one, and write everything that must not differ."""
     results = train(directory, steps, *variant)
     directory.mkdir(parents=True, exist_ok=True)
     for name, value in results.items():
@@ -137,30 +141,23 @@ def train(
     )
     documents = steps // EPOCHS * BATCH
     history, last = fit(
-        network, make_split(documents, seed=0), make_split(40, seed=1), config=config, batch_size=BATCH, seed=0,
+        network, draw_split(documents, seed=0), draw_split(40, seed=1), config=config, batch_size=BATCH, seed=0,
         checkpoints=Checkpoints(directory, describe_machine(torch.device("cpu")), every_steps=4),
     )  # fmt: skip
     if history.step != steps:
-        raise ValueError(f"{history.step} steps, expected {steps}: --steps has to be a multiple of {EPOCHS}")
-    told = {name: value for name, value in vars(history).items() if name != "seconds"}
+        raise ValueError(f"{history.step} steps, expected {steps}: --steps must be a multiple of {EPOCHS}")
+    recorded = {name: value for name, value in vars(history).items() if name != "seconds"}
     weights = {"best": dict(network.state_dict()), "last": last}
     results = {f"{kind}-{name}": save({"": w}) for kind, named in weights.items() for name, w in named.items()}
-    return {**results, **{name: json.dumps(value).encode() for name, value in told.items()}}
+    return {**results, **{name: json.dumps(value).encode() for name, value in recorded.items()}}
 
 
-def make_split(documents: int, *, seed: int) -> EncodedSplit:
+def draw_split(documents: int, *, seed: int) -> EncodedSplit:
     """Return random documents of 1 to 20 tokens."""
     draw = np.random.default_rng(seed)
     lengths = draw.integers(1, 21, documents)
-    return EncodedSplit(
-        input_ids=draw.integers(2, VOCABULARY, lengths.sum()).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        label_ids=draw.integers(0, CLASSES, documents).astype(np.int32),
-        buckets=(lengths // 8).astype(np.int32),
-        doc_ids=np.arange(documents),
-        scheme="optimal",
-        token_budget=None,
-    )
+    texts = [draw.integers(2, VOCABULARY, length) for length in lengths]
+    return make_split(texts, draw.integers(0, CLASSES, documents), bucket_width=8)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import pytest
 from pipeline_config.contracts.batches import PaddingReport, SchemePadding
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
+from pipeline_config.contracts.evaluation import ClassScores, ModelScores, Scores
 from pipeline_config.schemas import FIGURES
+from tasks.evaluation.prediction_table import ConfidentError
 from tasks.evaluation.report import (
     Evidence,
     draw_confusion,
@@ -24,16 +26,17 @@ from tasks.evaluation.report import (
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def scores_of(labels: list[str], confusion: list[list[int]]) -> dict:
+def score_both(labels: list[str], confusion: list[list[int]]) -> ModelScores:
+    """Return the same scores for both models."""
     classes = {
-        label: {"precision": 0.125, "recall": 0.25, "f1": 0.375, "support": float(sum(row))}
+        label: ClassScores(precision=0.125, recall=0.25, f1=0.375, support=float(sum(row)))
         for label, row in zip(labels, confusion, strict=True)
     }
-    total = sum(map(sum, confusion))
-    return {
-        "accuracy": 0.51234, "macro_f1": 0.41234, "log_loss": 1.23456, "documents": total,
-        "classes": classes, "confusion": confusion,
-    }  # fmt: skip
+    scores = Scores(
+        accuracy=0.51234, macro_f1=0.41234, log_loss=1.23456, documents=sum(map(sum, confusion)), classes=classes,
+        confusion=confusion,
+    )  # fmt: skip
+    return ModelScores(lstm=scores, baseline=scores)
 
 
 def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
@@ -41,14 +44,14 @@ def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
     confusion = [[3, 1], [0, 2]]
     evidence = Evidence(
         labels=labels,
-        metrics={"test": {name: scores_of(labels, confusion) for name in ("lstm", "baseline")}},
+        scores=score_both(labels, confusion),
         epochs=pd.DataFrame(
             {
                 "epoch": [1, 2], "train_loss": [0.9, 0.5], "validation_loss": [0.8, 0.7],
                 "validation_accuracy": [0.5, 0.6], "validation_macro_f1": [0.4, 0.6],
             }
         ),
-        lengths={"train": np.array([1, 2, 2, 7])},
+        lengths=np.array([1, 2, 2, 7]),
         profile=CorpusProfile.model_construct(
             documents={"train": {"bad": 2, "good": 1}, "validation": {"bad": 1}, "test": {"bad": 4, "good": 2}},
             characters_histogram=((1, 3), (5, 7)),
@@ -60,13 +63,13 @@ def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
         coverage=CoverageReport.model_construct(
             tokens={"train": 0.9, "validation": 0.8, "test": 0.8}, misses={"arn": 1, "blorp": 4}
         ),
-        errors=[{"text": "not so bad", "label": "good", "prediction": "bad", "probability": 0.98765}],
+        errors=[ConfidentError("not so bad", label="good", prediction="bad", probability=0.98765)],
     )  # fmt: skip
     return evidence._replace(**changes)
 
 
 def render(evidence: Evidence, directory: Path) -> str:
-    """The page around stand-ins of the figures, which take long to draw."""
+    """The page with placeholders for the figures, which take long to draw."""
     for name in FIGURES:
         (directory / name).write_bytes(PNG + name.encode())
     return render_report(evidence, directory)
@@ -92,7 +95,7 @@ class TestPage:
     @pytest.mark.parametrize("where", ["text", "label", "prediction"])
     def test_markup_in_documents_and_labels_is_escaped(self, tmp_path, where):
         hostile = "<script>alert('&\"')</script>"
-        error = {"text": "t", "label": "bad", "prediction": "good", "probability": 0.9, where: hostile}
+        error = ConfidentError("t", label="bad", prediction="good", probability=0.9)._replace(**{where: hostile})
         page = render(make_evidence(errors=[error]), tmp_path)
         assert "<script" not in page
         assert "&lt;script&gt;alert(&#x27;&amp;&quot;&#x27;)&lt;/script&gt;" in page
@@ -103,15 +106,15 @@ class TestPage:
         assert "<td>&lt;img src=x&gt;</td>" in page
 
     @pytest.mark.parametrize("text", ["{body} {0} {{}} %s", "\x00\x1b[31m", "日本語 \U0001f600"])
-    def test_odd_texts_stand_in_it_as_they_are(self, tmp_path, text):
-        error = {"text": text, "label": "bad", "prediction": "good", "probability": 0.9}
+    def test_odd_texts_are_shown_as_they_are(self, tmp_path, text):
+        error = ConfidentError(text, label="bad", prediction="good", probability=0.9)
         assert cells(render(make_evidence(errors=[error]), tmp_path))[-1] == text
 
     def test_long_texts_are_cut_before_they_are_escaped(self, tmp_path):
-        error = {"text": "&" * 1000, "label": "bad", "prediction": "good", "probability": 0.9}
+        error = ConfidentError("&" * 1000, label="bad", prediction="good", probability=0.9)
         assert cells(render(make_evidence(errors=[error]), tmp_path))[-1] == "&amp;" * 240
 
-    def test_it_stands_alone_with_every_figure_inside(self, tmp_path):
+    def test_it_contains_every_figure_and_refers_to_no_other_file(self, tmp_path):
         page = render(make_evidence(), tmp_path)
         images = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
         assert images == [(tmp_path / name).read_bytes() for name in FIGURES]
@@ -157,7 +160,7 @@ class TestFigures:
             make_evidence(coverage=CoverageReport.model_construct(tokens={"train": 1.0}, misses={}))
         ).draw_without_rendering()
 
-    def test_most_frequent_misses_stand_on_top(self):
+    def test_the_most_frequent_misses_are_on_top(self):
         _, misses = draw_coverage(make_evidence()).axes
         assert [label.get_text() for label in misses.get_yticklabels()] == ["arn", "blorp"]
         assert [bar.get_width() for bar in misses.patches] == [1, 4]
@@ -177,8 +180,7 @@ class TestFigures:
 
     def test_a_class_without_test_documents_is_drawn(self):
         labels = ["bad", "good"]
-        metrics = {"test": {name: scores_of(labels, [[3, 1], [0, 0]]) for name in ("lstm", "baseline")}}
-        axes = draw_confusion(make_evidence(metrics=metrics)).axes[0]
+        axes = draw_confusion(make_evidence(scores=score_both(labels, [[3, 1], [0, 0]]))).axes[0]
         assert "0\n0%" in [text.get_text() for text in axes.texts]
 
     def test_training_figure_has_the_history(self):
@@ -194,7 +196,7 @@ class TestFigures:
 
     @pytest.mark.parametrize("draw", [draw_training, draw_lengths])
     def test_one_epoch_and_one_length_are_drawn(self, draw):
-        evidence = make_evidence(lengths={"train": np.array([1, 1])})
+        evidence = make_evidence(lengths=np.array([1, 1]))
         draw(evidence._replace(epochs=evidence.epochs.head(1))).draw_without_rendering()
 
     def test_same_evidence_gives_the_same_bytes(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Work ahead in threads: order, bounds, help of the thread that waits, errors in their place."""
+"""`map_ahead`: order, bounds, the work of the thread that iterates, the place of errors."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from tasks.runtime.parallel import map_ahead
 
 
 @pytest.mark.parametrize("items", [0, 1, 2, 50])
-def test_work_ahead_keeps_its_order_and_its_bounds(items: int) -> None:
+def test_results_are_in_order_and_the_bound_is_kept(items: int) -> None:
     taken = []
     source = (taken.append(i) or i for i in range(items))
     with ThreadPoolExecutor(2) as pool:
@@ -19,7 +19,7 @@ def test_work_ahead_keeps_its_order_and_its_bounds(items: int) -> None:
     assert taken == list(range(items))
 
 
-def test_the_thread_that_waits_takes_items_that_nobody_has_begun() -> None:
+def test_the_thread_that_iterates_works_on_items_that_no_thread_has_started() -> None:
     held, threads = threading.Event(), []
 
     def work(item: int) -> int:
@@ -36,7 +36,7 @@ def test_the_thread_that_waits_takes_items_that_nobody_has_begun() -> None:
 
 
 @pytest.mark.parametrize("bad", range(4))
-def test_an_error_comes_in_the_place_of_its_item(bad: int) -> None:
+def test_an_error_is_raised_in_the_place_of_its_item(bad: int) -> None:
     def work(item: int) -> int:
         if item == bad:
             raise ValueError(item)

@@ -71,49 +71,49 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(clock, lines):
     ]
 
 
-def test_line_without_a_known_total_tells_the_amount_alone(clock, lines):
+def test_a_line_without_a_total_has_the_amount_only(clock, lines):
     with track_progress("read rows", total=None, unit="rows") as advance:
         clock.now += 12
         advance(2500)
     assert lines() == ["read rows: 2.50k rows after 12 s"]
 
 
-def test_line_tells_what_the_loop_shows_beside_it(clock, lines):
+def test_a_line_has_what_the_loop_shows(clock, lines):
     with track_progress("train", total=4, unit="steps") as advance:
         clock.now += 10
         advance(1, epoch=2, loss="0.53")
     assert lines() == ["train: 1.00 steps of 4.00 steps (25%) after 10 s, 30 s left, epoch 2, loss 0.53"]
 
 
-def test_bytes_are_told_in_binary_multiples(clock, lines):
+def test_bytes_are_shown_in_binary_multiples(clock, lines):
     with track_progress("download", total=4 * 2**20, unit="B") as advance:
         clock.now += 10
         advance(2**20)
     assert lines() == ["download: 1.00MB of 4.00MB (25%) after 10 s, 102kB/s, 30 s left"]
 
 
-def test_what_was_done_before_counts_as_done_but_not_as_speed(clock, lines):
+def test_units_done_earlier_count_as_done_but_not_for_the_speed(clock, lines):
     with track_progress("download", total=100, unit="parts", initial=50) as advance:
         clock.now += 10
         advance(10)
     assert lines() == ["download: 60.0 parts of 100 parts (60%) after 10 s, 40 s left"]  # 1 per second, 40 to go
 
 
-def test_a_step_without_progress_tells_no_time_left(clock, lines):
+def test_without_progress_no_time_left_is_shown(clock, lines):
     with track_progress("download", total=100, unit="parts", initial=50) as advance:
         clock.now += 10
         advance(0)
     assert lines() == ["download: 50.0 parts of 100 parts (50%) after 10 s"]
 
 
-def test_an_empty_whole_is_no_error(clock, lines):
+def test_a_total_of_zero_is_not_an_error(clock, lines):
     with track_progress("score", total=0, unit="texts") as advance:
         clock.now += 10
         advance(0)
     assert lines() == ["score: 0.00 texts after 10 s"]
 
 
-def test_a_quick_loop_says_nothing(clock, lines):
+def test_a_quick_loop_logs_nothing(clock, lines):
     with track_progress("score", total=3) as advance:
         advance(3)
     assert lines() == []
@@ -209,7 +209,7 @@ def test_allow_work_undoes_stop_work(clock, lines):
 
 
 def wait_for(condition):
-    """Give another thread ten seconds to make a condition true."""
+    """Wait up to ten seconds for another thread to make a condition true."""
     patience = threading.Event()
     for _ in range(1000):
         if condition():
@@ -218,12 +218,12 @@ def wait_for(condition):
     pytest.fail("nothing happened in ten seconds")
 
 
-def test_work_without_steps_tells_its_time_now_and_then_until_it_ends(lines, monkeypatch):
+def test_work_without_steps_logs_its_time_until_it_ends(lines, monkeypatch):
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.01)
     before = threading.active_count()
     with show_elapsed("fit"):
         wait_for(lambda: len(lines()) >= 2)
-    assert set(lines()) == {"fit: goes on after 0 s"}
+    assert set(lines()) == {"fit: still running after 0 s"}
     assert threading.active_count() == before
 
 
@@ -235,7 +235,7 @@ def test_work_without_steps_shows_its_time_on_a_terminal(lines, monkeypatch):
     assert lines() == []
 
 
-def test_an_error_of_work_without_steps_is_its_own(lines):
+def test_an_error_of_work_without_steps_is_raised_as_it_is(lines):
     before = threading.active_count()
     with pytest.raises(ValueError, match="no n-gram"), show_elapsed("fit"):
         raise ValueError("no n-gram")

@@ -22,7 +22,7 @@ def load(directory, machine=HERE, **options):
     return Checkpoints(directory, machine, **options).load()
 
 
-def test_what_is_saved_comes_back_bit_for_bit(saved):
+def test_a_checkpoint_is_loaded_bit_for_bit_as_it_was_saved(saved):
     tensors, state = load(saved)
     assert state == STATE
     assert tensors.keys() == TENSORS.keys()
@@ -30,7 +30,7 @@ def test_what_is_saved_comes_back_bit_for_bit(saved):
     assert [path.name for path in saved.iterdir()] == [CHECKPOINT]
 
 
-def test_without_a_checkpoint_there_is_none(tmp_path):
+def test_without_a_file_there_is_no_checkpoint(tmp_path):
     assert load(tmp_path) is None
 
 
@@ -40,42 +40,49 @@ def test_a_newer_checkpoint_replaces_the_older(saved):
 
 
 @pytest.mark.parametrize("place", [20, -3], ids=["header", "tensor"])
-def test_a_damaged_checkpoint_is_told_and_not_used(saved, caplog, place):
+def test_a_damaged_checkpoint_is_reported_and_not_used(saved, caplog, place):
     content = bytearray((saved / CHECKPOINT).read_bytes())
     content[place] ^= 1
     (saved / CHECKPOINT).write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert load(saved) is None
-    assert "training starts again" in caplog.text
+    assert "training starts from the beginning" in caplog.text
 
 
-def test_a_truncated_checkpoint_is_told_and_not_used(saved, caplog):
+def test_a_truncated_checkpoint_is_reported_and_not_used(saved, caplog):
     content = (saved / CHECKPOINT).read_bytes()
     (saved / CHECKPOINT).write_bytes(content[: len(content) // 2])
     assert load(saved) is None
-    assert "cannot be read, training starts again" in caplog.text
+    assert "cannot be read, training starts from the beginning" in caplog.text
 
 
 @pytest.mark.parametrize("step", ["save_file", "sync"])
-def test_a_checkpoint_that_cannot_be_written_is_told_and_the_one_before_stays(saved, monkeypatch, caplog, step):
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_the_previous_one_stays(saved, monkeypatch, caplog, step):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, step, fail)
     Checkpoints(saved, HERE).save(TENSORS, {"step": 8})
-    assert "no checkpoint could be saved, training goes on" in caplog.text
+    assert "the checkpoint could not be saved, training continues" in caplog.text
     assert load(saved)[1] == STATE
     assert [path.name for path in saved.iterdir()] == [CHECKPOINT]
+
+
+def test_the_file_is_synced_before_it_is_renamed_and_its_directory_after(tmp_path, monkeypatch):
+    directory, synced = tmp_path / "c", []
+    monkeypatch.setattr(module, "sync", lambda path: synced.append((path, (directory / CHECKPOINT).exists())))
+    Checkpoints(directory, HERE).save(TENSORS, STATE)
+    assert synced == [(directory / f".{CHECKPOINT}.tmp", False), (directory, True)]
 
 
 class TestMachines:
     def test_a_checkpoint_of_another_machine_is_refused_with_the_differences(self, saved):
         with pytest.raises(TrainingError) as caught:
             load(saved, {"cpu": "b", "threads": 2})
-        assert "made elsewhere (cpu: 'a', here 'b')" in str(caught.value)
+        assert "made on another machine (cpu: 'a', here 'b')" in str(caught.value)
         assert "training.resume_elsewhere=true" in str(caught.value)
 
-    def test_it_is_taken_when_allowed_and_every_machine_is_remembered(self, saved):
+    def test_it_is_used_if_allowed_and_every_machine_is_recorded(self, saved):
         there = Checkpoints(saved, {"cpu": "b", "threads": 2}, accept_others=True)
         assert there.load()[1] == STATE
         assert there.machines == [HERE]
@@ -84,7 +91,7 @@ class TestMachines:
         again.load()
         assert again.machines == [HERE]
 
-    def test_on_one_machine_no_other_is_remembered(self, saved):
+    def test_on_one_machine_no_other_is_recorded(self, saved):
         here = Checkpoints(saved, HERE)
         here.load()
         assert here.machines == []

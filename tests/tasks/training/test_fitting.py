@@ -1,5 +1,3 @@
-import math
-import random
 import threading
 
 import numpy as np
@@ -8,114 +6,36 @@ import torch
 from torch import Tensor
 
 from pipeline_config.errors import TrainingError
-from pipeline_config.settings import TrainingConfig
-from tasks.batches.encoded_split import EncodedSplit
 from tasks.evaluation.prediction import validate
 from tasks.runtime.cancellation import WorkStopped, allow_work, stop_work
-from tasks.served.network import TextClassifier
-from tasks.training import fitting
+from tasks.training import training_state
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.device import has_bfloat16_lstm
 from tasks.training.fitting import fit
+from tests.small_training import (
+    FULL_DROPOUT,
+    POISON,
+    VOCABULARY,
+    Recorder,
+    are_equal,
+    configure,
+    draw_split,
+    make_network,
+    poison,
+    weights_of,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16_lstm(), reason="this processor cannot run an LSTM in bfloat16")
-CLASSES, CPU = 2, torch.device("cpu")
-FULL_DROPOUT = {"dropout": 0.3, "embedding_dropout": 0.2, "word_dropout": 0.1, "recurrent_dropout": 0.2}
-VOCABULARY = 12
+CPU = torch.device("cpu")
 MACHINE = {"cpu": "a", "threads": 1}
-POISON = VOCABULARY - 1  # a token id of one document only
-
-
-def make_split(count: int = 24, *, seed: int = 0, first_doc_id: int = 100) -> EncodedSplit:
-    """Documents of class 0 have tokens 2 to 5, those of class 1 have 6 to 9, both have 1; lengths 1 to 6."""
-    generator = random.Random(seed)
-    documents, label_ids = [], []
-    for number in range(count):
-        label = number % CLASSES
-        more = generator.choices([1, 2 + 4 * label], k=generator.randrange(6))
-        tokens = [2 + 4 * label + generator.randrange(4), *more]
-        documents.append(tokens)
-        label_ids.append(label)
-    lengths = np.array([len(tokens) for tokens in documents])
-    return EncodedSplit(
-        input_ids=np.concatenate(documents).astype(np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        label_ids=np.array(label_ids, np.int32),
-        buckets=(lengths > 3).astype(np.int32),
-        doc_ids=np.arange(first_doc_id, first_doc_id + count),
-        scheme="optimal",
-        token_budget=None,
-    )
-
-
-def make_network(seed: int = 0, **changes) -> TextClassifier:
-    settings = {
-        "num_embeddings": VOCABULARY, "embedding_dim": 4, "num_classes": CLASSES, "padding_idx": 0, "unk_idx": 1,
-        "hidden_size": 5, "num_layers": 1, "bidirectional": True, "pooling": "mean_max", "dropout": 0.1,
-    }  # fmt: skip
-    network = TextClassifier(**{**settings, **changes})
-    network.reset_weights(torch.Generator().manual_seed(seed))
-    return network
-
-
-def configure(**changes) -> TrainingConfig:
-    fixed = {"epochs": 2, "learning_rate": 0.02, "device": "cpu", "precision": "fp32", "log_every_steps": 1}
-    return TrainingConfig(**{**fixed, **changes})
-
-
-def weights_of(network: TextClassifier) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in network.state_dict().items()}
-
-
-def are_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-class Recorder:
-    """Takes the metrics that `fit` hands out."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[dict[str, float], int]] = []
-
-    def __call__(self, metrics: dict[str, float], step: int) -> None:
-        self.calls.append((metrics, step))
-
-    def series(self, name: str) -> list[tuple[int, float]]:
-        return [(step, metrics[name]) for metrics, step in self.calls if name in metrics]
-
-
-@pytest.fixture
-def script_macro_f1(monkeypatch):
-    """Let validation report given macro F1 values, epoch by epoch; returns the weights seen at each."""
-
-    def script(*values: float) -> list[dict[str, Tensor]]:
-        seen: list[dict[str, Tensor]] = []
-
-        def scripted(network: TextClassifier, _split: EncodedSplit) -> dict[str, float]:
-            seen.append(weights_of(network))
-            scores = {"validation_loss": 1.0, "validation_accuracy": 0.5}
-            return {**scores, "validation_macro_f1": values[len(seen) - 1]}
-
-        monkeypatch.setattr(fitting, "validate", scripted)
-        return seen
-
-    return script
-
-
-@pytest.fixture
-def learn_by_sgd(monkeypatch):
-    """Take plain gradient steps of size 1, so that the change of the weights is the gradient."""
-    monkeypatch.setattr(
-        fitting, "build_optimizer", lambda network, _config: torch.optim.SGD(network.parameters(), lr=1.0)
-    )
 
 
 class TestLearning:
     def test_loss_falls_and_learnable_documents_are_learned(self):
         network = make_network()
         history, _ = fit(
-            network, make_split(60), make_split(20, seed=1), batch_size=8, seed=0,
+            network, draw_split(60), draw_split(20, seed=1), batch_size=8, seed=0,
             config=configure(epochs=8, learning_rate=0.05, patience=None),
         )  # fmt: skip
         losses = [epoch["train_loss"] for epoch in history.epochs]
@@ -123,19 +43,19 @@ class TestLearning:
         assert history.best_score == 1.0
 
     def test_first_train_loss_is_the_mean_cross_entropy_over_documents(self, monkeypatch):
-        network, split = make_network(dropout=0.0), make_split(10)
+        network, split = make_network(dropout=0.0), draw_split(10)
         input_ids, lengths = split.pad_batch(np.arange(10))
         logits = network(torch.from_numpy(input_ids), torch.from_numpy(lengths))
         rows = logits.double().log_softmax(dim=1)[range(10), split.label_ids.tolist()]
         monkeypatch.setattr(
-            fitting, "build_optimizer", lambda network, _config: torch.optim.SGD(network.parameters(), lr=0.0)
+            training_state, "build_optimizer", lambda network, _config: torch.optim.SGD(network.parameters(), lr=0.0)
         )
         config = configure(epochs=1, schedule="constant")
         history, _ = fit(network, split, split, config=config, batch_size=4, seed=0)  # batches of 4, 4 and 2
         assert history.epochs[0]["train_loss"] == pytest.approx(-rows.mean().item(), abs=1e-6)
 
     def test_every_token_is_seen_once_per_epoch(self):
-        split = make_split()
+        split = draw_split()
         history, _ = fit(make_network(), split, split, config=configure(epochs=3), batch_size=7, seed=0)
         assert history.tokens == 3 * len(split.input_ids)
         assert history.seconds > 0
@@ -143,14 +63,14 @@ class TestLearning:
     def test_dropout_acts_again_after_a_validation(self):
         network, training = make_network(), []
         fit(
-            network, make_split(), make_split(8), config=configure(epochs=2), batch_size=24, seed=0,
+            network, draw_split(), draw_split(8), config=configure(epochs=2), batch_size=24, seed=0,
             on_metrics=lambda metrics, _step: training.append(network.training) if "step_loss" in metrics else None,
         )  # fmt: skip
         assert training == [True, True]
 
     def test_validation_draws_no_random_numbers(self):
         network, before = make_network(dropout=0.5), torch.random.get_rng_state()
-        validate(network, make_split())
+        validate(network, draw_split())
         assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -158,7 +78,7 @@ class TestDeterminism:
     @staticmethod
     def train(seed: int = 0, **options) -> dict[str, Tensor]:
         network = make_network(**FULL_DROPOUT)
-        fit(network, make_split(), make_split(8, seed=1), config=configure(), batch_size=8, seed=seed, **options)
+        fit(network, draw_split(), draw_split(8, seed=1), config=configure(), batch_size=8, seed=seed, **options)
         return weights_of(network)
 
     def test_same_seed_gives_the_same_bits_whatever_uses_torch_meanwhile(self):
@@ -166,12 +86,12 @@ class TestDeterminism:
         torch.manual_seed(2)
         assert are_equal(one, self.train(on_metrics=lambda *_: torch.rand(10)))
 
-    def test_torchs_own_generator_is_left_alone(self):
+    def test_torchs_own_generator_is_not_used(self):
         network, before = make_network(**FULL_DROPOUT), torch.random.get_rng_state()
-        fit(network, make_split(), make_split(8, seed=1), config=configure(), batch_size=8, seed=0)
+        fit(network, draw_split(), draw_split(8, seed=1), config=configure(), batch_size=8, seed=0)
         assert torch.equal(torch.random.get_rng_state(), before)
 
-    def test_same_bits_with_another_training_beside_it(self):
+    def test_another_training_at_the_same_time_does_not_change_the_bits(self):
         one, stop = self.train(), threading.Event()
 
         def disturb():
@@ -196,7 +116,7 @@ class TestBestEpoch:
         seen = script_macro_f1(0.5, 0.7, 0.7, 0.6, 0.9)  # an equal score is no better one
         network = make_network()
         history, _ = fit(
-            network, make_split(), make_split(8), config=configure(epochs=5, patience=2), batch_size=8, seed=0
+            network, draw_split(), draw_split(8), config=configure(epochs=5, patience=2), batch_size=8, seed=0
         )
         assert (len(history.epochs), history.best_epoch, history.best_score) == (4, 2, 0.7)
         assert are_equal(weights_of(network), seen[1])
@@ -205,7 +125,7 @@ class TestBestEpoch:
     def test_patience_counts_from_the_best_epoch(self, script_macro_f1):
         script_macro_f1(0.5, 0.4, 0.6, 0.5, 0.7)
         history, _ = fit(
-            make_network(), make_split(), make_split(8), config=configure(epochs=5, patience=2), batch_size=8, seed=0
+            make_network(), draw_split(), draw_split(8), config=configure(epochs=5, patience=2), batch_size=8, seed=0
         )
         assert (len(history.epochs), history.best_epoch) == (5, 5)
 
@@ -213,7 +133,7 @@ class TestBestEpoch:
         seen = script_macro_f1(0.7, 0.1, 0.1, 0.1)
         network = make_network()
         history, _ = fit(
-            network, make_split(), make_split(8), config=configure(epochs=4, patience=None), batch_size=8, seed=0
+            network, draw_split(), draw_split(8), config=configure(epochs=4, patience=None), batch_size=8, seed=0
         )
         assert (len(history.epochs), history.best_epoch) == (4, 1)
         assert are_equal(weights_of(network), seen[0])
@@ -221,7 +141,7 @@ class TestBestEpoch:
     def test_a_macro_f1_of_zero_is_a_best_epoch_too(self, script_macro_f1):
         seen = script_macro_f1(0.0)
         network = make_network()
-        history, _ = fit(network, make_split(), make_split(8), config=configure(epochs=1), batch_size=8, seed=0)
+        history, _ = fit(network, draw_split(), draw_split(8), config=configure(epochs=1), batch_size=8, seed=0)
         assert history.best_epoch == 1
         assert are_equal(weights_of(network), seen[0])
 
@@ -230,7 +150,7 @@ class TestHistory:
     def test_steps_are_recorded_every_so_often_and_epochs_at_their_last_step(self):
         recorder = Recorder()
         history, _ = fit(
-            make_network(), make_split(24), make_split(8), config=configure(epochs=2, log_every_steps=3),
+            make_network(), draw_split(24), draw_split(8), config=configure(epochs=2, log_every_steps=3),
             batch_size=6, seed=0, on_metrics=recorder,
         )  # fmt: skip
         assert [row["step"] for row in history.steps] == [3, 6]  # of 8
@@ -243,82 +163,11 @@ class TestHistory:
         }  # fmt: skip
 
     def test_batch_padding_efficiency_is_real_tokens_over_all(self):
-        split = make_split(24)
+        split = draw_split(24)
         history, _ = fit(make_network(), split, split, config=configure(epochs=1), batch_size=24, seed=0)
         assert history.steps[0]["batch_padding_efficiency"] == pytest.approx(
             len(split.input_ids) / (24 * split.lengths.max())
         )
-
-
-class TestLearningRate:
-    def test_constant_schedule_keeps_the_learning_rate(self):
-        recorder = Recorder()
-        fit(
-            make_network(), make_split(24), make_split(8), config=configure(schedule="constant"),
-            batch_size=8, seed=0, on_metrics=recorder,
-        )  # fmt: skip
-        assert {rate for _, rate in recorder.series("learning_rate")} == {0.02}
-
-
-class TestWeightUpdates:
-    @pytest.mark.parametrize("freeze", [True, False], ids=["frozen", "trained"])
-    def test_training_changes_pretrained_vectors_unless_frozen(self, freeze):
-        vectors = torch.randn(VOCABULARY, 4, generator=torch.Generator().manual_seed(3))
-        vectors[0] = 0.0
-        network = make_network(embeddings=vectors.clone(), freeze_embeddings=freeze)
-        fit(network, make_split(), make_split(8), config=configure(), batch_size=8, seed=0)
-        assert torch.equal(network.embedding.weight, vectors) is freeze
-        assert torch.equal(network.embedding.weight[0], torch.zeros(4))  # padding stays zero either way
-
-    @pytest.mark.usefixtures("learn_by_sgd")
-    @pytest.mark.parametrize("clip_norm", [0.01, None])
-    def test_gradient_is_cut_to_the_clip_norm_and_its_own_norm_is_reported(self, clip_norm):
-        network = make_network()
-        before, recorder = weights_of(network), Recorder()
-        fit(
-            network, make_split(), make_split(8), batch_size=24, seed=0, on_metrics=recorder,
-            config=configure(epochs=1, clip_norm=clip_norm, schedule="constant"),
-        )  # fmt: skip
-        change = math.sqrt(
-            sum(float((weight - before[name]).square().sum()) for name, weight in weights_of(network).items())
-        )
-        ((_, norm),) = recorder.series("gradient_norm")
-        assert norm > 0.05
-        assert change == pytest.approx(norm if clip_norm is None else clip_norm, rel=1e-3)
-
-
-class TestNonFiniteNumbers:
-    @staticmethod
-    def poison(split: EncodedSplit, document: int) -> EncodedSplit:
-        split.input_ids[split.offsets[document]] = POISON
-        return split
-
-    def test_a_loss_that_is_not_finite_ends_training_before_the_step_and_names_step_and_documents(self):
-        split = self.poison(make_split(24), 17)
-        network = make_network()
-        with torch.no_grad():
-            network.embedding.weight[POISON] = float("nan")
-        snapshots = [weights_of(network)]
-        with pytest.raises(TrainingError) as caught:
-            fit(
-                network, split, make_split(8), config=configure(epochs=1), batch_size=1, seed=0,
-                on_metrics=lambda _metrics, _step: snapshots.append(weights_of(network)),
-            )  # fmt: skip
-        failed = len(snapshots)
-        assert str(caught.value) == (
-            f"step {failed}: loss nan, gradient norm nan, expected finite numbers; documents [117] ...; "
-            "a smaller training.learning_rate may help"
-        )
-        assert 1 < failed < 24
-        torch.testing.assert_close(weights_of(network), snapshots[-1], rtol=0, atol=0, equal_nan=True)
-
-    def test_a_gradient_that_is_not_finite_ends_training_before_the_step(self):
-        network = make_network()
-        network.linear.bias.register_hook(lambda gradient: gradient * float("inf"))
-        before = weights_of(network)
-        with pytest.raises(TrainingError, match=r"step 1: loss 0\.\d+, gradient norm (inf|nan), expected finite"):
-            fit(network, make_split(), make_split(8), config=configure(), batch_size=8, seed=0)
-        assert are_equal(weights_of(network), before)
 
 
 def test_stopping_work_ends_training_at_the_next_step():
@@ -332,113 +181,12 @@ def test_stopping_work_ends_training_at_the_next_step():
     try:
         with pytest.raises(WorkStopped):
             fit(
-                make_network(), make_split(), make_split(8), config=configure(), batch_size=4, seed=0,
+                make_network(), draw_split(), draw_split(8), config=configure(), batch_size=4, seed=0,
                 on_metrics=stop_at_third,
             )  # fmt: skip
     finally:
         allow_work()
     assert [step for step, _ in recorder.series("step_loss")] == [1, 2, 3]
-
-
-class TestSettings:
-    """What single settings do to the steps."""
-
-    @pytest.mark.usefixtures("learn_by_sgd")
-    def test_accumulated_batches_take_the_step_of_one_large_batch(self):
-        steps = []
-        for batch_size, accumulation in ((24, 1), (5, 5)):
-            network, recorder = make_network(dropout=0.0), Recorder()
-            config = configure(epochs=1, accumulation=accumulation, class_weights="balanced", label_smoothing=0.1)
-            history, _ = fit(
-                network, make_split(21), make_split(8), config=config, batch_size=batch_size, seed=0,
-                on_metrics=recorder,
-            )  # fmt: skip
-            assert history.step == 1
-            steps.append((weights_of(network), recorder.series("step_loss")[0][1]))
-        (one, one_loss), (other, other_loss) = steps
-        assert one_loss == pytest.approx(other_loss, abs=1e-6)
-        for name, weight in one.items():
-            torch.testing.assert_close(weight, other[name], rtol=0, atol=1e-6)
-
-    @pytest.mark.usefixtures("learn_by_sgd")
-    def test_loss_is_that_of_weighted_smoothed_cross_entropy(self):
-        split, network, recorder = make_split(21), make_network(dropout=0.0), Recorder()
-        input_ids, lengths = split.pad_batch(np.arange(21))
-        logits = network(torch.from_numpy(input_ids), torch.from_numpy(lengths))
-        expected = torch.nn.functional.cross_entropy(  # 11 documents of class 0, 10 of class 1
-            logits, torch.from_numpy(split.label_ids.astype(np.int64)), label_smoothing=0.2,
-            weight=torch.tensor([21 / 22, 21 / 20]),
-        )  # fmt: skip
-        config = configure(epochs=1, class_weights="balanced", label_smoothing=0.2)
-        fit(network, split, make_split(8), config=config, batch_size=24, seed=0, on_metrics=recorder)
-        assert recorder.series("step_loss")[0][1] == pytest.approx(expected.item(), abs=1e-6)
-
-    def test_pretrained_vectors_stay_in_the_frozen_epochs_and_move_after_them(self, script_macro_f1):
-        vectors = torch.randn(VOCABULARY, 4, generator=torch.Generator().manual_seed(3))
-        seen = script_macro_f1(0.1, 0.2, 0.3)
-        network = make_network(embeddings=vectors.clone())
-        fit(network, make_split(), make_split(8), config=configure(epochs=3, frozen_epochs=2), batch_size=8, seed=0)
-        moved = [not torch.equal(weights["embedding.weight"], vectors) for weights in seen]
-        assert moved == [False, False, True]
-
-    def test_a_fresh_embedding_layer_is_never_frozen(self, script_macro_f1):
-        seen, network = script_macro_f1(0.1), make_network()
-        before = weights_of(network)["embedding.weight"]
-        fit(network, make_split(), make_split(8), config=configure(epochs=1, frozen_epochs=1), batch_size=8, seed=0)
-        assert not torch.equal(seen[0]["embedding.weight"], before)
-
-    def test_the_moving_average_is_validated_and_kept_and_the_raw_weights_go_on(self, script_macro_f1, monkeypatch):
-        seen, raw = script_macro_f1(0.5, 0.4), []
-        step = torch.optim.AdamW.step
-        monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: [step(self), raw.append(
-            weights_of(network))])  # fmt: skip
-        network = make_network(dropout=0.0)
-        first = weights_of(network)
-        config = configure(epochs=2, ema_decay=0.5)
-        _, last = fit(network, make_split(), make_split(8), config=config, batch_size=12, seed=0)
-        expected, average = [], {name: value[: len(raw[0][name])] for name, value in first.items()}
-        for number, weights in enumerate(raw):
-            decay = min(0.5, (1 + number) / (10 + number))
-            average = {name: decay * value + (1 - decay) * weights[name] for name, value in average.items()}
-            expected.append(average)
-        for got, wanted in ((seen[0], expected[1]), (seen[1], expected[3]), (last, expected[3])):
-            for name, weight in got.items():
-                rows = len(wanted[name])
-                torch.testing.assert_close(weight[:rows], wanted[name], rtol=0, atol=1e-6)
-                assert torch.equal(weight[rows:], first[name][rows:])
-        assert are_equal(weights_of(network), seen[0])
-
-    @needs_bfloat16
-    def test_bf16_trains_close_to_fp32_and_keeps_fp32_weights(self):
-        losses = []
-        for precision in ("fp32", "bf16"):
-            network = make_network(dropout=0.0)
-            history, _ = fit(
-                network, make_split(60), make_split(8), config=configure(precision=precision), batch_size=8, seed=0
-            )
-            assert {weight.dtype for weight in network.parameters()} == {torch.float32}
-            losses.append(history.epochs[-1]["train_loss"])
-        assert losses[0] != losses[1]
-        assert losses[0] == pytest.approx(losses[1], rel=0.03)
-
-    def test_both_layouts_train_to_the_same_numbers(self):
-        trained = []
-        for layout in ("padded", "packed"):
-            network = make_network(**FULL_DROPOUT).double()
-            fit(network, make_split(), make_split(8), config=configure(layout=layout), batch_size=8, seed=0)
-            trained.append(weights_of(network))
-        for name, weight in trained[0].items():
-            torch.testing.assert_close(weight, trained[1][name], rtol=0, atol=1e-9)
-
-    @pytest.mark.parametrize(("metric", "best"), [("loss", 2), ("accuracy", 3), ("macro_f1", 1)])
-    def test_the_named_metric_decides_which_epoch_is_best(self, monkeypatch, metric, best):
-        scores = iter([(0.5, 0.1, 0.9), (0.3, 0.2, 0.8), (0.4, 0.3, 0.7)])
-        names = [f"validation_{name}" for name in ("loss", "accuracy", "macro_f1")]
-        monkeypatch.setattr(fitting, "validate", lambda *_: dict(zip(names, next(scores), strict=True)))
-        history, _ = fit(
-            make_network(), make_split(), make_split(8), config=configure(epochs=3, metric=metric), batch_size=8, seed=0
-        )
-        assert history.best_epoch == best
 
 
 class Killed(BaseException):
@@ -489,7 +237,7 @@ class TestResume:
         ).to(device)
         config = configure(**{"epochs": 4, "patience": None, "log_every_steps": 2, **training})
         history, last = fit(
-            network, make_split(22), make_split(8, seed=1), config=config, batch_size=5, seed=3,
+            network, draw_split(22), draw_split(8, seed=1), config=config, batch_size=5, seed=3,
             checkpoints=checkpoints,
         )  # fmt: skip
         return weights_of(network), last, {k: v for k, v in vars(history).items() if k != "seconds"}
@@ -497,7 +245,7 @@ class TestResume:
     @pytest.mark.parametrize(
         "variant", [pytest.param(name, marks=[needs_bfloat16] if "bf16" in name else []) for name in VARIANTS]
     )
-    def test_killed_anywhere_it_ends_like_an_unbroken_run(self, variant, tmp_path, device):
+    def test_a_training_killed_at_any_step_ends_with_the_bits_of_an_unbroken_one(self, variant, tmp_path, device):
         best, last, history = self.train(variant, device=device)
         ends = [int(row["step"]) for row in history["epochs"]]
         for step in sorted({1, 2, 4, ends[0], ends[0] + 1, ends[1] - 2, history["step"] - 1, history["step"]}):
@@ -510,7 +258,7 @@ class TestResume:
             assert are_equal(again[1], last), step
             assert again[2] == history, step
 
-    def test_stopped_work_is_saved_at_once_and_goes_on(self, tmp_path):
+    def test_a_stopped_training_is_saved_at_once_and_resumes(self, tmp_path):
         variant = "two-way, two layers, all dropout"
         unbroken, steps = self.train(variant), []
         checkpoints = Checkpoints(tmp_path, MACHINE)
@@ -526,7 +274,7 @@ class TestResume:
         assert are_equal(again[0], unbroken[0])
         assert again[2] == unbroken[2]
 
-    def test_stopped_in_a_validation_the_epoch_is_validated_again(self, tmp_path, monkeypatch):
+    def test_a_training_stopped_in_a_validation_validates_that_epoch_again(self, tmp_path, monkeypatch):
         unbroken, stopped = self.train("average, accumulation"), []
 
         def stop_once(network, split):
@@ -535,7 +283,7 @@ class TestResume:
                 stop_work()
             return validate(network, split)
 
-        monkeypatch.setattr(fitting, "validate", stop_once)
+        monkeypatch.setattr(training_state, "validate", stop_once)
         try:
             with pytest.raises(WorkStopped):
                 self.train("average, accumulation", Checkpoints(tmp_path, MACHINE))
@@ -546,13 +294,13 @@ class TestResume:
         assert again[2] == unbroken[2]
 
     def test_a_step_that_is_not_finite_leaves_the_checkpoint_before_it(self, tmp_path):
-        split, network = TestNonFiniteNumbers.poison(make_split(24), 17), make_network()
+        split, network = poison(draw_split(24), 17), make_network()
         with torch.no_grad():
             network.embedding.weight[POISON] = float("nan")
         checkpoints = Checkpoints(tmp_path, MACHINE, every_steps=1)
         with pytest.raises(TrainingError) as caught:
             fit(
-                network, split, make_split(8), config=configure(epochs=1), batch_size=1, seed=0,
+                network, split, draw_split(8), config=configure(epochs=1), batch_size=1, seed=0,
                 checkpoints=checkpoints,
             )  # fmt: skip
         tensors, state = checkpoints.load()

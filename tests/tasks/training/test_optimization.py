@@ -108,9 +108,9 @@ def test_balanced_classes_weigh_the_same():
 
 def test_average_weights_by_hand():
     average, weights = {"w": torch.tensor([1.0])}, {"w": torch.tensor([2.0])}
-    average_weights(average, weights, 0.99, 0)  # decay 1/10 in the first step
+    average_weights(average, weights, decay=0.99, step=0)  # decay 1/10 in the first step
     assert average["w"].item() == pytest.approx(1.9)
-    average_weights(average, weights, 0.5, 1000)
+    average_weights(average, weights, decay=0.5, step=1000)
     assert average["w"].item() == pytest.approx(1.95)
 
 
@@ -161,6 +161,6 @@ class TestBackpropagation:
         distances = (seen[1] - seen[0]).flatten(1).norm(dim=1)
         torch.testing.assert_close(distances, torch.full((2,), 0.5))
 
-    def test_a_document_without_a_slope_stays_where_it_is(self):
+    def test_a_document_with_a_gradient_of_zero_is_not_moved(self):
         embedded = torch.zeros(1, 2, 2, requires_grad=True) * 1
         assert backpropagate(lambda e: (e**2).sum(), embedded, adversarial=0.5) == 0.0

@@ -1,4 +1,5 @@
 import logging
+import math
 import subprocess
 import sys
 
@@ -9,7 +10,6 @@ import pytest
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE, SPLITS, predictions_schema
 from pipeline_config.settings import BaselineConfig
-from tasks.evaluation.prediction import predictions_table
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.commit import commit_output
 from tasks.training.train_baseline import build_baseline, train_baseline
@@ -46,7 +46,7 @@ def test_predictions_are_probabilities_of_every_held_out_document(toy):
     assert frame["prediction"].tolist() == probabilities.idxmax(axis=1).str.removeprefix("p_").tolist()
 
 
-def test_it_learns_from_the_train_split_alone(artifacts):
+def test_it_learns_from_the_train_split_only(artifacts):
     held_out = [(f"cold {split}", "a", split) for split in ("validation", "test")]
     documents = make_documents([("hot hot", "a", "train"), ("cold cold", "b", "train"), *held_out])
     predictions = train_baseline.fn(documents, BaselineConfig(min_df=1)).read_table(PREDICTIONS_FILE)
@@ -75,7 +75,7 @@ def test_texts_without_words_are_an_input_error(artifacts):
         train_baseline.fn(make_documents(rows), BaselineConfig(min_df=1))
 
 
-def test_no_convergence_is_told_once_and_predictions_are_still_made(toy, caplog):
+def test_no_convergence_is_logged_once_and_predictions_are_still_made(toy, caplog):
     with caplog.at_level(logging.WARNING, "tasks.training.train_baseline"):
         output = train_baseline.fn(toy.documents, BaselineConfig(max_iterations=1))
     assert [record.getMessage() for record in caplog.records] == ["the baseline did not converge in 1 iterations"]
@@ -83,7 +83,7 @@ def test_no_convergence_is_told_once_and_predictions_are_still_made(toy, caplog)
     assert output.facts["iterations"] == 1
 
 
-def test_convergence_is_not_told(toy, caplog):
+def test_convergence_is_not_logged(toy, caplog):
     train_baseline.fn(toy.documents, BaselineConfig(ngram_max=1))
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
@@ -96,13 +96,15 @@ def test_features_are_word_n_grams_up_to_the_longest(ngram_max, features):
     assert set(vectorizer.vocabulary_) == features
 
 
-def test_predictions_take_the_class_of_the_highest_probability():
-    documents = pa.table({"doc_id": [4, 7], "split": ["test", "test"], "label": ["y", "x"]})
-    table = predictions_table(documents, ["x", "y"], np.array([[0.25, 0.75], [0.5, 0.5]]))
-    assert table.to_pylist() == [
-        {"doc_id": 4, "split": "test", "label": "y", "prediction": "y", "p_x": 0.25, "p_y": 0.75},
-        {"doc_id": 7, "split": "test", "label": "x", "prediction": "x", "p_x": 0.5, "p_y": 0.5},
-    ]
+def test_features_are_sublinear_tf_times_smoothed_idf_in_unit_length():
+    # two documents; a1 is three times in the first, b1 once in both, c1 once in the second
+    vectorizer = build_baseline(BaselineConfig(ngram_max=1, min_df=1))[0]
+    got = vectorizer.fit_transform(["a1 a1 a1 b1", "b1 c1"]).toarray()
+    rare, common = math.log(3 / 2) + 1, math.log(3 / 3) + 1  # ln((1 + documents) / (1 + documents with it)) + 1
+    first = [(1 + math.log(3)) * rare, common, 0.0]  # 1 + ln(occurrences)
+    second = [0.0, common, rare]
+    expected = [[value / math.hypot(*row) for value in row] for row in (first, second)]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
 def test_torch_is_imported_before_scikit_learn(artifacts):

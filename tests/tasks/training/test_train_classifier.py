@@ -14,13 +14,13 @@ from prefect.states import Failed
 from prefect.testing.utilities import prefect_test_harness
 from safetensors.torch import load_file
 
+from pipeline_config.contracts.training import ModelDescription
 from pipeline_config.errors import ConfigError, TrainingError
 from pipeline_config.schemas import (
     EMBEDDINGS_FILE,
     EPOCHS,
     EPOCHS_FILE,
     LAST_WEIGHTS_FILE,
-    MODEL_FILE,
     STEPS,
     STEPS_FILE,
     WEIGHTS_FILE,
@@ -63,7 +63,7 @@ def vectors(toy) -> torch.Tensor:
 
 
 class TestReproducibility:
-    def test_same_seed_gives_the_same_files_bit_for_bit_whatever_used_torch_before(self, toy):
+    def test_the_same_seed_gives_the_same_files_whatever_used_torch_before(self, toy):
         first = toy.classifier.path(WEIGHTS_FILE).read_bytes()
         forget(toy.classifier)
         torch.manual_seed(999)
@@ -78,7 +78,7 @@ class TestReproducibility:
         assert other.digest != toy.classifier.digest
         assert not torch.equal(weights(other)["linear.weight"], weights(toy.classifier)["linear.weight"])
 
-    def test_generator_and_thread_count_are_put_back(self, toy):
+    def test_generator_and_thread_count_are_restored(self, toy):
         forget(toy.classifier)
         before, threads = torch.random.get_rng_state(), torch.get_num_threads()
         train(toy, training={"epochs": 1, "threads": threads + 1})
@@ -91,15 +91,15 @@ class TestReproducibility:
 
 class TestOutput:
     def test_description_rebuilds_the_network(self, toy):
-        description = toy.classifier.read_json(MODEL_FILE)
-        assert description["labels"] == ["food", "météo", "sport"]
-        assert description["architecture"] == {
+        description = toy.classifier.read_model(ModelDescription)
+        assert description.labels == ("food", "météo", "sport")
+        assert description.architecture.model_dump() == {
             "num_embeddings": toy.vocabulary.facts["vocabulary_size"], "embedding_dim": 8, "num_classes": 3,
             "padding_idx": 0, "hidden_size": 6, "num_layers": 1, "bidirectional": True, "pooling": "mean_max",
             "dropout": 0.2, "embedding_dropout": 0.5, "word_dropout": 0.0, "recurrent_dropout": 0.0, "layer_norm": False,
             "pool_embeddings": False, "bigram_buckets": 0, "unk_idx": 1,
         }  # fmt: skip
-        assert 1 <= description["best_epoch"] <= 3
+        assert 1 <= description.best_epoch <= 3
 
     def test_history_has_a_row_per_epoch_and_per_logged_step(self, toy):
         epochs, steps = (toy.classifier.read_table(name) for name in (EPOCHS_FILE, STEPS_FILE))
@@ -109,16 +109,16 @@ class TestOutput:
 
     def test_best_and_last_weights_are_kept(self, toy):
         files = [toy.classifier.path(name).read_bytes() for name in (WEIGHTS_FILE, LAST_WEIGHTS_FILE)]
-        best_is_last = toy.classifier.read_json(MODEL_FILE)["best_epoch"] == 3
+        best_is_last = toy.classifier.read_model(ModelDescription).best_epoch == 3
         assert (files[0] == files[1]) is best_is_last
         assert load_file(toy.classifier.path(LAST_WEIGHTS_FILE)).keys() == weights(toy.classifier).keys()
 
     def test_best_epoch_is_the_one_with_the_best_macro_f1(self, toy):
         scores = toy.classifier.read_table(EPOCHS_FILE)["validation_macro_f1"].to_pylist()
-        assert toy.classifier.read_json(MODEL_FILE)["best_epoch"] == 1 + int(np.argmax(scores))
+        assert toy.classifier.read_model(ModelDescription).best_epoch == 1 + int(np.argmax(scores))
         assert toy.classifier.facts["validation_macro_f1"] == max(scores)
 
-    def test_wall_clock_figures_are_facts_and_stand_in_no_file(self, toy):
+    def test_times_and_speeds_are_facts_and_in_no_file(self, toy):
         assert toy.classifier.facts["training_seconds"] > 0
         assert toy.classifier.facts["tokens_per_second"] > 0
         names = {name for file in (EPOCHS_FILE, STEPS_FILE) for name in pq.read_schema(toy.classifier.path(file)).names}
@@ -212,13 +212,13 @@ class TestResume:
 
         def fail_at_ten(self, step):
             if step == 10:
-                raise RuntimeError("something passing")
+                raise RuntimeError("a transient error")
             return is_due(self, step)
 
         is_due = Checkpoints.is_due
         with monkeypatch.context() as patch:
             patch.setattr(Checkpoints, "is_due", fail_at_ten)
-            with pytest.raises(RuntimeError, match="something passing"):
+            with pytest.raises(RuntimeError, match="a transient error"):
                 train(toy, training={"checkpoint_steps": 4})
         return checkpoint_of(toy.classifier)
 
@@ -235,7 +235,7 @@ class TestResume:
         assert checkpoint_of(toy.classifier).exists()
         with caplog.at_level(logging.INFO):
             again = train(toy)
-        assert "training goes on after step 8 of 27" in caplog.text
+        assert "training resumes after step 8 of 27" in caplog.text
         assert again.digest == toy.classifier.digest
         assert not checkpoint_of(toy.classifier).parent.exists()
 
@@ -245,10 +245,10 @@ class TestResume:
         assert train(toy, training=other).key == toy.classifier.key
 
     @pytest.mark.usefixtures("interrupted")
-    def test_a_checkpoint_of_another_machine_is_refused_until_it_is_allowed_and_then_told(self, toy, monkeypatch):
+    def test_a_checkpoint_of_another_machine_is_refused_unless_allowed_and_is_then_reported(self, toy, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(reproducibility, "_processor", lambda: "another processor")
-            with pytest.raises(TrainingError, match=r"made elsewhere \(cpu: .*another processor"):
+            patch.setattr(reproducibility, "describe_processor", lambda: "another processor")
+            with pytest.raises(TrainingError, match=r"made on another machine \(cpu: .*another processor"):
                 train(toy)
             output = train(toy, training={"resume_elsewhere": True})
         assert output.digest == toy.classifier.digest  # here the numbers are the same ones
@@ -256,18 +256,18 @@ class TestResume:
         assert first["cpu"] != "another processor"
         assert output.facts["machine"]["cpu"] == "another processor"
 
-    def test_an_unbroken_training_names_its_machine_alone(self, toy):
+    def test_an_unbroken_training_names_only_its_own_machine(self, toy):
         facts = train(toy).facts
         assert facts["resumed_from_machines"] == []
         assert facts["machine"]["torch"] == torch.__version__
 
-    def test_prefect_retries_what_failed_in_passing_and_it_goes_on(self, toy, monkeypatch, caplog):
+    def test_prefect_retries_a_transient_failure_and_the_training_resumes(self, toy, monkeypatch, caplog):
         failed = []
 
         def fail_once(self, step):
             if step == 10 and not failed:
                 failed.append(step)
-                raise RuntimeError("something passing")
+                raise RuntimeError("a transient error")
             return is_due(self, step)
 
         is_due = Checkpoints.is_due
@@ -281,11 +281,11 @@ class TestResume:
                 config.model, training, config.seed,
             )  # fmt: skip
         assert failed == [10]
-        assert "training goes on after step 8 of 27" in caplog.text
+        assert "training resumes after step 8 of 27" in caplog.text
         assert output.digest == toy.classifier.digest
 
     @pytest.mark.parametrize(
-        ("error", "retried"), [(RuntimeError("passing"), True), (TrainingError("step 3: loss nan"), False)]
+        ("error", "retried"), [(RuntimeError("transient"), True), (TrainingError("step 3: loss nan"), False)]
     )
     def test_errors_of_the_project_are_not_retried(self, error, retried):
         state = Failed(data=error)

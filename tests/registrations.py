@@ -1,0 +1,73 @@
+"""Registrations of the small pipeline's model with changes, for tests of the registry."""
+
+import pyarrow as pa
+
+from pipeline_config.contracts.evaluation import Metrics
+from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE
+from pipeline_config.settings import PipelineConfig
+from tasks.registry.register_model import Registration, register_model
+from tasks.store.artifacts import ArtifactRef
+from tasks.store.commit import commit_output
+from tasks.tracking.models import find_alias
+from tasks.tracking.runs import track_run
+from tasks.tracking.server import open_client
+from tasks.training.train_classifier import train_classifier
+
+MODEL = "gloveflow-toy"
+
+
+def gated(config: PipelineConfig, **changes) -> PipelineConfig:
+    return config.model_copy(update={"registration": config.registration.model_copy(update=changes)})
+
+
+def register(toy, *, classifier=None, macro_f1=None, evaluation=None, documents=None, config=None) -> Registration:
+    """Register as the pipeline does, with another classifier, test score, corpus or configuration."""
+    if macro_f1 is not None:
+        evaluation = change_macro_f1(toy, macro_f1)
+    config = config or toy.config
+    with track_run(config, name="run", tags={}) as run:
+        return register_model.fn(
+            run,
+            classifier=classifier or toy.classifier,
+            vocabulary=toy.vocabulary,
+            evaluation=evaluation or toy.evaluation,
+            documents=documents or toy.documents,
+            config=config,
+        )
+
+
+def change_macro_f1(toy, macro_f1: float) -> ArtifactRef:
+    """Commit an evaluation in which the LSTM has another macro F1 on the test split."""
+    metrics = toy.evaluation.read_model(Metrics)
+    lstm = metrics.test.lstm.model_copy(update={"macro_f1": macro_f1})
+    changed = metrics.model_copy(update={"test": metrics.test.model_copy(update={"lstm": lstm})})
+    key = f"{round(macro_f1 * 1e6):032x}"
+    return commit_output("evaluate_classifier", key, lambda output: output.write_model(changed))[0]
+
+
+def train_another(toy) -> ArtifactRef:
+    config = toy.config
+    return train_classifier.fn(
+        toy.buckets, toy.vocabulary, toy.embeddings, config.embeddings.dim, config.bucketing.batch_size,
+        config.model, config.training.model_copy(update={"epochs": 1}), config.seed + 1,
+    )  # fmt: skip
+
+
+def change_documents(toy, change) -> ArtifactRef:
+    """Commit documents of which `change` has replaced the labels of the test split."""
+    rows = [
+        {**row, "label": change(row["label"])} if row["split"] == "test" else row
+        for row in toy.documents.read_table(DOCUMENTS_FILE).to_pylist()
+    ]
+    table = pa.Table.from_pylist(rows, schema=DOCUMENTS)
+    return commit_output(
+        "ingest_corpus", "f" * 32, lambda output: output.write_table(DOCUMENTS_FILE, table, DOCUMENTS)
+    )[0]
+
+
+def versions() -> list[int]:
+    return sorted(int(v.version) for v in open_client().search_model_versions(f"name = '{MODEL}'"))
+
+
+def alias(name: str) -> str:
+    return str(find_alias(MODEL, name).version)

@@ -1,0 +1,68 @@
+import math
+
+import numpy as np
+import pytest
+
+from tasks.evaluation.metrics import measure, score_predictions
+from tests.made_predictions import LABELS, PREDICTIONS, make_predictions
+
+
+class TestScorePredictions:
+    def test_numbers_by_hand(self):
+        label_ids = np.array([0, 0, 1, 2])
+        probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.5, 0.3], [0.25, 0.25, 0.5]])
+        # predicted 0, 1, 1, 2; class 0: precision 1, recall 1/2; class 1: precision 1/2, recall 1; class 2: both 1
+        expected = {
+            "accuracy": 3 / 4,
+            "macro_f1": (2 / 3 + 2 / 3 + 1) / 3,
+            "log_loss": -(math.log(0.7) + math.log(0.1) + math.log(0.5) + math.log(0.5)) / 4,
+        }
+        assert score_predictions(label_ids, probabilities) == pytest.approx(expected, abs=1e-12)
+
+    def test_a_class_that_is_never_predicted_counts_zero(self):
+        label_ids = np.array([0, 1, 2, 2])
+        probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.3, 0.1], [0.3, 0.5, 0.2]])
+        # predicted 0, 1, 0, 1: classes 0 and 1 have precision 1/2 and recall 1
+        assert score_predictions(label_ids, probabilities)["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+
+    def test_a_class_without_documents_counts_zero_and_may_be_absent(self):
+        scored = score_predictions(np.array([0, 1]), np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]]))
+        assert scored == pytest.approx({"accuracy": 1.0, "macro_f1": 2 / 3, "log_loss": -math.log(0.8)})
+
+    def test_one_document_is_scored(self):
+        scored = score_predictions(np.array([1]), np.array([[0.75, 0.25]]))
+        assert scored == pytest.approx({"accuracy": 0.0, "macro_f1": 0.0, "log_loss": -math.log(0.25)})
+
+    def test_a_certain_mistake_has_a_large_but_finite_log_loss(self):
+        assert 30 < score_predictions(np.array([1, 0]), np.array([[1.0, 0.0], [1.0, 0.0]]))["log_loss"] * 2 < 40
+
+    def test_of_equal_probabilities_the_first_class_wins(self):
+        assert score_predictions(np.array([0]), np.array([[0.5, 0.5]]))["accuracy"] == 1.0
+
+
+class TestMeasure:
+    def test_scores_of_a_split_by_hand(self):
+        scores = measure(PREDICTIONS, LABELS, "test")
+        # predicted a, b, b, a for the truth a, a, b, c
+        assert scores.documents == 4
+        assert scores.accuracy == 0.5
+        assert scores.macro_f1 == pytest.approx((1 / 2 + 2 / 3 + 0) / 3)
+        assert scores.log_loss == pytest.approx(-(math.log(0.7) + math.log(0.1) + math.log(0.5) + math.log(0.1)) / 4)
+
+    def test_confusion_has_the_truth_in_its_rows(self):
+        assert measure(PREDICTIONS, LABELS, "test").confusion == ((1, 1, 0), (0, 1, 0), (1, 0, 0))
+
+    def test_classes_have_their_own_scores_and_a_class_never_predicted_has_zeros(self):
+        classes = measure(PREDICTIONS, LABELS, "test").classes
+        assert dict(classes["a"]) == pytest.approx({"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "support": 2})
+        assert dict(classes["b"]) == pytest.approx({"precision": 1 / 2, "recall": 1, "f1": 2 / 3, "support": 1})
+        assert dict(classes["c"]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1.0}
+
+    def test_only_the_documents_of_the_split_count(self):
+        scores = measure(PREDICTIONS, LABELS, "validation")
+        assert (scores.documents, scores.accuracy) == (1, 1.0)
+        assert scores.confusion == ((0, 0, 0), (0, 0, 0), (0, 0, 1))
+
+    def test_columns_are_found_by_name_not_by_position(self):
+        mirrored = make_predictions([(1, "test", "a", [0.1, 0.9])], ["b", "a"])
+        assert measure(mirrored, ["a", "b"], "test").confusion == ((1, 0), (0, 0))

@@ -1,0 +1,64 @@
+import inspect
+import json
+
+import pytest
+
+from pipeline_config.contracts.training import Architecture, ServedDescription
+from pipeline_config.schemas import MODEL_FILE, WEIGHTS_FILE
+from tasks.registry.bundle import build_bundle, pip_requirements
+from tasks.served.network import TextClassifier
+from tasks.tokens.vocabulary import Vocabulary
+
+
+class TestBundle:
+    def test_same_inputs_give_the_same_bytes(self, toy, tmp_path):
+        for name in ("one", "two"):
+            build_bundle(tmp_path / name, classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+        assert one == two
+        assert one["weights.safetensors"] == toy.classifier.path(WEIGHTS_FILE).read_bytes()
+
+    def test_description_holds_what_scoring_needs(self, toy, tmp_path):
+        build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        description = json.loads((tmp_path / "bundle" / "model.json").read_text("utf-8"))
+        assert description["text"] == {
+            "tokenizer": "basic_english", "tokenizer_version": "basic_english 1", "max_length": 12,
+            "truncation": "head", "padding_idx": 0, "unk_idx": 1, "specials": 2,
+        }  # fmt: skip
+        assert description["labels"] == ["food", "météo", "sport"]
+        assert description["vocabulary_digest"] == Vocabulary.read(toy.vocabulary).digest
+        vocabulary = json.loads((tmp_path / "bundle" / "vocabulary.json").read_text("utf-8"))
+        assert vocabulary[:2] == ["<pad>", "<unk>"]
+        assert len(vocabulary) == description["architecture"]["num_embeddings"]
+
+    @pytest.mark.parametrize(
+        ("tokenizer", "needed"),
+        [
+            ("basic_english", False),
+            ("treebank", False),
+            ("whitespace", False),
+            ("toktok", True),
+            ("my.module:f", False),
+        ],
+    )
+    def test_torchtext_is_required_only_by_tokenizers_of_its_own(self, tokenizer, needed):
+        requirements = pip_requirements(tokenizer)
+        assert ("torchtext==0.6.0" in requirements) is needed
+        assert all("==" in requirement and "+" not in requirement for requirement in requirements)
+
+    def test_the_distribution_of_a_users_tokenizer_is_required(self):
+        assert "nltk" in {
+            requirement.partition("==")[0] for requirement in pip_requirements("nltk.tokenize:wordpunct_tokenize")
+        }
+        assert pip_requirements("no_such_module:f") == pip_requirements("basic_english")
+
+    def test_description_keeps_that_of_the_classifier_and_is_read_back_by_its_model(self, toy, tmp_path):
+        build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        content = (tmp_path / "bundle" / "model.json").read_bytes()
+        assert json.loads(content).items() >= toy.classifier.read_json(MODEL_FILE).items()
+        assert json.loads(ServedDescription.model_validate_json(content).model_dump_json()) == json.loads(content)
+
+
+def test_the_architecture_has_every_argument_of_the_network_but_the_vectors():
+    arguments = set(inspect.signature(TextClassifier).parameters) - {"embeddings", "freeze_embeddings"}
+    assert set(Architecture.model_fields) == arguments

@@ -1,0 +1,149 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+from pipeline_config.contracts.evaluation import Metrics
+from pipeline_config.errors import ServiceError
+from pipeline_config.schemas import DOCUMENTS_FILE
+from pipeline_config.settings import PipelineConfig
+from tasks.registry.gate import pass_gate
+from tasks.store.artifacts import MANIFEST, ArtifactRef, find_output
+from tasks.tracking import models
+from tasks.tracking.models import load_model
+from tests.registrations import MODEL, alias, change_documents, change_macro_f1, gated, register, train_another
+
+
+class TestGate:
+    """Decisions about version 2, with a champion of given tags or none."""
+
+    @pytest.fixture
+    def decide(self, monkeypatch):
+        def decide(score: float, *, champion: float | None = None, version: str = "1", **gate):
+            tags = {"gloveflow.documents_digest": "same", "test_lstm_macro_f1": str(champion)}
+            found = None if champion is None else SimpleNamespace(version=version, tags=tags)
+            monkeypatch.setattr(models, "find_alias", lambda *_: found)
+            documents = SimpleNamespace(digest="same")
+            return pass_gate("2", score=score, documents=documents, config=gated(PipelineConfig(), **gate))
+
+        return decide
+
+    def test_the_first_version_passes(self, decide):
+        assert decide(0.1) == (True, "champion: no version had this alias")
+
+    def test_below_the_minimum_not_even_the_first_version_passes(self, decide):
+        message = "not champion: test macro_f1 0.7000 is below registration.minimum 0.75"
+        assert decide(0.7, minimum=0.75) == (False, message)
+
+    @pytest.mark.parametrize("score", [0.75, 0.8])
+    def test_at_the_minimum_it_passes(self, decide, score):
+        assert decide(score, minimum=0.75)[0]
+
+    def test_the_champion_stays_champion(self, decide):
+        assert decide(0.5, champion=0.9, version="2") == (True, "champion: this version already has the alias")
+
+    def test_a_better_one_takes_the_alias(self, decide):
+        assert decide(0.9, champion=0.85) == (True, "champion: test macro_f1 0.9000, version 1 has 0.8500")
+
+    def test_a_worse_one_does_not(self, decide):
+        message = "version 1 stays champion: test macro_f1 0.8000, version 1 has 0.8500"
+        assert decide(0.8, champion=0.85) == (False, message)
+
+    @pytest.mark.parametrize("score", [0.5, 2 / 3, 0.123456789, 0.9999999])
+    def test_an_equal_one_takes_the_alias_however_many_digits_the_score_has(self, decide, score):
+        assert decide(score, champion=float(str(score)))[0]
+
+    @pytest.mark.parametrize(
+        ("min_improvement", "score", "passes"),
+        [(0.25, 0.75, True), (0.25, 0.7, False), (-0.25, 0.25, True), (-0.25, 0.2, False)],
+    )
+    def test_the_improvement_asked_for_decides(self, decide, min_improvement, score, passes):
+        assert decide(score, champion=0.5, min_improvement=min_improvement)[0] is passes
+
+    def test_names_of_alias_and_metric_are_the_configured_ones(self, decide):
+        assert decide(0.1, alias="live", metric="accuracy", minimum=0.5)[1].startswith("not live: test accuracy 0.1000")
+
+
+class TestChampionOnNewDocuments:
+    @pytest.fixture
+    def measured(self, registered):
+        """The champion's answers to the test split, and its documents relabelled so that most of them are wrong."""
+        swap = {"food": "sport", "sport": "food", "météo": "météo"}
+        documents = change_documents(registered, lambda label: swap[label])
+        test = [row for row in documents.read_table(DOCUMENTS_FILE).to_pylist() if row["split"] == "test"]
+        answers = load_model(MODEL, "champion")([row["text"] for row in test])
+        return documents, [row["label"] for row in test], [answer["label"] for answer in answers]
+
+    def test_it_is_measured_by_macro_f1_on_the_new_test_split(self, registered, measured):
+        documents, truth, predicted = measured
+        score = f1_score(truth, predicted, average="macro")
+        config = registered.config
+        assert pass_gate("2", score=score + 1e-9, documents=documents, config=config)[0]
+        assert pass_gate("2", score=score - 1e-9, documents=documents, config=config) == (
+            False, f"version 1 stays champion: test macro_f1 {score:.4f}, version 1 has {score:.4f}"
+        )  # fmt: skip
+        assert score < registered.evaluation.read_model(Metrics).test.lstm.macro_f1 - 0.1  # not what its tag says
+
+    def test_it_is_measured_by_accuracy_if_that_decides(self, registered, measured):
+        documents, truth, predicted = measured
+        score, config = accuracy_score(truth, predicted), gated(registered.config, metric="accuracy")
+        assert pass_gate("2", score=score + 1e-9, documents=documents, config=config)[0]
+        assert not pass_gate("2", score=score - 1e-9, documents=documents, config=config)[0]
+
+    def test_one_with_other_classes_loses_the_alias(self, registered):
+        documents = change_documents(registered, lambda label: {"food": "cuisine"}.get(label, label))
+        assert pass_gate("2", score=0.01, documents=documents, config=registered.config) == (
+            True, "champion: cannot be compared with version 1, which has other classes"
+        )  # fmt: skip
+
+    def test_one_that_cannot_be_loaded_is_an_error(self, registered, monkeypatch):
+        def fail(*_: object) -> None:
+            raise ServiceError("no answer")
+
+        monkeypatch.setattr(models, "load_model", fail)
+        with pytest.raises(ServiceError, match="no answer"):
+            pass_gate(
+                "2",
+                score=1.0,
+                documents=change_documents(registered, lambda label: label + "s"),
+                config=registered.config,
+            )
+
+
+class TestEditedOutputs:
+    """What decides is read from content that a digest covers."""
+
+    @staticmethod
+    def edit_facts(output: ArtifactRef, **facts: float) -> ArtifactRef:
+        """Change the facts of an output on disk and load a reference to it as a later run does."""
+        path = output.directory / MANIFEST
+        manifest = json.loads(path.read_text("utf-8"))
+        manifest["facts"] |= facts
+        path.write_text(json.dumps(manifest), "utf-8")
+        return find_output(output.stage, output.key)
+
+    @pytest.mark.parametrize(("honest", "forged"), [(0.0, 1.0), (1.0, 0.0)])
+    def test_forged_facts_do_not_change_the_decision(self, registered, honest, forged):
+        evaluation = self.edit_facts(change_macro_f1(registered, honest), lstm_macro_f1=forged)
+        assert evaluation.facts["lstm_macro_f1"] == forged
+        result = register(registered, classifier=train_another(registered), evaluation=evaluation)
+        assert result.version == "2"
+        assert result.promoted is (honest == 1.0)
+        assert alias("champion") == ("2" if honest == 1.0 else "1")
+
+    def test_forged_facts_do_not_reach_the_tags_of_the_version(self, registered):
+        evaluation = self.edit_facts(change_macro_f1(registered, 0.25), lstm_macro_f1=1.0, baseline_accuracy=1.0)
+        register(registered, classifier=train_another(registered), evaluation=evaluation)
+        tags = models.find_alias(MODEL, "challenger").tags
+        assert float(tags["test_lstm_macro_f1"]) == 0.25
+        assert float(tags["test_baseline_accuracy"]) == registered.evaluation.read_model(Metrics).test.baseline.accuracy
+
+    def test_an_output_with_edited_metrics_is_refused(self, registered):
+        path = registered.evaluation.path(Metrics.file_name)
+        text = path.read_text("utf-8")
+        path.write_text(text.replace('"macro_f1": 0', '"macro_f1": 1'), "utf-8")
+        assert path.read_text("utf-8") != text
+        with pytest.raises(ValueError, match=r"metrics\.json is damaged"):
+            ArtifactRef.model_validate(registered.evaluation.model_dump())
+        assert find_output("evaluate_classifier", registered.evaluation.key) is None
