@@ -46,7 +46,7 @@ def tokens_of() -> ArtifactRef:
             codes = [code for code, row in enumerate(COUNTS) for _ in range(row[1 + place])]
             rows.append({"doc_id": place, "label": label, "split": split, "length": len(codes), "codes": codes})
         rows.append({"doc_id": 9, "label": "z", "split": "train", "length": 0, "codes": []})
-        for shard, part in enumerate((rows[:2], rows[2:])):
-            out.write_mapped(SHARD_PATTERN.format(shard=shard), pa.Table.from_pylist(part, schema=TOKENS), TOKENS)
+        for shard, documents in enumerate((rows[:2], rows[2:])):
+            out.write_mapped(SHARD_PATTERN.format(shard=shard), pa.Table.from_pylist(documents, schema=TOKENS), TOKENS)
 
     return commit_output("tokenize_corpus", stage_key("tokenize_corpus", 1, {}), write)[0]
