@@ -37,7 +37,7 @@ def test_json_without_standard_form_is_refused(tmp_path, value):
     ],
     ids=["null", "text for a number", "fraction", "list", "column missing", "column too many", "columns swapped"],
 )
-def test_table_that_is_not_of_the_promised_schema_is_refused(tmp_path, columns, reason):
+def test_table_with_another_schema_than_promised_is_refused(tmp_path, columns, reason):
     with pytest.raises(ValueError, match=rf"^words\.parquet: the table does not have the promised schema: .*{reason}"):
         StageOutput(tmp_path).write_table("words.parquet", pa.table(columns), WORDS)
 
