@@ -31,7 +31,7 @@ from tasks.served.tokenizers import identify_tokenizer
 from tasks.store.artifacts import ArtifactRef
 from tasks.tokens.build_vocabulary import build_vocabulary
 from tasks.tokens.tokenize_corpus import tokenize_corpus
-from tasks.tracking.runs import log_tags, sweep_dead_runs, track_run
+from tasks.tracking.runs import log_tags, end_dead_runs, track_run
 from tasks.training.train_baseline import train_baseline
 from tasks.training.train_classifier import check_machine, train_classifier
 from tasks.vectors.download_glove import download_glove, find_vectors
@@ -86,7 +86,7 @@ def train_pipeline(config: PipelineConfig = PipelineConfig()) -> PipelineResult:
     """Train, evaluate and register a text classifier on pre-trained GloVe vectors."""
     open_loggers()
     allow_work()
-    close_flow_runs(sweep_dead_runs())
+    close_flow_runs(end_dead_runs())
     try:
         return run_stages(config)
     except KeyboardInterrupt:
