@@ -65,9 +65,8 @@ def test_every_stage_leaves_a_verified_output(on_finished: Any) -> None:
 
 
 def test_the_classes_are_learned(on_finished: Any) -> None:
-    facts = on_finished.stages[-1].facts
-    assert facts["lstm_accuracy"] > 0.9
-    assert facts["baseline_accuracy"] > 0.9
+    assert on_finished.test_scores["lstm"].accuracy > 0.9
+    assert on_finished.test_scores["baseline"].accuracy > 0.9
 
 
 def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
@@ -201,7 +200,7 @@ def test_missing_vectors_fail_the_run_by_default(on_finished: Any, config: Pipel
         assert prefect.read_flow_run(flow_run_id(last)).state_name == "Failed"
 
 
-def test_missing_vectors_can_be_allowed_and_are_told(
+def test_missing_vectors_can_be_allowed_and_are_logged(
     on_finished: Any, config: PipelineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="flows"):
@@ -218,7 +217,7 @@ def test_missing_vectors_can_be_allowed_and_are_told(
         ("words,label\na,b\n", r"no column 'text'; it has 'words', 'label'"),
     ],
 )
-def test_an_unusable_corpus_is_told_and_loses_nothing(
+def test_an_unusable_corpus_is_an_error_and_loses_nothing(
     on_finished: Any, config: PipelineConfig, tmp_path: Path, content: str, message: str
 ) -> None:
     path = tmp_path / "corpus.csv"
