@@ -15,9 +15,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
-from pydantic import BaseModel, ConfigDict
 
-from flows.outputs import RunOutputs
+from flows.outputs import PipelineResult, RunOutputs, StageSummary
 from flows.publishing import close_flow_runs, log_results, publish_link, publish_results
 from pipeline_config.errors import GloveflowError
 from pipeline_config.schemas import METRICS_FILE, REPORT_FILE
@@ -27,7 +26,7 @@ from tasks.corpus.ingest_corpus import find_corpus, ingest_corpus
 from tasks.corpus.sources import CorpusRef
 from tasks.embeddings.align_embeddings import align_embeddings
 from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier
-from tasks.registry.register_model import Registration, register_model
+from tasks.registry.register_model import register_model
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
 from tasks.served.tokenizers import identify_tokenizer
@@ -42,51 +41,6 @@ from tasks.vectors.download_glove import download_glove, find_vectors
 logger = logging.getLogger(__name__)
 STOP_SECONDS = 3.0
 Future: TypeAlias = PrefectFuture[ArtifactRef]
-
-
-class StageSummary(BaseModel):
-    """A stage of a run: whether it was cached, the seconds it took when it was computed, its facts."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    cached: bool
-    seconds: float
-    facts: dict[str, Any]
-
-
-class Scores(BaseModel):
-    """Scores of a model on a split."""
-
-    model_config = ConfigDict(frozen=True)
-
-    accuracy: float
-    macro_f1: float
-
-
-class PipelineResult(BaseModel):
-    """The summary of a run.
-
-    Attributes:
-        stages: the stages in the order of the data; with several seeds, those of the best one.
-        test_scores: scores on the test split by model, `lstm` and `baseline`, from the verified metrics file.
-        spread: mean and deviation over seeds (see `compare_seeds`); empty for a single seed.
-        store: directory of each stage's output, by stage.
-        report: path of the HTML report.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    stages: list[StageSummary]
-    test_scores: dict[str, Scores]
-    spread: dict[str, float]
-    registration: Registration
-    mlflow_url: str
-    flow_run_url: str
-    store: dict[str, str]
-    report: str
-    seconds: float
-    peak_memory_mib: float
 
 
 class DataStages(NamedTuple):

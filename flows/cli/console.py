@@ -11,7 +11,7 @@ from pipeline_config.preset_files import DEFAULT_PRESET
 from tasks.runtime.loggers import OUR_LOGGERS
 
 if TYPE_CHECKING:
-    from flows.pipeline import PipelineResult, StageSummary
+    from flows.outputs import PipelineResult, StageSummary
 
 
 class ProgressHandler(logging.Handler):

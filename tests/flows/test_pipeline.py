@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
-from prefect import get_client
+from prefect import flow, get_client, task
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -18,12 +19,16 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
+from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
+from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import pipeline
 from flows.pipeline import train_pipeline
 from pipeline_config.errors import InputError
 from pipeline_config.settings import PipelineConfig
+from tasks.runtime.cancellation import WorkStopped, allow_work, raise_if_stopped
 from tasks.tracking import server
 
 STAGES = [
@@ -229,3 +234,40 @@ def test_an_unusable_corpus_is_an_error_and_loses_nothing(
     assert before == {
         directory: Path(directory, "manifest.json").read_bytes() for directory in on_finished.store.values()
     }
+
+
+def test_the_flow_ends_while_a_task_that_does_not_stop_still_runs(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "STOP_SECONDS", 0.0)
+    started, released, ended = threading.Event(), threading.Event(), threading.Event()
+
+    @task(name="stuck")
+    def stuck() -> None:
+        started.set()
+        released.wait(60)
+        ended.set()
+
+    @task(name="queued")
+    def queue() -> None:
+        pytest.fail("a task started after the flow was interrupted")
+
+    @flow(name="interrupted", task_runner=ThreadPoolTaskRunner(max_workers=1))
+    def interrupted() -> str:
+        stuck.submit()
+        started.wait(60)
+        queue.submit()
+        runner: Any = FlowRunContext.get().task_runner  # type: ignore[union-attr]
+        assert list(runner._executor._threads)  # private names of Prefect and of concurrent.futures
+        pipeline.abandon_tasks()
+        return "abandoned"
+
+    try:
+        assert interrupted() == "abandoned"
+        assert not ended.is_set()
+        with pytest.raises(WorkStopped):
+            raise_if_stopped()
+    finally:
+        released.set()
+        allow_work()
+        ended.wait(60)

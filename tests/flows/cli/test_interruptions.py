@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, or started twice: nothing half-written, the right states, no work twice."""
+"""Runs that are killed, interrupted, or started twice: no partial output, the right states, no work done twice."""
 
 import json
 import signal
