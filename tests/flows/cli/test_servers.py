@@ -81,7 +81,7 @@ def test_a_server_that_ends_before_it_is_up_is_an_error_that_names_its_log(
     monkeypatch.setattr(servers, "answers", lambda _: False)
     server = make_server("raise SystemExit(1)")
     server.process.wait()
-    with pytest.raises(ServiceError, match=r"the toy server did not start on http://127\.0\.0\.1:1; .* toy\.log"):
+    with pytest.raises(ServiceError, match=r"the toy server did not start on http://127\.0\.0\.1:1; .*/toy\.log"):
         server.wait_until_up()
 
 
