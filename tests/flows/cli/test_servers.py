@@ -257,4 +257,5 @@ def test_a_server_ends_with_the_process_that_started_it_even_if_that_is_killed(t
             break
         ended.wait(0.05)
     else:
+        os.kill(int(parent.stdout), signal.SIGKILL)
         pytest.fail("the server outlived its parent")
