@@ -1,4 +1,4 @@
-"""Schedules: keep scheduled runs of the pipeline going, one at a time."""
+"""Schedules: serve a deployment of the pipeline whose runs start by cron, one at a time."""
 
 import warnings
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ def check_schedule(cron: str, timezone: str) -> None:
     """Check a cron line and a time zone.
 
     Raises:
-        ConfigError: one of them is not valid.
+        ConfigError: one of them is invalid.
     """
     try:
         CronSim(cron, datetime.now(UTC))
@@ -28,7 +28,7 @@ def check_schedule(cron: str, timezone: str) -> None:
 
 
 def describe_deployment(config: PipelineConfig, cron: str, timezone: str) -> dict[str, Any]:
-    """Return the options of the scheduled deployment: a run that is due while another goes on is cancelled."""
+    """Return the options of the scheduled deployment. A run that is due while another one runs is cancelled."""
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.schedules import Cron
 
@@ -45,12 +45,12 @@ def describe_deployment(config: PipelineConfig, cron: str, timezone: str) -> dic
 
 
 def serve_pipeline(config: PipelineConfig, *, cron: str, timezone: str) -> None:
-    """Start the scheduled runs that are due, until the process is ended.
+    """Start scheduled runs when they are due, until the process is ended.
 
-    Needs `PREFECT_API_URL` to name a server with a scheduler.
+    `PREFECT_API_URL` must name a server with a scheduler.
     """
     from flows.pipeline import train_pipeline
 
-    # said by Prefect's runner when it is ended by SIGTERM
+    # Prefect's runner warns when it is ended by SIGTERM
     warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited", RuntimeWarning)
     train_pipeline.serve(**describe_deployment(config, cron, timezone))

@@ -1,7 +1,7 @@
 """The flow `train-classifier`: every stage from the sources to the registered model, in order.
 
-Takes a `PipelineConfig`, runs the stages (independent ones at the same time), keeps one MLflow run per flow
-run, and returns a summary.
+It takes a `PipelineConfig`, runs the stages (independent ones at the same time), logs to one MLflow run, and returns a
+summary.
 """
 
 import logging
@@ -15,23 +15,26 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
-from pydantic import BaseModel, ConfigDict
 
+from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
 from flows.publishing import close_flow_runs, log_results, publish_link, publish_results
+from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import GloveflowError
+from pipeline_config.schemas import REPORT_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.batches.bucket_corpus import bucket_corpus
 from tasks.corpus.ingest_corpus import find_corpus, ingest_corpus
+from tasks.corpus.sources import CorpusRef
 from tasks.embeddings.align_embeddings import align_embeddings
 from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier
-from tasks.registry.register_model import Registration, register_model
+from tasks.registry.register_model import register_model
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
 from tasks.served.tokenizers import identify_tokenizer
-from tasks.store.artifacts import ArtifactRef
+from tasks.store.artifacts import ArtifactRef, SourceRef
 from tasks.tokens.build_vocabulary import build_vocabulary
 from tasks.tokens.tokenize_corpus import tokenize_corpus
-from tasks.tracking.runs import log_tags, sweep_dead_runs, track_run
+from tasks.tracking.runs import end_dead_runs, log_tags, track_run
 from tasks.training.train_baseline import train_baseline
 from tasks.training.train_classifier import check_machine, train_classifier
 from tasks.vectors.download_glove import download_glove, find_vectors
@@ -41,37 +44,25 @@ STOP_SECONDS = 3.0
 Future: TypeAlias = PrefectFuture[ArtifactRef]
 
 
-class StageSummary(BaseModel):
-    """What a stage did: whether it was cached, the seconds it took when it was computed, its facts."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    cached: bool
-    seconds: float
-    facts: dict[str, Any]
-
-
-class PipelineResult(BaseModel):
-    """The summary of a run; `spread` is empty for a single seed (see `compare_seeds`)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    stages: list[StageSummary]
-    spread: dict[str, float]
-    registration: Registration
-    mlflow_url: str
-    flow_run_url: str
-    store: dict[str, str]
-    seconds: float
-    peak_memory_mib: float
-
-
 class DataStages(NamedTuple):
-    """The runs of what comes before training: of the sources, and of the stages by the noun of their output."""
+    """The task runs before training, in the order of the data; None for those of vectors in a run without vectors."""
 
-    sources: list[PrefectFuture[Any] | None]
-    stages: dict[str, Future | None]
+    glove: PrefectFuture[SourceRef] | None
+    corpus: PrefectFuture[CorpusRef]
+    vectors: Future | None
+    documents: Future
+    tokens: Future
+    vocabulary: Future
+    embeddings: Future | None
+    buckets: Future
+    baseline: Future
+
+
+class Training(NamedTuple):
+    """The task runs of one seed."""
+
+    classifier: Future
+    evaluation: Future
 
 
 def name_flow_run() -> str:
@@ -86,7 +77,7 @@ def train_pipeline(config: PipelineConfig) -> PipelineResult:
     """Train, evaluate and register a text classifier on pre-trained GloVe vectors."""
     open_loggers()
     allow_work()
-    close_flow_runs(sweep_dead_runs())
+    close_flow_runs(end_dead_runs())
     try:
         return run_stages(config)
     except KeyboardInterrupt:
@@ -105,37 +96,39 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
     with track_run(config, name=runtime.flow_run.name, tags=_prefect_tags()) as run:
         publish_link(run.url)
         data = submit_data_stages(config, run.run_id)
-        classifiers, evaluations = submit_trainings(data, config, run.run_id)
-        raise_first_error(data.sources)
-        outputs = collect_outputs([*data.stages.values(), *classifiers, *evaluations])
-        spread, best = compare_seeds([future.result() for future in evaluations], config.training.metric)
-        references = {output.stage: output for output, _ in outputs}
-        references |= {output.stage: output for output in (classifiers[best].result(), evaluations[best].result())}
-        stages = [_summarize(output, future) for output, future in outputs if references[output.stage] == output]
-        log_results(run, references, spread)
+        trainings = submit_trainings(data, config, run.run_id)
+        raise_first_error([*data, *(future for training in trainings for future in training)])
+        spread, best = compare_seeds([training.evaluation.result() for training in trainings], config.training.metric)
+        outputs = collect_outputs(data, trainings[best])
+        log_results(run, outputs, spread)
         registration = register_model(
             run,
-            classifier=references["train_classifier"],
-            vocabulary=references["build_vocabulary"],
-            evaluation=references["evaluate_classifier"],
-            documents=references["ingest_corpus"],
+            classifier=outputs.classifier,
+            vocabulary=outputs.vocabulary,
+            evaluation=outputs.evaluation,
+            documents=outputs.documents,
             config=config,
         )
-        publish_results(references["evaluate_classifier"], registration, run.url, spread)
+        publish_results(outputs.evaluation, registration, url=run.url, spread=spread)
     return PipelineResult(
-        stages=stages,
+        stages=[summarize_stage(future) for future in list_stage_runs(data, trainings[best])],
+        test_scores={
+            name: Scores(accuracy=scores.accuracy, macro_f1=scores.macro_f1)
+            for name, scores in outputs.evaluation.read_model(Metrics).test.by_model()
+        },
         spread=spread,
         registration=registration,
         mlflow_url=run.url,
         flow_run_url=_flow_run_url(),
-        store={name: str(output.directory) for name, output in references.items()},
+        store={stage: str(output.directory) for stage, output in outputs.by_stage().items()},
+        report=str(outputs.evaluation.path(REPORT_FILE)),
         seconds=time.perf_counter() - started,
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
 
 
 def submit_data_stages(config: PipelineConfig, run_id: str) -> DataStages:
-    """Start everything that comes before training; what does not depend on each other runs at the same time."""
+    """Start everything that comes before training; stages that do not depend on each other run at the same time."""
     seed, wanted = config.seed, config.embeddings.source != "none"
     glove = find_vectors.submit(config.embeddings) if wanted else None
     vectors = download_glove.submit(glove, config.embeddings) if wanted else None
@@ -150,41 +143,61 @@ def submit_data_stages(config: PipelineConfig, run_id: str) -> DataStages:
     vocabulary = build_vocabulary.submit(tokens, config.vocabulary, extension)
     buckets = bucket_corpus.submit(tokens, vocabulary, config.bucketing, seed)
     embeddings = vectors and align_embeddings.submit(vocabulary, vectors, tokens, config.alignment, seed)
-    stages = {
-        "vectors": vectors, "documents": documents, "tokens": tokens, "vocabulary": vocabulary,
-        "embeddings": embeddings, "buckets": buckets, "baseline": baseline,
-    }  # fmt: skip
-    return DataStages([glove, corpus], stages)
+    return DataStages(
+        glove=glove, corpus=corpus, vectors=vectors, documents=documents, tokens=tokens, vocabulary=vocabulary,
+        embeddings=embeddings, buckets=buckets, baseline=baseline,
+    )  # fmt: skip
 
 
-def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> tuple[list[Future], list[Future]]:
-    """Start a training for each seed, and the evaluation of each; live metrics are those of a single training."""
-    stages, seeds = data.stages, config.training.seeds or (config.seed,)
-    classifiers = [
-        train_classifier.submit(
-            stages["buckets"], stages["vocabulary"], stages["embeddings"], config.embeddings.dim,
+def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> list[Training]:
+    """Start a training and its evaluation for each seed; a single training logs live metrics to the MLflow run."""
+    seeds = config.training.seeds or (config.seed,)
+    trainings = []
+    for seed in seeds:
+        classifier = train_classifier.submit(
+            data.buckets, data.vocabulary, data.embeddings, config.embeddings.dim,
             config.bucketing.batch_size, config.model, config.training, seed,
             run_id=run_id if len(seeds) == 1 else None,
+        )  # fmt: skip
+        evaluation = evaluate_classifier.submit(
+            classifier, data.buckets, data.baseline, data.documents, data.embeddings
         )
-        for seed in seeds
+        trainings.append(Training(classifier, evaluation))
+    return trainings
+
+
+def collect_outputs(data: DataStages, training: Training) -> RunOutputs:
+    """Return the outputs of finished stages."""
+    return RunOutputs(
+        vectors=data.vectors.result() if data.vectors else None,
+        documents=data.documents.result(),
+        tokens=data.tokens.result(),
+        vocabulary=data.vocabulary.result(),
+        embeddings=data.embeddings.result() if data.embeddings else None,
+        buckets=data.buckets.result(),
+        baseline=data.baseline.result(),
+        classifier=training.classifier.result(),
+        evaluation=training.evaluation.result(),
+    )
+
+
+def list_stage_runs(data: DataStages, training: Training) -> list[Future]:
+    """Return the task runs of stages that exist, in the order of the data."""
+    runs = [
+        data.vectors, data.documents, data.tokens, data.vocabulary, data.embeddings, data.buckets, data.baseline,
+        training.classifier, training.evaluation,
     ]  # fmt: skip
-    evaluations = [
-        evaluate_classifier.submit(
-            classifier, stages["buckets"], stages["baseline"], stages["documents"], stages["embeddings"]
-        )
-        for classifier in classifiers
-    ]
-    return classifiers, evaluations
+    return [run for run in runs if run is not None]
 
 
 def abandon_tasks() -> None:
-    """Stop the tasks that run in other threads; one that does not stop within `STOP_SECONDS` is left behind."""
+    """Stop the tasks that run in other threads; do not wait longer than `STOP_SECONDS` for those that go on."""
     stop_work()
     context = FlowRunContext.get()
     runner: Any = context.task_runner if context else None
     executor = getattr(runner, "_executor", None)
     if executor is not None:
-        runner._executor = None  # or leaving the flow would wait for every running thread
+        runner._executor = None  # otherwise the end of the flow would wait for every running thread
         executor.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + STOP_SECONDS
         for thread in executor._threads:
@@ -192,7 +205,10 @@ def abandon_tasks() -> None:
 
 
 def raise_first_error(futures: Sequence[PrefectFuture[Any] | None]) -> None:
-    """Wait for tasks, given in the order of the data; the first that failed by itself raises its error."""
+    """Wait for task runs, given in the order of the data, and raise the error of the first that failed.
+
+    A task run that never started, because one before it failed, is not a failure of its own.
+    """
     for future in futures:
         if future is not None:
             future.wait()
@@ -200,33 +216,32 @@ def raise_first_error(futures: Sequence[PrefectFuture[Any] | None]) -> None:
                 future.result()
 
 
-def collect_outputs(futures: Sequence[Future | None]) -> list[tuple[ArtifactRef, Future]]:
-    """Wait for stages, given in the order of the data, and return their outputs; the first error is raised."""
-    raise_first_error(futures)
-    return [(future.result(), future) for future in futures if future is not None]
+def summarize_stage(future: Future) -> StageSummary:
+    """Return the summary of a finished stage."""
+    output = future.result()
+    facts = {key: value for key, value in output.facts.items() if key != "seconds"}
+    return StageSummary(
+        name=output.stage, cached=future.state.name == "Cached", seconds=output.facts["seconds"], facts=facts
+    )
 
 
 def _vectors_usable(futures: Sequence[PrefectFuture[Any] | None], config: PipelineConfig, run_id: str) -> bool:
-    """Tell whether there are vectors; without them the configuration says if the run may go on, and it is told."""
+    """Wait for the vectors if the run may go on without them, and return whether there are any.
+
+    With `embeddings.on_failure=train_from_scratch` a failure is logged, here and in the MLflow run.
+    """
     if config.embeddings.on_failure == "error":
         return True
     try:
         raise_first_error(futures)
     except GloveflowError as error:
         logger.warning(
-            "NO PRE-TRAINED VECTORS: %s could not be had (%s). The embedding layer is trained from scratch, as "
+            "NO PRE-TRAINED VECTORS: %s is not available (%s). The embedding layer is trained from scratch, as "
             "embeddings.on_failure says", config.embeddings.source, error,
         )  # fmt: skip
         log_tags(run_id, {"gloveflow.embeddings": f"trained from scratch: {error}"[:4000]})
         return False
     return True
-
-
-def _summarize(output: ArtifactRef, future: Future) -> StageSummary:
-    facts = {key: value for key, value in output.facts.items() if key != "seconds"}
-    return StageSummary(
-        name=output.stage, cached=future.state.name == "Cached", seconds=output.facts["seconds"], facts=facts
-    )
 
 
 def _flow_run_url() -> str:

@@ -1,6 +1,6 @@
-"""What a run leaves to look at: results in the MLflow run, artifacts on the page of the Prefect run.
+"""What a run publishes: results in the MLflow run, artifacts on the page of the Prefect run.
 
-Everything here can be repeated without doubling anything.
+Publishing twice shows everything once.
 """
 
 import logging
@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
+from flows.outputs import RunOutputs
 from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
@@ -41,19 +42,21 @@ _REPORTS = {
 
 
 @task(name="log_results", task_run_name="log results", retries=2, retry_delay_seconds=2, persist_result=False)
-def log_results(run: runs.TrackedRun, outputs: dict[str, ArtifactRef], spread: dict[str, float]) -> None:
-    """Log stage facts, history, datasets, reports and figures of the stages' outputs to the MLflow run.
+def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, float]) -> None:
+    """Log facts, history, reports, tables, figures and datasets of the stages' outputs to the MLflow run.
 
-    `spread` holds mean and deviation over seeds, if there are several.
+    Args:
+        run: the MLflow run.
+        outputs: the stage outputs.
+        spread: mean and deviation over seeds; empty for a single seed.
     """
-    identity = run.run_id
+    identity, by_stage, evaluation = run.run_id, outputs.by_stage(), outputs.evaluation
     metrics.log_metrics(identity, gather_metrics(outputs) | {f"seeds/{key}": value for key, value in spread.items()})
-    classifier, evaluation = outputs["train_classifier"], outputs["evaluate_classifier"]
     for name, marker in ((EPOCHS_FILE, "train_loss"), (STEPS_FILE, "step_loss")):
-        metrics.log_history(identity, classifier.read_table(name).to_pylist(), marker=marker)
+        metrics.log_history(identity, outputs.classifier.read_table(name).to_pylist(), marker=marker)
     for stage, name in _REPORTS.items():
-        if stage in outputs:
-            runs.log_file(identity, outputs[stage].path(name), "reports")
+        if stage in by_stage:
+            runs.log_file(identity, by_stage[stage].path(name), "reports")
     for name, rows in report_tables(outputs).items():
         runs.log_table(identity, rows, name)
         create_table_artifact(key=f"table-{name}", table=rows, description=f"{name} of the data")
@@ -61,19 +64,19 @@ def log_results(run: runs.TrackedRun, outputs: dict[str, ArtifactRef], spread: d
         runs.log_file(identity, evaluation.path(name), "figures")
     runs.log_file(identity, evaluation.path(REPORT_FILE))
     _log_datasets(identity, outputs)
-    keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in outputs.items()}
+    keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in by_stage.items()}
     runs.log_json(identity, keys, "reports/outputs.json")
     runs.log_tags(identity, {"mlflow.note.content": describe_scores(evaluation.read_model(Metrics))})
 
 
-def gather_metrics(outputs: dict[str, ArtifactRef]) -> dict[str, float]:
-    """Return the numbers of all stages as metrics: `test_*`, `<stage>/<fact>`, `seconds/<stage>`."""
+def gather_metrics(outputs: RunOutputs) -> dict[str, float]:
+    """Return scores and numeric facts as metrics: `<split>_<score>`, `<stage>/<fact>`, `seconds/<stage>`."""
     metrics: dict[str, float] = {}
-    for split, models in outputs["evaluate_classifier"].read_model(Metrics).by_split():
+    for split, models in outputs.evaluation.read_model(Metrics).by_split():
         for model, scores in models.by_model():
             prefix = split if model == "lstm" else f"{split}_{model}"
             metrics.update({f"{prefix}_{key}": value for key, value in scores.headlines().items()})
-    for stage, output in outputs.items():
+    for stage, output in outputs.by_stage().items():
         metrics[f"seconds/{stage}"] = output.facts["seconds"]
         if stage != "evaluate_classifier":
             numbers = {key: value for key, value in output.facts.items() if isinstance(value, int | float)}
@@ -81,10 +84,10 @@ def gather_metrics(outputs: dict[str, ArtifactRef]) -> dict[str, float]:
     return metrics
 
 
-def report_tables(outputs: dict[str, ArtifactRef]) -> dict[str, list[dict[str, Any]]]:
-    """Return what the data stages found as tables: classes, findings, padding, and, with vectors, coverage, misses."""
-    profile = outputs["ingest_corpus"].read_model(CorpusProfile)
-    padding = outputs["bucket_corpus"].read_model(PaddingReport)
+def report_tables(outputs: RunOutputs) -> dict[str, list[dict[str, Any]]]:
+    """Return the reports of the data stages as tables: classes, findings, padding; with vectors, coverage, misses."""
+    profile = outputs.documents.read_model(CorpusProfile)
+    padding = outputs.buckets.read_model(PaddingReport)
     single = ("rows", "left_out", "duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")
     findings = {
         **{name: getattr(profile, name) for name in single},
@@ -102,8 +105,8 @@ def report_tables(outputs: dict[str, ArtifactRef]) -> dict[str, list[dict[str, A
             for name, report in padding.schemes.items()
         ],
     }  # fmt: skip
-    if embeddings := outputs.get("align_embeddings"):
-        coverage = embeddings.read_model(CoverageReport)
+    if outputs.embeddings:
+        coverage = outputs.embeddings.read_model(CoverageReport)
         tables["coverage"] = [
             {"split": split, "part": part, "token_coverage": round(share, 4)}
             for split, total in coverage.tokens.items()
@@ -118,12 +121,12 @@ def report_tables(outputs: dict[str, ArtifactRef]) -> dict[str, list[dict[str, A
 
 
 def publish_link(url: str) -> None:
-    """Show the MLflow run on the page of the Prefect run."""
+    """Link the MLflow run on the page of the Prefect run."""
     create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run", description=f"MLflow run: {url}")
 
 
-def publish_results(evaluation: ArtifactRef, registration: Registration, url: str, spread: dict[str, float]) -> None:
-    """Show the scores and the registered version on the page of the Prefect run."""
+def publish_results(evaluation: ArtifactRef, registration: Registration, *, url: str, spread: dict[str, float]) -> None:
+    """Show scores and the registered version on the page of the Prefect run; `url` is that of the MLflow run."""
     create_table_artifact(
         key="results",
         table=results_table(evaluation, spread),
@@ -132,7 +135,7 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, url: st
     version_url = server.model_url(registration.model, registration.version)
     create_markdown_artifact(
         key="registered-model",
-        description="The registered version and what the gate said",
+        description="The registered version and the decision of the gate",
         markdown=(
             f"## [{registration.model} version {registration.version}]({version_url})\n\n"
             f"{registration.reason}\n\n{describe_scores(evaluation.read_model(Metrics))}\n"
@@ -141,7 +144,7 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, url: st
 
 
 def results_table(evaluation: ArtifactRef, spread: dict[str, float]) -> list[dict[str, Any]]:
-    """Return one row per split and model: accuracy, macro F1, log-loss, documents; the spread over seeds last."""
+    """Return accuracy, macro F1, log-loss and documents, a row per split and model; the spread over seeds is last."""
     rows = [
         {
             "split": split,
@@ -161,7 +164,7 @@ def results_table(evaluation: ArtifactRef, spread: dict[str, float]) -> list[dic
 
 
 def close_flow_runs(flow_run_ids: list[str]) -> None:
-    """Set flow runs that a kill left running to Crashed."""
+    """Set flow runs to Crashed whose process was killed; those that are final or unknown stay as they are."""
     if not flow_run_ids:
         return
     with get_client(sync_client=True) as client:
@@ -169,21 +172,21 @@ def close_flow_runs(flow_run_ids: list[str]) -> None:
             try:
                 state = client.read_flow_run(UUID(identity)).state
                 if state is not None and not state.is_final():
-                    crashed: State[None] = Crashed(message="The process of this run is gone.")
+                    crashed: State[None] = Crashed(message="The process of this run was killed.")
                     client.set_flow_run_state(UUID(identity), crashed, force=True)
             except ObjectNotFound:
-                logger.info("flow run %s is not known to this Prefect server", identity)
+                logger.info("flow run %s does not exist on this Prefect server", identity)
 
 
-def _log_datasets(run_id: str, outputs: dict[str, ArtifactRef]) -> None:
-    documents = outputs["ingest_corpus"]
+def _log_datasets(run_id: str, outputs: RunOutputs) -> None:
+    documents, vectors = outputs.documents, outputs.vectors
     for split, counts in documents.read_model(CorpusProfile).documents.items():
         runs.log_dataset(
             run_id, name=f"documents-{split}", digest=documents.digest, path=documents.path(DOCUMENTS_FILE),
             context=split, rows=sum(counts.values()),
         )  # fmt: skip
-    if vectors := outputs.get("download_glove"):
+    if vectors:
         runs.log_dataset(
             run_id, name="vectors", digest=vectors.digest, path=vectors.path(VECTORS_FILE),
-            context="embeddings", rows=vectors.facts["vectors"],
+            context="embeddings", rows=vectors.count_rows(VECTORS_FILE),
         )  # fmt: skip

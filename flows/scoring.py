@@ -1,7 +1,7 @@
 """The flow `score-texts`: classify a file of texts with the registered champion.
 
-Reads CSV, TSV, JSON lines or Parquet with a text column, or plain text with a text per line; writes the same
-rows with `label`, `score` and one `p_<class>` column per class, as Parquet or CSV.
+Reads CSV, TSV, JSON lines or Parquet with a text column, or plain text with one text per line. Writes the same rows
+with `label`, `score` and one column `p_<class>` per class, as Parquet or CSV.
 """
 
 import logging
@@ -24,7 +24,7 @@ BATCH = 2048
 
 
 class ScoringResult(BaseModel):
-    """What came of scoring a file."""
+    """The result of scoring a file; `skipped` counts rows without a text, `version` is the model version."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -36,16 +36,16 @@ class ScoringResult(BaseModel):
 
 
 @flow(name="score-texts", persist_result=False)
-def score_file(source: str, output: str, model: str, alias: str = "champion", column: str = "text") -> ScoringResult:
-    """Write the champion's predictions for a file of texts."""
+def score_file(*, source: str, output: str, model: str, alias: str = "champion", column: str = "text") -> ScoringResult:
+    """Write a model's predictions for a file of texts."""
     open_loggers()
     allow_work()
-    return score_texts(source, output, model, alias, column)
+    return score_texts(source=source, output=output, model=model, alias=alias, column=column)
 
 
 @task(name="score_texts", task_run_name="score texts", persist_result=False)
-def score_texts(source: str, output: str, model: str, alias: str, column: str) -> ScoringResult:
-    """Read, classify, write; rows without a text get no label and are counted."""
+def score_texts(*, source: str, output: str, model: str, alias: str, column: str) -> ScoringResult:
+    """Read the texts, classify them, write the rows; rows without a text get no label and are counted."""
     frame = read_texts(Path(source), column)
     usable = frame[column].map(lambda text: isinstance(text, str) and bool(text.strip()))
     version = find_alias(model, alias)
@@ -69,7 +69,7 @@ def score_texts(source: str, output: str, model: str, alias: str, column: str) -
 
 
 def classify(model: Classify, texts: list[str]) -> list[dict[str, Any]]:
-    """Return the model's answers to texts, in batches with progress."""
+    """Return the model's answers to texts; it gets batches of `BATCH`, and progress is shown."""
     answers: list[dict[str, Any]] = []
     with track_progress("score", total=len(texts), unit="texts") as advance:
         for start in range(0, len(texts), BATCH):
@@ -83,7 +83,7 @@ def read_texts(path: Path, column: str) -> pd.DataFrame:
     """Return the rows of a file of texts.
 
     Raises:
-        InputError: it is missing, unreadable, of an unknown kind, or has no such column.
+        InputError: the file is missing, unreadable or of an unknown kind, or the column is missing.
     """
     readers = {
         ".csv": lambda: pd.read_csv(path, keep_default_na=False, dtype=str),
@@ -99,18 +99,18 @@ def read_texts(path: Path, column: str) -> pd.DataFrame:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, pd.errors.ParserError) as error:
-        raise InputError(f"{path}: is no readable {path.suffix} file: {error}") from error
+        raise InputError(f"{path}: is not a readable {path.suffix} file: {error}") from error
     if column not in frame:
         raise InputError(f"{path}: no column {column!r}; it has {', '.join(map(repr, frame.columns))}")
     return frame
 
 
 def write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet or CSV, all of it or nothing.
+    """Write a table as Parquet or CSV. An error leaves no partial file.
 
     Raises:
         InputError: the name ends in neither .parquet nor .csv.
-        StoreError: it cannot be written.
+        StoreError: the file cannot be written.
     """
     if path.suffix not in (".parquet", ".csv"):
         raise InputError(f"{path}: expected a name that ends in .parquet or .csv")

@@ -1,12 +1,12 @@
-"""Errors that a user can act on, each with the exit code that the command line ends with.
+"""Errors that a user can act on, each with the exit code of the command line.
 
-A message says what was wrong, what was got, what was expected and where. Anything that is not a
-`GloveflowError` is a defect of the project and ends with exit code 1 and a traceback.
+A message says what is wrong, what was expected and where. Any other exception is a defect, of the project or of a
+library, and ends with exit code 1; `--debug` shows its traceback.
 """
 
 
 class GloveflowError(Exception):
-    """Base class of everything the project raises on purpose."""
+    """Base class of all errors that the project raises on purpose."""
 
     exit_code = 1
 
@@ -18,7 +18,7 @@ class ConfigError(GloveflowError):
 
 
 class InputError(GloveflowError):
-    """A corpus or a vector file cannot be used: missing, empty, malformed, or at odds with the configuration."""
+    """A corpus or a vector file cannot be used: it is missing, empty, malformed, or contradicts the configuration."""
 
     exit_code = 3
 
@@ -36,13 +36,13 @@ class ServiceError(GloveflowError):
 
 
 class GateError(GloveflowError):
-    """A result is below a bound that the configuration demands: embedding coverage, a metric of the model."""
+    """A result is below a bound of the configuration: embedding coverage, a metric of the model."""
 
     exit_code = 6
 
 
 class TrainingError(GloveflowError):
-    """Training went wrong in a way that no retry mends: a loss or gradient that is not finite."""
+    """Training failed in a way that no retry can help: a loss or gradient is not finite."""
 
     exit_code = 7
 

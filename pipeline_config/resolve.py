@@ -1,11 +1,9 @@
-"""Resolve a configuration: field default < preset YAML < file < `--set section.key=value`.
+"""Resolve a configuration: field default < preset YAML < user's YAML file < `--set section.key=value`.
 
-Reads the presets beside this module and the user's YAML file; writes nothing. Every value of the result
-knows where it came from.
+Reads a preset and the user's file; writes nothing. The result says for every value which layer set it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,23 +11,16 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline_config.errors import ConfigError
+from pipeline_config.preset_files import DEFAULT_PRESET, list_presets, preset_path
 from pipeline_config.renamed import rename_settings
 from pipeline_config.settings import PipelineConfig
 
-DEFAULT_PRESET = "sentiment"
-_PRESETS = resources.files("pipeline_config") / "presets"
-
 
 class ResolvedConfig(NamedTuple):
-    """A configuration and, for each dotted key, where its value came from."""
+    """A configuration and, for each dotted key, the layer that set its value."""
 
     config: PipelineConfig
     origins: dict[str, str]
-
-
-def list_presets() -> list[str]:
-    """Return the names of the presets, sorted."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml"))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -53,7 +44,7 @@ def resolve_config(
         overrides: `section.key=value` strings, values in YAML syntax.
 
     Raises:
-        ConfigError: a layer cannot be read, holds an unknown key, or a value is out of range.
+        ConfigError: a layer cannot be read or has an unknown key, or a value is out of range.
     """
     layers = [(f"preset {preset}", _read_preset(preset))]
     if file is not None:
@@ -73,15 +64,14 @@ def resolve_config(
 
 
 def describe_validation_error(error: ValidationError, origins: Mapping[str, str] | None = None) -> str:
-    """Turn pydantic's report into one line per mistake: key, what is wrong, what was got, where it was set."""
+    """Turn pydantic's report into one line per mistake: the key, what is wrong, the value, the layer that set it."""
     lines = []
     for item in error.errors():
         parts = [str(part) for part in item["loc"]]
         key = ".".join(parts) or "configuration"
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            known = _section_fields(parts[:-1])
-            message = f"unknown key; expected one of {', '.join(known)}"
+            message = f"unknown key; expected one of {', '.join(_section_fields(parts[:-1]))}"
         whole_section = item["type"] == "value_error" and isinstance(item["input"], Mapping)
         got = "" if item["type"] == "extra_forbidden" or whole_section else f", got {item['input']!r}"
         origin = _find_origin(key, origins or {}, inside=not whole_section)
@@ -91,7 +81,7 @@ def describe_validation_error(error: ValidationError, origins: Mapping[str, str]
 
 
 def _find_origin(key: str, origins: Mapping[str, str], *, inside: bool) -> str | None:
-    """Return what set a key: itself, else the mapping that it is in, else (`inside`) one of the keys in it."""
+    """Return the layer that set a key, else the mapping around the key, else (with `inside`) a key below it."""
     related = [
         origin
         for name, origin in origins.items()
@@ -102,6 +92,7 @@ def _find_origin(key: str, origins: Mapping[str, str], *, inside: bool) -> str |
 
 
 def _section_fields(path: list[str]) -> list[str]:
+    """Return the field names of the section at a path, or none if there is no section."""
     model: type[BaseModel] = PipelineConfig
     for part in path:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
@@ -119,6 +110,7 @@ def _rename(layer: Mapping[str, Any], origin: str) -> dict[str, Any]:
 
 
 def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Add a layer to the merged layers below it; `label_map` is replaced as a whole."""
     for key, value in layer.items():
         if isinstance(value, Mapping) and isinstance(into.get(key), dict) and key != "label_map":
             _merge(into[key], value)
@@ -129,7 +121,7 @@ def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
 def _read_preset(name: str) -> dict[str, Any]:
     if name not in list_presets():
         raise ConfigError(f"--preset: got {name!r}, expected one of {', '.join(list_presets())}")
-    return _read_yaml(f"preset {name}", (_PRESETS / f"{name}.yaml").read_text("utf-8"))
+    return _read_yaml(f"preset {name}", preset_path(name).read_text("utf-8"))
 
 
 def _read_file(path: Path) -> str:
@@ -143,7 +135,7 @@ def _read_file(path: Path) -> str:
 def _read_yaml(where: str, text: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the date 2024-13-45
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: for example the date 2024-13-45
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
     if values is None:
         return {}

@@ -1,4 +1,4 @@
-"""What the command line prints: stage lines while a flow runs, a summary at its end, errors."""
+"""What the command line prints: log lines while a flow runs, a summary at its end, answers, errors."""
 
 import logging
 import os
@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline_config.preset_files import DEFAULT_PRESET
 from tasks.runtime.loggers import OUR_LOGGERS
 
 if TYPE_CHECKING:
-    from flows.pipeline import PipelineResult, StageSummary
+    from flows.outputs import PipelineResult, StageSummary
 
 
 class ProgressHandler(logging.Handler):
@@ -25,7 +26,7 @@ class ProgressHandler(logging.Handler):
 
 
 def show_log_lines() -> None:
-    """Show our loggers' lines on standard error; once per process."""
+    """Show the lines of the project's loggers on standard error; repeated calls change nothing."""
     for name in OUR_LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
@@ -39,11 +40,8 @@ def print_error(message: str) -> None:
 
 
 def print_summary(result: "PipelineResult", *, name: str) -> None:
-    """Print what a person wants to know of a finished run, and what to do next."""
-    from pipeline_config.contracts.evaluation import Metrics  # not at the top, because pyarrow is slow to import
-
-    metrics = Path(result.store["evaluate_classifier"], Metrics.file_name)
-    test = Metrics.model_validate_json(metrics.read_bytes()).test
+    """Print scores, stages and the registered version of a finished run, and the commands to try next."""
+    lstm, baseline = result.test_scores["lstm"], result.test_scores["baseline"]
     registration = result.registration
     cached = sum(stage.cached for stage in result.stages)
     alias = f" @{registration.alias}" if registration.promoted else ""
@@ -54,16 +52,16 @@ def print_summary(result: "PipelineResult", *, name: str) -> None:
         f"peak memory {result.peak_memory_mib:,.0f} MiB",
         "",
         f"  {'test split':30} accuracy  macro F1",
-        f"  {'LSTM':30} {test.lstm.accuracy:8.4f}  {test.lstm.macro_f1:8.4f}",
+        f"  {'LSTM':30} {lstm.accuracy:8.4f}  {lstm.macro_f1:8.4f}",
         *_spread_lines(result.spread),
-        f"  {'TF-IDF + logistic regression':30} {test.baseline.accuracy:8.4f}  {test.baseline.macro_f1:8.4f}",
+        f"  {'TF-IDF + logistic regression':30} {baseline.accuracy:8.4f}  {baseline.macro_f1:8.4f}",
         "",
         *(_stage_line(stage) for stage in result.stages),
         "",
         f"  registered  {registration.model} version {registration.version}{alias}"
-        f"{'' if registration.created else ' (the same model as before, no new version)'}",
+        f"{'' if registration.created else ' (this model is registered already, no new version)'}",
         f"              {registration.reason}",
-        f"  report      {_relative(Path(result.store['evaluate_classifier'], 'report.html'))}",
+        f"  report      {_relative(Path(result.report))}",
         f"  MLflow run  {result.mlflow_url}",
         "",
         "next:",
@@ -107,7 +105,7 @@ def _command() -> str:
 
 
 def _model_option(name: str) -> str:
-    return "" if name == "sentiment" else f"--set name={name} "
+    return "" if name == DEFAULT_PRESET else f"--set name={name} "  # a preset is named as its file
 
 
 def _relative(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Check that this installation and these artifacts can work: versions, store, databases, servers."""
+"""The checks of `gloveflow doctor`: versions of packages, the Prefect server, the store, databases, pages."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 
 
 def examine(root: Path) -> list[Finding]:
-    """Return all findings about an installation and an artifacts directory; changes nothing in them."""
+    """Return the findings of all checks of an installation and its artifacts directory."""
     checks: list[Callable[[Path], Iterator[Finding]]] = [
         check_versions, check_prefect_server, check_store, check_databases, check_servers,
     ]  # fmt: skip
@@ -36,7 +36,7 @@ def examine(root: Path) -> list[Finding]:
 
 
 def check_versions(_root: Path) -> Iterator[Finding]:
-    """Compare every required distribution with what is installed, and tell what breaks the bounds of the servers'."""
+    """Compare the installed version of every required distribution with its bounds; report violations of the servers' own."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding(sys.version_info >= (3, 11), "python", version)
     yield from _compare_requirements("gloveflow")
@@ -63,9 +63,9 @@ def _compare_requirements(distribution: str) -> Iterator[Finding]:
 
 
 def check_prefect_server(_root: Path) -> Iterator[Finding]:
-    """Import Prefect's server, which a wrong version of fastapi or SQLAlchemy breaks."""
+    """Import Prefect's server; wrong versions of fastapi or SQLAlchemy make this fail."""
     with contextlib.suppress(KeyError, OSError):
-        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # or importing prefect complains
+        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # importing prefect warns if it is missing
     try:
         import prefect.server.api.server  # noqa: F401
     except Exception as error:
@@ -75,7 +75,7 @@ def check_prefect_server(_root: Path) -> Iterator[Finding]:
 
 
 def check_store(root: Path) -> Iterator[Finding]:
-    """Try to lock a file in the artifacts directory, and look at the free space."""
+    """Lock a file in the artifacts directory, and check the free space."""
     try:
         with file_lock(root / ".doctor.lock", waiting_for="another doctor"):
             pass
@@ -90,10 +90,10 @@ def check_store(root: Path) -> Iterator[Finding]:
 
 
 def check_databases(root: Path) -> Iterator[Finding]:
-    """Check the SQLite files of Prefect and MLflow, where there are any."""
+    """Check the SQLite databases of Prefect and MLflow, if they exist."""
     for name, path in (("prefect db", root / "prefect" / "prefect.db"), ("mlflow db", root / "mlflow" / "mlflow.db")):
         if not path.exists():
-            yield Finding(True, name, f"{path}: not there yet, the first run makes it")
+            yield Finding(True, name, f"{path}: does not exist yet; the first run creates it")
             continue
         try:
             connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
@@ -106,7 +106,7 @@ def check_databases(root: Path) -> Iterator[Finding]:
 
 
 def check_servers(root: Path) -> Iterator[Finding]:
-    """Say which servers, started by `gloveflow ui` or `serve`, answer."""
+    """Report which servers of `gloveflow ui` or `gloveflow serve` answer."""
     for name, health in (("prefect", "/api/health"), ("mlflow", "/health")):
         url = read_servers(root).get(name)
         up = bool(url) and answers(f"{url}{health}")

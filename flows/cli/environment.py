@@ -1,14 +1,12 @@
-"""The environment of a process of ours: where artifacts are, which servers to talk to, what is logged.
+"""The environment variables of a command: where artifacts are, which servers to use, what is logged.
 
-Only standard library, because everything here must be set before prefect and mlflow are imported. Variables
-that the user has set are left alone. Reads and writes `<artifacts>/servers.json`, in which `gloveflow ui` and
-`gloveflow serve` say where their servers listen.
+Imports only the standard library, because the variables must be set before prefect and mlflow are imported. Variables
+that the user has set are not changed. Reads and writes `<artifacts>/servers.json`, in which `gloveflow ui` and
+`gloveflow serve` record the addresses of their servers.
 """
 
 import json
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from tasks.runtime.loggers import OUR_LOGGERS
@@ -18,7 +16,7 @@ MLFLOW_PORT = 5000
 _DEFAULTS = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line prints our own lines
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line prints the project's own lines
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -46,7 +44,7 @@ def prepare_environment(artifacts: Path | None = None) -> Path:
 
 
 def read_servers(root: Path) -> dict[str, str]:
-    """Return the addresses of the servers that were started last on these artifacts, by name."""
+    """Return the addresses of the servers that were last started for these artifacts, by name."""
     try:
         return {str(name): str(url) for name, url in json.loads((root / "servers.json").read_text("utf-8")).items()}
     except (OSError, ValueError, AttributeError):
@@ -54,7 +52,7 @@ def read_servers(root: Path) -> dict[str, str]:
 
 
 def write_servers(root: Path, servers: dict[str, str]) -> None:
-    """Record where servers listen."""
+    """Record the addresses of servers, beside those that are recorded already."""
     root.mkdir(parents=True, exist_ok=True)
     temporary = root / f".servers-{os.getpid()}.json"
     temporary.write_text(json.dumps({**read_servers(root), **servers}), "utf-8")
@@ -62,9 +60,12 @@ def write_servers(root: Path, servers: dict[str, str]) -> None:
 
 
 def answers(url: str, seconds: float = 1.0) -> bool:
-    """Tell whether an address answers a GET request with success."""
+    """Return whether an address answers a GET request with success within some seconds."""
+    import http.client
+    import urllib.request  # here: `gloveflow --help` does not need it
+
     try:
         with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310
             return bool(200 <= response.status < 300)
-    except (urllib.error.URLError, OSError, ValueError):
+    except (OSError, http.client.HTTPException, ValueError):  # HTTPException: another kind of server listens there
         return False

@@ -1,4 +1,4 @@
-"""The command line, `gloveflow`. Heavy packages are imported inside the commands, so that `--help` is quick."""
+"""The command line, `gloveflow`. Commands import heavy packages when they run, so that `--help` is quick."""
 
 import argparse
 import os
@@ -11,18 +11,27 @@ from typing import TYPE_CHECKING
 
 from flows.cli.environment import prepare_environment
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
+from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
 
 if TYPE_CHECKING:
     from pipeline_config.settings import PipelineConfig
 
-DEFAULT_PRESET = "sentiment"
+
+class _ShowVersion(argparse.Action):
+    """Print the version of the installed package and exit."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata  # here: `--help` does not need it
+
+        print(f"gloveflow {metadata.version('gloveflow')}")
+        parser.exit()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
-    from flows.cli.session import leave
+    from flows.cli.session import exit_process
 
-    leave(run_command(arguments))
+    exit_process(run_command(arguments))
 
 
 def run_command(arguments: list[str] | None = None) -> int:
@@ -63,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--artifacts", type=Path, help="directory of all outputs (default: $GLOVEFLOW_ARTIFACTS or ./artifacts)"
@@ -72,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     configured.add_argument(
         "--preset",
         default=DEFAULT_PRESET,
-        help="sentiment (default), bbc-news, smoke, imdb, sst2, or custom",
+        help=f"one of {', '.join(list_presets())} (default: %(default)s)",
     )
     configured.add_argument("--config", type=Path, metavar="FILE", help="YAML file with your own values")
     configured.add_argument(
@@ -81,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="SECTION.KEY=VALUE",
         dest="overrides",
-        help="one value; can be repeated",
+        help="set one value; can be repeated",
     )
     served = argparse.ArgumentParser(add_help=False)
     served.add_argument("--alias", help="alias of the model version (default: the configured champion alias)")
@@ -109,7 +119,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; without any, one per line of standard input")
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; without one, each line of standard input")
     parser.add_argument("--json", action="store_true", help="print one JSON object per text")
 
 
@@ -120,7 +130,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--yaml", action="store_true", help="print a file that --config takes")
+    parser.add_argument("--yaml", action="store_true", help="print a YAML file for --config")
 
 
 def _run(options: argparse.Namespace, root: Path) -> int:
@@ -137,12 +147,12 @@ def _run(options: argparse.Namespace, root: Path) -> int:
 
         return train_pipeline
 
-    print_summary(run_flow(root, load, config), name=config.name)
+    print_summary(run_flow(root, load, config=config), name=config.name)
     return 0
 
 
 def _serve(options: argparse.Namespace, root: Path) -> int:
-    """Keep scheduled runs going, one at a time, until it is ended."""
+    """Start scheduled runs, one at a time, until the command is ended."""
     config = _resolve(options)
     config.corpus.require_source()
     from flows.cli.servers import running_servers, start_pages
@@ -151,7 +161,7 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
 
     check_schedule(options.cron, options.timezone)
     check_machine(config.training)
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # the log of a service: all lines of all runs
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # a service logs all lines of all runs
     starts = start_pages(root)[1:] if "PREFECT_API_URL" in os.environ else start_pages(root)
     with running_servers(root, starts) as servers:
         for server in servers:
@@ -182,7 +192,7 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
     config = _resolve(options)
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
     if not texts:
-        raise InputError("predict: expected a text, got none")
+        raise InputError("predict: expected a text as an argument or on standard input, got none")
     from tasks.runtime.loggers import open_loggers
     from tasks.tracking.models import load_model
 
@@ -218,7 +228,10 @@ def _score(options: argparse.Namespace, root: Path) -> int:
         return score_file
 
     alias = options.alias or config.registration.alias
-    result = run_flow(root, load, str(source), str(output), config.registered_model, alias, options.column)
+    result = run_flow(
+        root, load, source=str(source), output=str(output), model=config.registered_model, alias=alias,
+        column=options.column,
+    )  # fmt: skip
     counts = ", ".join(f"{label} {count:,}" for label, count in result.labels.items()) or "none"
     skipped = f", {result.skipped:,} rows without a text" if result.skipped else ""
     classified_by = f"{config.registered_model} version {result.version}"
@@ -227,7 +240,7 @@ def _score(options: argparse.Namespace, root: Path) -> int:
 
 
 def _config(options: argparse.Namespace, root: Path) -> int:
-    """Show the resolved configuration and where each value came from."""
+    """Show the resolved configuration and which layer set each value."""
     from pipeline_config.resolve import flatten, resolve_config
 
     resolved = resolve_config(preset=options.preset, file=options.config, overrides=options.overrides)

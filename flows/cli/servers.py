@@ -1,7 +1,7 @@
-"""The servers that our commands start for themselves: Prefect's API (and pages) and MLflow's pages.
+"""The servers that commands start: Prefect's API (with or without its pages) and MLflow's pages.
 
-They listen on 127.0.0.1, write their output under `<artifacts>/logs`, and end with the process that started
-them, however that ends. Only standard library, so that a server can start while prefect is still importing.
+They listen on 127.0.0.1, write their output to `<artifacts>/logs`, and end with the process that started them, even if
+that is killed. Imports only the standard library, so that a server starts while the command still imports prefect.
 """
 
 import contextlib
@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from flows.cli.environment import MLFLOW_PORT, PREFECT_PORT, answers, write_servers
@@ -25,7 +26,7 @@ STOP_SECONDS = 8.0
 
 
 class Server(NamedTuple):
-    """A server process of ours."""
+    """A server process that this command has started."""
 
     name: str
     url: str
@@ -37,7 +38,7 @@ class Server(NamedTuple):
         """Wait until the server answers.
 
         Raises:
-            ServiceError: it ended, or did not answer in time.
+            ServiceError: it ended, or did not answer within `START_SECONDS`.
         """
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.url + self.health):
@@ -46,7 +47,7 @@ class Server(NamedTuple):
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the server, by force if it does not end by itself."""
+        """End the server with SIGTERM, and with SIGKILL if it still runs after `STOP_SECONDS`."""
         self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)
@@ -57,7 +58,7 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def embedded_prefect(root: Path) -> Iterator[Callable[[], None]]:
-    """Run a Prefect API server without pages for the body, unless `PREFECT_API_URL` names one already.
+    """Run a Prefect API server without pages during the body, unless `PREFECT_API_URL` names a server.
 
     Yields:
         A function that waits until the server is up.
@@ -65,13 +66,13 @@ def embedded_prefect(root: Path) -> Iterator[Callable[[], None]]:
     if "PREFECT_API_URL" in os.environ:
         yield lambda: None
         return
-    lock = contextlib.ExitStack()  # two fresh servers on one database must not migrate it at the same time
+    lock = contextlib.ExitStack()  # two servers must not migrate one new database at the same time
     lock.enter_context(
         file_lock(root / "prefect" / ".start.lock", waiting_for="another run to start its Prefect server")
     )
     server = start_prefect(root, find_port(0), pages=False)
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"
-    os.environ.setdefault("PREFECT_UI_URL", f"http://127.0.0.1:{PREFECT_PORT}")  # `gloveflow ui` shows the run there
+    os.environ.setdefault("PREFECT_UI_URL", f"http://127.0.0.1:{PREFECT_PORT}")  # where `gloveflow ui` shows the run
 
     def wait() -> None:
         with lock:
@@ -87,7 +88,7 @@ def embedded_prefect(root: Path) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def running_servers(root: Path, starts: list[Callable[[], Server]]) -> Iterator[list[Server]]:
-    """Run servers for the body, once all are up, and note their addresses for other commands."""
+    """Start servers, wait until all are up, record their addresses, and stop them after the body."""
     servers: list[Server] = []
     try:
         servers.extend(start() for start in starts)
@@ -117,23 +118,26 @@ def start_prefect(root: Path, port: int, *, pages: bool) -> Server:
         "uvicorn", "prefect.server.api.server:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port),
         "--log-level", "error", "--lifespan", "on", "--timeout-keep-alive", "5", "--timeout-graceful-shutdown", "3",
     ]  # fmt: skip
-    return _start("prefect", url, "/api/health", command, root, environment, without=("PREFECT_API_URL",))
+    return _start(
+        "prefect", command, url=url, health="/api/health", root=root, environment=environment,
+        without=("PREFECT_API_URL",),
+    )  # fmt: skip
 
 
 def start_mlflow(root: Path, port: int) -> Server:
     """Start MLflow's server on the tracking database."""
     from tasks.tracking.server import open_client, tracking_uri
 
-    open_client()  # sets a fresh database up before the server looks at it
+    open_client()  # sets up a new database before the server opens it
     command = [
         "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         "--backend-store-uri", tracking_uri(), "--artifacts-destination", str(root / "mlflow" / "files"),
     ]  # fmt: skip
-    return _start("mlflow", f"http://127.0.0.1:{port}", "/health", command, root, {})
+    return _start("mlflow", command, url=f"http://127.0.0.1:{port}", health="/health", root=root)
 
 
 def start_pages(root: Path) -> list[Callable[[], Server]]:
-    """Return how to start both servers with pages, on their usual ports where these are free."""
+    """Return functions that start both servers with pages, on their usual ports if these are free."""
     return [
         lambda: start_prefect(root, find_port(PREFECT_PORT), pages=True),
         lambda: start_mlflow(root, find_port(MLFLOW_PORT)),
@@ -151,13 +155,30 @@ def find_port(wanted: int) -> int:
 
 
 def _start(
-    name: str, url: str, health: str, command: list[str], root: Path, environment: dict[str, str],
+    name: str,
+    command: list[str],
+    *,
+    url: str,
+    health: str,
+    root: Path,
+    environment: Mapping[str, str] = MappingProxyType({}),
     without: tuple[str, ...] = (),
-) -> Server:  # fmt: skip
+) -> Server:
+    """Start `python -m` a command as a server.
+
+    Args:
+        name: name of the server, for its log file and for messages.
+        command: module and arguments.
+        url: address of the server.
+        health: path below the address that answers once the server is up.
+        root: the artifacts directory.
+        environment: variables to set for the server.
+        without: variables of this process that the server must not inherit.
+    """
     log = root / "logs" / f"{name}-server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     inherited = {key: value for key, value in os.environ.items() if key not in without}
-    scripts = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}"  # mlflow looks for uvicorn there
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}"  # where mlflow finds uvicorn
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -165,7 +186,7 @@ def _start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is for the command, which then ends its servers
+            start_new_session=True,  # Ctrl-C goes to the command alone, which then stops its servers
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
     return Server(name, url, health, log, process)
@@ -176,15 +197,15 @@ def _die_with_parent() -> None:
 
 
 def wait_for_end(servers: list[Server]) -> None:
-    """Wait until Ctrl-C or SIGTERM.
+    """Return after Ctrl-C or SIGTERM.
 
     Raises:
-        ServiceError: a server ended by itself.
+        ServiceError: a server ended on its own.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             for server in servers:
                 if server.process.poll() is not None:
-                    raise ServiceError(f"the {server.name} server ended; its output is in {server.log}")
+                    raise ServiceError(f"the {server.name} server ended unexpectedly; its output is in {server.log}")
             time.sleep(0.5)

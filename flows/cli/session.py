@@ -1,4 +1,4 @@
-"""Run a flow in this process for the command line: signals, server, a clean end of every task run."""
+"""Run a flow in this process for the command line: signals, the Prefect server, and the end of every task run."""
 
 import contextlib
 import os
@@ -17,32 +17,32 @@ from pipeline_config.errors import GloveflowError, ServiceError
 from tasks.runtime.loggers import open_loggers
 
 T = TypeVar("T")
-SETTLE_SECONDS = 3.0
+FLUSH_SECONDS = 3.0
 
 
-class Interrupted(GloveflowError):  # noqa: N818 (it is no error)
+class Interrupted(GloveflowError):  # noqa: N818 (an interruption is not an error)
     """The run was interrupted by Ctrl-C or a termination signal."""
 
     exit_code = 130
 
 
-def run_flow(root: Path, load: Callable[[], Callable[..., Any]], *arguments: Any) -> Any:
+def run_flow(root: Path, load: Callable[[], Callable[..., Any]], **parameters: Any) -> Any:
     """Run a flow to its end and return its result.
 
     Args:
         root: the artifacts directory.
-        load: imports the flow and returns it; called while the embedded server starts.
-        arguments: what the flow is called with.
+        load: imports the flow and returns it; it is called while the embedded server starts.
+        parameters: the flow's parameters.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM.
+        Interrupted: the run was interrupted by Ctrl-C or SIGTERM.
         ServiceError: the Prefect server does not answer.
-        Exception: what the flow raised.
+        Exception: the flow's own error.
     """
     embedded = "PREFECT_API_URL" not in os.environ
     with _terminate_like_ctrl_c(), embedded_prefect(root) as wait_for_server:
         flow = load()
-        # again, because a library may have put a handler under Python's: polars, which mlflow imports if it is there
+        # set again, because a library may have replaced the handler below Python's: polars does, and mlflow imports it
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -53,10 +53,10 @@ def run_flow(root: Path, load: Callable[[], Callable[..., Any]], *arguments: Any
             on_running=[lambda _flow, flow_run, _state: flow_run_ids.append(flow_run.id)]
         )
         try:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # it costs a second at the end
-                state = observed(*arguments, return_state=True)
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # the heartbeat delays the end by 1 s
+                state = observed(**parameters, return_state=True)
         except KeyboardInterrupt as error:
-            raise Interrupted(_why(error)) from None
+            raise Interrupted(_describe_interrupt(error)) from None
         except Exception as error:
             if _is_unreachable(error):
                 raise ServiceError(
@@ -64,18 +64,19 @@ def run_flow(root: Path, load: Callable[[], Callable[..., Any]], *arguments: Any
                 ) from error
             raise
         finally:
-            settle(flow_run_ids, wait=embedded)
+            flush_and_close_task_runs(flow_run_ids, close=embedded)
         if state.is_cancelled():
             raise Interrupted(state.message)
         return state.result()
 
 
-def settle(flow_run_ids: list[UUID], *, wait: bool) -> None:
-    """Send what is still queued for the server, and end task runs whose threads were left behind.
+def flush_and_close_task_runs(flow_run_ids: list[UUID], *, close: bool) -> None:
+    """Send queued events and log lines to the Prefect server, and close the task runs that are still open.
 
     Args:
         flow_run_ids: the flow runs of this process.
-        wait: also wait until the server has recorded the end of every task run, because it is going to stop.
+        close: whether to wait until the server has recorded the end of every task run, and to set the runs that are
+            still open after `FLUSH_SECONDS` to Crashed. Needed before the server stops.
     """
     from prefect import get_client
     from prefect.client.schemas.filters import FlowRunFilter
@@ -83,12 +84,12 @@ def settle(flow_run_ids: list[UUID], *, wait: bool) -> None:
     from prefect.logging.handlers import APILogWorker
     from prefect.states import Crashed
 
-    EventsWorker.drain_all(timeout=SETTLE_SECONDS)
-    APILogWorker.drain_all(timeout=SETTLE_SECONDS)
-    if not flow_run_ids or not wait:
+    EventsWorker.drain_all(timeout=FLUSH_SECONDS)
+    APILogWorker.drain_all(timeout=FLUSH_SECONDS)
+    if not flow_run_ids or not close:
         return
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + FLUSH_SECONDS
         while True:
             runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": flow_run_ids}))
             open_runs = [r for r in runs if not (r.state and (r.state.is_final() or r.state.name == "NotReady"))]
@@ -99,8 +100,8 @@ def settle(flow_run_ids: list[UUID], *, wait: bool) -> None:
             client.set_task_run_state(run.id, Crashed(message="The run was interrupted."), force=True)
 
 
-def leave(code: int) -> None:
-    """End the process at once; threads that cannot be stopped do not hold it up."""
+def exit_process(code: int) -> None:
+    """End the process with an exit code. After an interruption it does not wait for threads that still run."""
     if threading.active_count() > 1 and code == Interrupted.exit_code:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -120,7 +121,7 @@ def _terminate_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _why(error: KeyboardInterrupt) -> str:
+def _describe_interrupt(error: KeyboardInterrupt) -> str:
     return f"Interrupted by {error.args[0]}" if error.args else "Interrupted by Ctrl-C"
 
 

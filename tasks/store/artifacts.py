@@ -1,11 +1,10 @@
-"""The artifact store: stage outputs written once, verified always, and skipped when they are there.
+"""The artifact store: keys of stage outputs, references to outputs, and the verification of their files.
 
-An output is the directory `<artifacts>/store/<stage>/<key>/`: the stage's files and a `manifest.json`. The
-key is a hash of the stage, its version, its configuration and the digests of its inputs, never of paths,
-times or machines. A reader sees all of an output or nothing of it (see `commit_output`).
+An output is the directory `<artifacts>/store/<stage>/<key>/`. It holds the stage's files and a `manifest.json`. The key
+is a hash of the stage's name, its version, its configuration and the digests of its inputs. Paths, times and machines
+are not in the key. `tasks.store.commit` writes outputs; this module only reads them.
 
-Reads and writes the directory that `GLOVEFLOW_ARTIFACTS` names (default: `artifacts` in the working
-directory).
+The store is in the directory that `GLOVEFLOW_ARTIFACTS` names (default: `artifacts` in the working directory).
 """
 
 import hashlib
@@ -26,7 +25,7 @@ Content = TypeVar("Content", bound=JsonFile)
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-_verified: dict[tuple[int, ...], str] = {}  # device, inode, size, mtime_ns, ctime_ns -> SHA-256, this process only
+_verified: dict[tuple[int, ...], str] = {}  # device, inode, size, mtime_ns, ctime_ns -> SHA-256; for this process
 
 
 def artifacts_root() -> Path:
@@ -35,13 +34,19 @@ def artifacts_root() -> Path:
 
 
 class ArtifactRef(BaseModel):
-    """Reference to a committed stage output, verified against its files whenever one is made.
+    """Reference to a committed stage output. Making a reference verifies the output's files.
 
-    `digest` covers the names and contents of the files, so a key made from it is content-addressed.
-    `facts` are counts and measurements for reports; they are in no key and no digest.
+    Attributes:
+        stage: name of the stage.
+        key: key of the output.
+        digest: SHA-256 over the names and contents of the files. Keys made from it are content-addressed.
+        facts: counts, measurements and the seconds that the stage took. They are for display only (log lines, summary,
+            reports, metrics of the MLflow run), because neither a digest nor a key covers them: an edited manifest
+            changes them unnoticed. Code that decides anything reads the output's files, which are verified. The same
+            holds for `inputs` in the manifest, which no code reads.
 
     Raises:
-        ValueError: (pydantic's) a file is missing or is not what the manifest says.
+        ValueError: (as pydantic's `ValidationError`) a file is missing or differs from the manifest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,18 +70,22 @@ class ArtifactRef(BaseModel):
         return json.loads(self.path(name).read_text("utf-8"))
 
     def read_model(self, kind: type[Content]) -> Content:
-        """Return the content of the JSON file of a kind.
+        """Return the content of the JSON file that a model describes.
 
         Raises:
-            ValueError: (pydantic's) the file is not what its model says.
+            ValueError: (as pydantic's `ValidationError`) the file does not fit the model.
         """
         return kind.model_validate_json(self.path(kind.file_name).read_bytes())
 
     def read_table(self, name: str, columns: list[str] | None = None, *, memory_map: bool = False) -> pa.Table:
         """Return a Parquet file, or some of its columns, as a table."""
-        # pq.read_table goes by way of pyarrow.dataset, which is slow to import and takes three times the processor time
+        # pq.read_table uses pyarrow.dataset, which is slow to import and takes three times the processor time
         with pq.ParquetFile(self.path(name), memory_map=memory_map) as file:
             return file.read(columns=columns)
+
+    def count_rows(self, name: str) -> int:
+        """Return the number of rows of a Parquet file, without reading them."""
+        return int(pq.read_metadata(self.path(name)).num_rows)
 
     def map_table(self, name: str) -> pa.Table:
         """Return an Arrow IPC file, mapped into memory, as a table."""
@@ -95,7 +104,7 @@ class ArtifactRef(BaseModel):
 
 
 class SourceRef(BaseModel):
-    """Reference to input that the store does not own: where it is, and the digest that stands for its content."""
+    """Reference to input from outside the store: its location, and the digest that stands for its content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -105,14 +114,18 @@ class SourceRef(BaseModel):
 
 
 class _File(BaseModel):
-    """What a manifest says of a file."""
+    """A file's entry in a manifest."""
 
     size: int
     sha256: str
 
 
 class Manifest(BaseModel):
-    """What is read back of an output's `manifest.json`."""
+    """The part of an output's `manifest.json` that is read back.
+
+    `stage`, `key`, `digest` and `files` are checked against each other, the directory's name and the files. `facts` and
+    `seconds` are for display.
+    """
 
     stage: str
     key: str
@@ -123,18 +136,18 @@ class Manifest(BaseModel):
 
 
 def stage_key(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
-    """Return the key of an output: 32 hexadecimal digits over stage, version and the content of the inputs."""
+    """Return the key of an output: 32 hexadecimal digits of a SHA-256 over stage, version and the inputs' content."""
     material = {"stage": stage, "version": version, "inputs": {name: keyed(v) for name, v in inputs.items()}}
     return hashlib.sha256(_canonical(material)).hexdigest()[:32]
 
 
 def output_directory(stage: str, key: str) -> Path:
-    """Return the directory of an output, whether it exists or not."""
+    """Return the directory of an output, which need not exist."""
     return artifacts_root() / "store" / stage / key
 
 
 def find_output(stage: str, key: str) -> ArtifactRef | None:
-    """Return the committed output of a key, or None when it is absent or damaged."""
+    """Return the committed output of a key, or None if it is absent or damaged."""
     directory = output_directory(stage, key)
     manifest = _read_manifest(directory)
     if manifest is None:
@@ -150,7 +163,7 @@ def find_output(stage: str, key: str) -> ArtifactRef | None:
 
 
 def find_damage(directory: Path, manifest: Manifest) -> str | None:
-    """Compare an output's files with its manifest and say what is wrong, if anything."""
+    """Compare an output's files with its manifest; return a message about the first difference, or None."""
     for name, entry in manifest.files.items():
         path = directory / name
         try:
@@ -165,7 +178,7 @@ def find_damage(directory: Path, manifest: Manifest) -> str | None:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; unchanged files, renamed or not, are read once per process."""
+    """Return the SHA-256 of a file in hexadecimal. A process reads an unchanged file once, even if it is renamed."""
     status = path.stat()
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if identity not in _verified:
@@ -175,12 +188,17 @@ def file_digest(path: Path) -> str:
 
 
 def tree_digest(paths: Mapping[str, Path]) -> str:
-    """Return one SHA-256 over named files: their names and contents."""
+    """Return one SHA-256 over the names and contents of files."""
     return content_digest({name: file_digest(path) for name, path in paths.items()})
 
 
+def content_digest(files: Mapping[str, str]) -> str:
+    """Return one SHA-256 over the names and SHA-256 digests of files."""
+    return hashlib.sha256(_canonical(files)).hexdigest()
+
+
 def keyed(value: Any) -> Any:
-    """Return what stands for an input in a key: the digest of a reference, the keyed fields of a section."""
+    """Return what represents an input in a key: the digest of a reference, the keyed fields of a section."""
     if isinstance(value, ArtifactRef | SourceRef):
         return {"digest": value.digest}
     if hasattr(value, "keyed"):
@@ -200,8 +218,3 @@ def _read_manifest(directory: Path) -> Manifest | None:
     intact = manifest.digest == content_digest({name: entry.sha256 for name, entry in manifest.files.items()})
     in_place = (manifest.stage, manifest.key) == (directory.parent.name, directory.name)
     return manifest if intact and in_place else None
-
-
-def content_digest(files: Mapping[str, str]) -> str:
-    """Return one SHA-256 over the names of files and their SHA-256."""
-    return hashlib.sha256(_canonical(files)).hexdigest()

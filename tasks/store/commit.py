@@ -1,6 +1,7 @@
-"""Commit a stage output: written to one side, synced, described by a manifest, and renamed into place.
+"""Commit a stage output, so that a kill at any moment leaves the whole output or nothing.
 
-A kill at any moment leaves all of an output or nothing of it.
+Reads nothing; writes `<artifacts>/store/<stage>/<key>/`. The order is: write the files to a temporary directory, sync
+them to the disk, write and sync the manifest, sync the temporary directory, rename it, sync its parent directory.
 """
 
 import json
@@ -37,14 +38,19 @@ _TOOLS = ("gloveflow", "torch", "torchtext", "pyarrow", "numpy", "scikit-learn",
 def commit_output(
     stage: str, key: str, write: Callable[[StageOutput], None], *, inputs: Mapping[str, Any] | None = None
 ) -> tuple[ArtifactRef, bool]:
-    """Return the output of a key, computing it with `write` when it is not there.
+    """Return the output of a key. If the store does not have it, compute it with `write`.
 
-    One writer per key holds a file lock that dies with its process; others wait and find the work done. The
-    files go to a temporary directory on the same file system, are synced, described by a manifest, and the
-    directory is renamed into place, so that a kill at any moment leaves all of the output or nothing.
+    A writer holds a file lock on the key, which ends with its process. Other writers of the same key wait, and then
+    find the output.
+
+    Args:
+        stage: name of the stage.
+        key: key of the output.
+        write: writes the output's files.
+        inputs: inputs of the stage, recorded in the manifest for people to read.
 
     Returns:
-        The verified reference, and whether this call computed it.
+        The verified reference, and whether this call computed the output.
 
     Raises:
         StoreError: the store cannot be written.
@@ -68,7 +74,9 @@ def commit_output(
             with store_errors(temporary, only_full=True):
                 write(output)
             with store_errors(temporary):
-                _write_manifest(stage, key, output, inputs or {}, seconds=time.perf_counter() - started)
+                _write_manifest(
+                    output, stage=stage, key=key, inputs=inputs or {}, seconds=time.perf_counter() - started
+                )
                 _publish(temporary, directory)
             shutil.rmtree(scratch, ignore_errors=True)
         finally:
@@ -79,16 +87,17 @@ def commit_output(
         return found, True
 
 
-def _write_manifest(stage: str, key: str, output: StageOutput, inputs: Mapping[str, Any], *, seconds: float) -> None:
+def _write_manifest(output: StageOutput, *, stage: str, key: str, inputs: Mapping[str, Any], seconds: float) -> None:
+    """Sync the output's files, and write and sync the manifest that describes them."""
     files: dict[str, dict[str, Any]] = {}
-    with ThreadPoolExecutor(1, thread_name_prefix="sync") as disk:  # which takes its time while the digests are made
+    with ThreadPoolExecutor(1, thread_name_prefix="sync") as disk:  # the disk works while the digests are computed
         paths = sorted(output.directory.iterdir())
         synced = disk.map(sync, paths)
         for path in paths:
             files[path.name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
             if path.suffix == ".parquet":
                 files[path.name]["rows"] = pq.read_metadata(path).num_rows
-        list(synced)  # raises what a sync raised
+        list(synced)  # waits, and raises the error of a sync
     manifest = {
         "stage": stage,
         "key": key,
@@ -104,8 +113,9 @@ def _write_manifest(stage: str, key: str, output: StageOutput, inputs: Mapping[s
 
 
 def _publish(temporary: Path, directory: Path) -> None:
+    """Rename a complete temporary directory to its final name, with a sync before and after."""
     sync(temporary)
-    if directory.exists():  # damaged, or it would have been found
+    if directory.exists():  # it is damaged, otherwise it would have been found
         directory.rename(temporary.with_name(f"{temporary.name}-damaged"))
     temporary.rename(directory)
     sync(directory.parent)
@@ -118,7 +128,7 @@ def _sweep_temporaries(directory: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a directory is on the disk."""
+    """Wait until a file's content, or a directory's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Errors of a disk that cannot be written, as messages that a user can act on. Only standard library."""
+"""Turn errors of writing to a disk into messages that a user can act on. Imports only the standard library."""
 
 import contextlib
 import errno
@@ -10,7 +10,13 @@ from pipeline_config.errors import StoreError
 
 @contextlib.contextmanager
 def store_errors(path: Path, *, only_full: bool = False) -> Iterator[None]:
-    """Turn the body's errors of writing to `path` into a `StoreError`; with `only_full` those of a full disk."""
+    """Raise `StoreError` in place of the body's `OSError`s, which are about writing to `path`.
+
+    With `only_full`, only the error of a full disk or an exceeded quota is replaced.
+
+    Raises:
+        StoreError: the body could not write.
+    """
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""File locks that die with their process, and the errors of a store that cannot be written.
+"""File locks between processes. The kernel releases a lock when its process ends.
 
-Only standard library, because commands lock before anything heavy is imported.
+Imports only the standard library, because commands lock files before they import anything heavy.
 """
 
 import contextlib
@@ -18,26 +18,30 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def file_lock(path: Path, *, waiting_for: str) -> Iterator[None]:
-    """Hold an exclusive lock on a file; it is released when the process ends, however it ends.
+    """Hold an exclusive lock on a file during the body. The lock also ends with the process, even after SIGKILL.
+
+    Args:
+        path: the file to lock; it and its directories are created.
+        waiting_for: what to log, once, if another process holds the lock.
 
     Raises:
-        StoreError: the file cannot be opened or its file system has no locks.
+        StoreError: the file cannot be opened, or its file system has no locks.
     """
     with store_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
-        told = False
+        logged = False
         while not try_lock(file.fileno(), path):
-            if not told:
+            if not logged:
                 logger.info("waiting for %s", waiting_for)
-                told = True
+                logged = True
             time.sleep(0.1)
         yield
 
 
 def try_lock(descriptor: int, path: Path) -> bool:
-    """Try to lock an open file and say whether it worked.
+    """Try to lock an open file; return whether it worked. `path` is for the message.
 
     Raises:
         StoreError: the file system has no locks.

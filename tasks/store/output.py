@@ -1,9 +1,9 @@
-"""What a stage writes through: JSON and tables of a promised schema, into the directory of its output to be.
+"""`StageOutput`: the object with which a stage writes its files.
 
-Parquet is for what people look at, Arrow IPC for what later stages map into memory: token ids, which cost more to pack
-and unpack than to read.
+Tables that people look at are Parquet. Tables of token ids are Arrow IPC, which later stages map into memory:
+compressing and decompressing them costs more time than reading them.
 
-The same values give the same bytes. `tasks.store.artifacts` makes the directory and commits it.
+The same values give the same bytes. `tasks.store.commit` creates the directory and commits it.
 """
 
 import contextlib
@@ -17,14 +17,16 @@ import pyarrow.parquet as pq
 
 from pipeline_config.contracts.json_file import JsonFile
 
-_REPETITIVE = ("label", "split", "reason", "source", "prediction")  # columns worth a Parquet dictionary
+_REPETITIVE = ("label", "split", "reason", "source", "prediction")  # columns that a Parquet dictionary makes smaller
 
 
 class StageOutput:
-    """What a stage writes through: a temporary directory that becomes the output when the stage returns.
+    """A temporary directory that becomes the stage's output when the stage returns.
 
-    Set `facts` for counts and measurements worth reporting. `scratch` is a directory for work in progress that
-    survives a kill, for the stage to make; it is removed once the output is committed.
+    Attributes:
+        directory: where the files of the output go.
+        scratch: directory for unfinished work that survives a kill. The stage creates it; the commit removes it.
+        facts: counts and measurements to display; see `ArtifactRef.facts`.
     """
 
     def __init__(self, directory: Path, scratch: Path | None = None) -> None:
@@ -42,14 +44,14 @@ class StageOutput:
         self.path(name).write_text(text + "\n", "utf-8")
 
     def write_model(self, content: JsonFile) -> None:
-        """Write a JSON file under the name that its model says; the same values give the same bytes."""
+        """Write a JSON file under its model's file name; the same values give the same bytes."""
         self.write_json(content.file_name, content.model_dump(mode="json"))
 
     def write_table(self, name: str, table: pa.Table, schema: pa.Schema) -> None:
         """Write a Parquet file.
 
         Raises:
-            ValueError: the table is not of the promised schema.
+            ValueError: the table does not have the promised schema.
         """
         with self.table_writer(name, schema) as writer:
             writer.write_table(_checked(name, table, schema))
@@ -58,7 +60,7 @@ class StageOutput:
         """Write an Arrow IPC file of one record batch, to be read with `ArtifactRef.map_table`.
 
         Raises:
-            ValueError: the table is not of the promised schema.
+            ValueError: the table does not have the promised schema.
         """
         whole = _checked(name, table, schema).combine_chunks()
         with pa.OSFile(str(self.path(name)), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -66,14 +68,14 @@ class StageOutput:
 
     @contextlib.contextmanager
     def table_writer(self, name: str, schema: pa.Schema, *, packed: bool = True) -> Iterator[pq.ParquetWriter]:
-        """Open a Parquet file for writing table by table; vectors are not packed, since float32 does not shrink."""
+        """Open a Parquet file to write it table by table. Vectors are not compressed: float32 does not shrink."""
         has_vectors = any(pa.types.is_fixed_size_list(field.type) for field in schema)
         with pq.ParquetWriter(
             self.path(name),
             schema,
             compression="zstd" if packed and not has_vectors else "none",
             use_dictionary=[name for name in _REPETITIVE if name in schema.names],
-            write_statistics=[f.name for f in schema if not pa.types.is_fixed_size_list(f.type)],  # of no use there
+            write_statistics=[f.name for f in schema if not pa.types.is_fixed_size_list(f.type)],  # useless for vectors
         ) as writer:
             yield writer
 
@@ -81,5 +83,5 @@ class StageOutput:
 def _checked(name: str, table: pa.Table, schema: pa.Schema) -> pa.Table:
     try:
         return table.cast(schema)
-    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's are of all three
-        raise ValueError(f"{name}: the table is not of the promised schema: {error}") from error
+    except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow raises all three
+        raise ValueError(f"{name}: the table does not have the promised schema: {error}") from error

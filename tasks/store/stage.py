@@ -1,8 +1,8 @@
-"""The `@stage` decorator: makes a Prefect task of a function that writes one stage output.
+"""The `@stage` decorator: turns a function that writes one stage output into a Prefect task.
 
-The function gets a `StageOutput` first and its inputs after it; the task takes the inputs alone and returns
-the `ArtifactRef` of the output. An output that the store already holds is not computed: the task run then
-ends in the state `Cached`, which the Prefect UI and the command line show.
+The function's first parameter is a `StageOutput`; its inputs follow. The task takes only the inputs and returns the
+`ArtifactRef` of the output. If the store already has the output, the function is not called, and the task run ends in
+the state `Cached`, which the Prefect UI and the command line show.
 """
 
 import functools
@@ -27,16 +27,14 @@ logger = logging.getLogger(__name__)
 def stage(
     *, version: int, unkeyed: tuple[str, ...] = (), **options: Any
 ) -> Callable[[Callable[Concatenate[StageOutput, P], None]], Task[..., ArtifactRef]]:
-    """Make a stage task of a function.
+    """Turn a function into a stage task. The function's name is the name of the task and of its outputs.
+
+    The task's parameters are untyped: Prefect accepts futures as arguments, but its types refuse them.
 
     Args:
-        version: raise it when the meaning of the code changes; it is part of the cache key.
-        unkeyed: inputs that cannot change the output and stay out of the key.
+        version: part of the key; raise it when the function's output changes for the same inputs.
+        unkeyed: names of inputs that cannot change the output and are not part of the key.
         options: further options of `prefect.task`, such as retries.
-
-    The task's parameters are untyped because Prefect's typing refuses futures where it takes them.
-
-    The output's name, and the task's, is the name of the function.
     """
 
     def decorate(write: Callable[Concatenate[StageOutput, P], None]) -> Task[..., ArtifactRef]:
@@ -74,14 +72,14 @@ def stage(
 
 
 def describe_output(reference: ArtifactRef, *, computed: bool) -> str:
-    """Return one line on a stage output: name, computed or cached, seconds, facts."""
+    """Return one line about a stage output: its name, its seconds or `cached`, and its first facts."""
     seconds = f"{reference.facts['seconds']:7.1f} s" if computed else "   cached"
     facts = ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in headline_facts(reference))
     return f"{reference.stage:20} {seconds}  {facts}"
 
 
 def headline_facts(reference: ArtifactRef, most: int = 4) -> list[tuple[str, Any]]:
-    """Return the first facts of an output that are plain numbers or short texts."""
+    """Return the first facts of an output that are numbers or texts."""
     plain = [(k, v) for k, v in reference.facts.items() if k != "seconds" and isinstance(v, int | float | str)]
     return plain[:most]
 

@@ -1,13 +1,11 @@
-"""Metrics of a run, sent in batches."""
+"""Metrics of an MLflow run, sent in batches: live ones during a training, and whole histories."""
 
 import logging
 import time
 from collections.abc import Mapping
 from typing import Self
 
-from mlflow.entities import (
-    Metric,
-)
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from pipeline_config.errors import GloveflowError
@@ -19,9 +17,9 @@ FLUSH_SECONDS = 5.0
 
 
 class MetricStream:
-    """Log metrics of a run in batches; without a run it does nothing.
+    """Log metrics of a run in batches. Without a run id it does nothing.
 
-    A tracking server that does not answer costs the metrics, not the training: it is told once.
+    If MLflow does not accept the metrics, a warning is logged once and the rest is dropped; the training goes on.
     """
 
     def __init__(self, run_id: str | None) -> None:
@@ -36,7 +34,7 @@ class MetricStream:
         self.flush()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Take metrics of a step."""
+        """Add metrics of a step to the batch."""
         if self._run_id is None:
             return
         self._buffer.extend(_metrics(metrics, step))
@@ -44,13 +42,13 @@ class MetricStream:
             self.flush()
 
     def flush(self) -> None:
-        """Send what has been taken."""
+        """Send the batch."""
         if self._run_id is None or not self._buffer:
             return
         try:
             open_client().log_batch(self._run_id, metrics=self._buffer)
         except (MlflowException, GloveflowError) as error:
-            logger.warning("live metrics are off, MLflow does not take them: %s", error)
+            logger.warning("live metrics are off: MLflow does not accept them: %s", error)
             self._run_id = None
         self._buffer, self._flushed = [], time.monotonic()
 
@@ -61,16 +59,16 @@ def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> Non
 
 
 def log_history(run_id: str, rows: list[dict[str, float]], *, marker: str) -> None:
-    """Log the rows of a history (each with `step`) that the run does not have yet.
+    """Log the rows of a history that the run does not have yet.
 
     Args:
-        run_id: the run.
-        rows: one mapping of metrics per step.
-        marker: a metric of every row, by which rows that are there already are known.
+        run_id: id of the run.
+        rows: one mapping of metrics per step; the key `step` is the step.
+        marker: a metric that every row has. The run has a step if it has this metric at the step.
     """
     client = open_client()
-    known = {metric.step for metric in client.get_metric_history(run_id, marker)}
-    missing = [row for row in rows if int(row["step"]) not in known]
+    logged = {metric.step for metric in client.get_metric_history(run_id, marker)}
+    missing = [row for row in rows if int(row["step"]) not in logged]
     metrics = [
         metric
         for row in missing

@@ -1,4 +1,4 @@
-"""Logged models and the model registry: log a model from code, register it, move aliases, load what an alias names."""
+"""Logged models and the model registry: log a model from code, register it, set aliases, load the model of an alias."""
 
 import contextlib
 import json
@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import mlflow
-from mlflow.entities import (
-    LoggedModelOutput,
-    LoggedModelStatus,
-    Metric,
-)
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -24,14 +20,14 @@ from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
 from pipeline_config.errors import ServiceError
 from tasks.store.locks import file_lock
 from tasks.tracking.runs import TrackedRun
-from tasks.tracking.server import _ABSENT, _home, open_client
+from tasks.tracking.server import ABSENT, mlflow_directory, open_client
 
 logger = logging.getLogger(__name__)
-Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> label, score, probabilities of each
+Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> `label`, `score` and `probabilities` of each
 DIGEST_TAG = "gloveflow.model_digest"
 SIGNATURE = ModelSignature(
-    # Without a name, so that lists, Series and tables all serve; of any type, because for a string MLflow's server
-    # would make the texts "None" and "1" of a null and a number, which the model refuses.
+    # The column has no name, so that lists, Series and tables are all accepted. Its type is any: with the type string,
+    # MLflow's server would turn a null and a number into the texts "None" and "1", which the model must refuse.
     inputs=Schema([ColSpec(AnyType())]),  # type: ignore[no-untyped-call]
     outputs=Schema(
         [
@@ -41,20 +37,20 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-_model_code = threading.Lock()  # MLflow passes a model made from code through a global variable
+_model_code_lock = threading.Lock()  # MLflow passes a model made from code through a global variable
 
 
 def log_model(run: TrackedRun, *, code: Path, bundle: Path, digest: str, requirements: list[str], example: str) -> str:
     """Log a model from code with its bundle of files, and return the logged model's id.
 
-    No pickle is written: the code, the bundle and MLflow's descriptions are all there is.
+    No pickle is written: the logged model is the code, the bundle and MLflow's own descriptions.
     """
     client = open_client()
     logged = client.create_logged_model(
         run.experiment_id, name="classifier", source_run_id=run.run_id, tags={DIGEST_TAG: digest}
     )
     try:
-        with tempfile.TemporaryDirectory() as folder, _model_code:
+        with tempfile.TemporaryDirectory() as folder, _model_code_lock:
             path = Path(folder, "model")
             mlflow.pyfunc.save_model(
                 path=path,
@@ -79,7 +75,7 @@ def log_model(run: TrackedRun, *, code: Path, bundle: Path, digest: str, require
 
 
 def link_model(run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
-    """Show a logged model, with metrics, on the page of a run."""
+    """Show a logged model and its metrics on the page of a run; repeated calls add it once."""
     client = open_client()
     outputs = client.get_run(run_id).outputs
     if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
@@ -91,10 +87,7 @@ def link_model(run_id: str, model_id: str, metrics: Mapping[str, float]) -> None
 
 
 def find_version(name: str, digest: str) -> ModelVersion | None:
-    """Return the newest registered version of a model with a digest, or None.
-
-    A version whose files are gone does not count.
-    """
+    """Return a model's newest registered version with a digest, or None. Versions whose files are gone do not count."""
     client = open_client()
     found = client.search_model_versions(
         f"name = '{name}' AND tags.`{DIGEST_TAG}` = '{digest}'", order_by=["version_number DESC"]
@@ -103,16 +96,16 @@ def find_version(name: str, digest: str) -> ModelVersion | None:
         with contextlib.suppress(MlflowException, OSError):
             if client.list_logged_model_artifacts(model_id_of(version), "artifacts/bundle"):
                 return version
-        logger.warning("version %s of %s has lost its files", version.version, name)
+        logger.warning("version %s of %s is ignored: its files are gone", version.version, name)
     return None
 
 
 def find_alias(name: str, alias: str) -> ModelVersion | None:
-    """Return the version that an alias names, or None when there is no such alias or model."""
+    """Return the version that an alias names, or None if there is no such alias or model."""
     try:
         return open_client().get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if error.error_code in _ABSENT:
+        if error.error_code in ABSENT:
             return None
         raise
 
@@ -133,14 +126,14 @@ def register_version(
 
 
 def set_alias(name: str, alias: str, version: str) -> None:
-    """Let an alias name a version."""
+    """Point an alias at a version."""
     open_client().set_registered_model_alias(name, alias, version)
 
 
 @contextlib.contextmanager
 def registry_lock() -> Iterator[None]:
-    """Keep other runs on this store from registering while the body does."""
-    with file_lock(_home() / ".registry.lock", waiting_for="another run to register its model"):
+    """Keep other runs on these artifacts from registering during the body."""
+    with file_lock(mlflow_directory() / ".registry.lock", waiting_for="another run to register its model"):
         yield
 
 
@@ -150,7 +143,7 @@ def model_id_of(version: ModelVersion) -> str:
 
 
 def load_model(name: str, alias: str) -> Classify:
-    """Load the registered model that an alias names, as a function from texts to answers.
+    """Load the registered model that an alias names; return it as a function from texts to answers.
 
     Raises:
         ServiceError: there is no such model or alias, or its files cannot be read.
@@ -158,10 +151,10 @@ def load_model(name: str, alias: str) -> Classify:
     open_client()
     uri = f"models:/{name}@{alias}"
     try:
-        with _model_code:
+        with _model_code_lock:
             model = mlflow.pyfunc.load_model(uri)
     except MlflowException as error:
-        if error.error_code in _ABSENT:
+        if error.error_code in ABSENT:
             raise ServiceError(f"{uri}: no such registered model; `gloveflow run` makes one") from error
         raise ServiceError(f"{uri}: cannot be loaded: {error.message}") from error
     except OSError as error:

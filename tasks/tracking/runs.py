@@ -1,8 +1,7 @@
-"""Everything that talks to MLflow: runs, metrics, datasets, the logged model and the registry.
+"""MLflow runs: open and end a run, end the runs of killed processes, log tags, files, tables and datasets.
 
-This is the only module that imports mlflow, the served model aside. It uses the client interface with explicit
-run ids, because MLflow's notion of an active run does not cross threads. By default it reads and writes
-`<artifacts>/mlflow` (SQLite and files); `MLFLOW_TRACKING_URI` names another place.
+Every call names its run id and uses `MlflowClient`, because MLflow's active run belongs to a thread and stages run in
+several threads. Reads and writes where `tasks.tracking.server.tracking_uri` says.
 """
 
 import contextlib
@@ -20,20 +19,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Param,
-    RunTag,
-    ViewType,
-)
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
 from tasks.store.locks import file_lock, try_lock
-from tasks.tracking.server import _home, open_client, run_url, tracking_uri
+from tasks.tracking.server import mlflow_directory, open_client, run_url, tracking_uri
 
 logger = logging.getLogger(__name__)
 LOCK_TAG = "gloveflow.lock"
@@ -49,15 +41,15 @@ class TrackedRun(NamedTuple):
 
 @contextlib.contextmanager
 def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
-    """Open an MLflow run for the body and end it in the right state.
+    """Open an MLflow run for the body, and end it in the state that fits.
 
-    FINISHED when the body returns, FAILED when it raises an error, KILLED when it is interrupted (Ctrl-C,
-    termination). Should the process die instead, the lock file it held tells `sweep_dead_runs`.
+    FINISHED if the body returns, FAILED if it raises an error, KILLED if it is interrupted (Ctrl-C, termination). If
+    the process is killed, the run stays open and its lock file stays behind without a lock: `end_dead_runs` finds it.
     """
     client = open_client()
     experiment_id = _experiment(client, f"gloveflow/{config.name}")
     lock = uuid.uuid4().hex
-    with _held(_lock_path(lock)):
+    with _hold_lock(_lock_path(lock)):
         values = {**tags, **_source_tags(), LOCK_TAG: lock, "mlflow.source.name": "gloveflow", "mlflow.user": _user()}
         run_id = client.create_run(experiment_id, tags=values, run_name=name).info.run_id
         try:
@@ -73,16 +65,16 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
     _lock_path(lock).unlink(missing_ok=True)
 
 
-def sweep_dead_runs() -> list[str]:
-    """End, as KILLED, the runs whose process is gone.
+def end_dead_runs() -> list[str]:
+    """End the runs whose process is gone, as KILLED.
 
     Returns:
         The Prefect flow run ids of these runs.
     """
     client = open_client()
     flow_run_ids = []
-    for path in (_home() / "live").glob("*.lock"):
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # its run may end meanwhile
+    for path in (mlflow_directory() / "live").glob("*.lock"):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # its run may end at this moment
             if not try_lock(file.fileno(), path):
                 continue
             for run in _runs_with_lock(client, path.stem):
@@ -99,12 +91,12 @@ def log_tags(run_id: str, tags: Mapping[str, str]) -> None:
 
 
 def log_json(run_id: str, value: dict[str, Any], name: str) -> None:
-    """Log a value as a JSON file."""
+    """Log a value as a JSON file of the run."""
     open_client().log_dict(run_id, value, name)
 
 
 def log_table(run_id: str, rows: list[dict[str, Any]], name: str) -> None:
-    """Log rows as `tables/<name>.csv`, which MLflow's page shows as a table; doing it again changes nothing."""
+    """Log rows as `tables/<name>.csv`, which MLflow's page shows as a table; a second call replaces the file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -113,7 +105,7 @@ def log_table(run_id: str, rows: list[dict[str, Any]], name: str) -> None:
 
 
 def log_file(run_id: str, path: Path, folder: str | None = None) -> None:
-    """Log a file, under a folder of the run's artifacts."""
+    """Log a file, into a folder of the run's artifacts."""
     open_client().log_artifact(run_id, str(path), folder)
 
 
@@ -121,7 +113,7 @@ def log_dataset(run_id: str, *, name: str, digest: str, path: Path, context: str
     """Log that a run used a dataset: its name, digest, file, role and size."""
     dataset = Dataset(
         name=name,
-        digest=digest[:36],  # MLflow takes no more
+        digest=digest[:36],  # MLflow's limit
         source_type="local",
         source=json.dumps({"uri": str(path)}),
         profile=json.dumps({"num_rows": rows}),
@@ -131,12 +123,12 @@ def log_dataset(run_id: str, *, name: str, digest: str, path: Path, context: str
 
 
 def _lock_path(lock: str) -> Path:
-    return _home() / "live" / f"{lock}.lock"
+    return mlflow_directory() / "live" / f"{lock}.lock"
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[BinaryIO]:
-    """Hold a lock file, which gets its name once it is locked, so that no sweep takes its run for a dead one."""
+def _hold_lock(path: Path) -> Iterator[BinaryIO]:
+    """Hold a lock file. It is locked before it gets its name, so that `end_dead_runs` never finds it unlocked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unnamed = path.with_suffix(".new")
     with unnamed.open("wb") as file:
@@ -152,12 +144,12 @@ def _runs_with_lock(client: MlflowClient, lock: str) -> list[Any]:
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
-    location = None if tracking_uri().startswith("http") else (_home() / "files").as_uri()
-    with file_lock(_home() / ".database.lock", waiting_for="another run to create the experiment"):
+    location = None if tracking_uri().startswith("http") else (mlflow_directory() / "files").as_uri()
+    with file_lock(mlflow_directory() / ".database.lock", waiting_for="another run to create the experiment"):
         found = client.get_experiment_by_name(name)
         if found is None:
             files = location and f"{location}/{uuid.uuid4().hex[:8]}"
-            tags = {"mlflow.experimentKind": "custom_model_development"}  # which pages the UI shows
+            tags = {"mlflow.experimentKind": "custom_model_development"}  # decides which pages the UI shows
             return str(client.create_experiment(name, artifact_location=files, tags=tags))
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
@@ -186,7 +178,7 @@ def _user() -> str:
 
 
 def _source_tags() -> dict[str, str]:
-    """Return the commit of the source tree, when it is a git checkout."""
+    """Return the commit of the source tree, if it is a git checkout."""
     found = subprocess.run(
         ["git", "rev-parse", "HEAD"],  # noqa: S607
         cwd=Path(__file__).parent,

@@ -1,6 +1,6 @@
-"""Where MLflow is: the address of runs and registry, a client for it, and the addresses of its pages.
+"""Where MLflow is: its tracking address, a client for it, and the addresses of its pages.
 
-By default it is `<artifacts>/mlflow` (SQLite and files); `MLFLOW_TRACKING_URI` names another place.
+By default, runs and models are in `<artifacts>/mlflow` (SQLite and files). `MLFLOW_TRACKING_URI` names another server.
 """
 
 import os
@@ -14,16 +14,21 @@ from pipeline_config.errors import ServiceError
 from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import file_lock
 
-_ABSENT = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}
+ABSENT = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}  # of a model or alias
 
 
 def tracking_uri() -> str:
     """Return where runs are tracked: `MLFLOW_TRACKING_URI`, or SQLite under the artifacts directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlflow_directory()}/mlflow.db"
+
+
+def mlflow_directory() -> Path:
+    """Return the directory of MLflow's database, files and locks."""
+    return artifacts_root() / "mlflow"
 
 
 def open_client() -> MlflowClient:
-    """Return a client; a fresh database is set up by one process while others wait.
+    """Return a client. One process sets up a new database while other processes wait.
 
     Raises:
         ServiceError: MLflow cannot be reached.
@@ -32,7 +37,7 @@ def open_client() -> MlflowClient:
     _set_tracking_uri(uri)
     if not uri.startswith("sqlite:///"):
         return MlflowClient(uri)
-    with file_lock(_home() / ".database.lock", waiting_for="another run to set up the MLflow database"):
+    with file_lock(mlflow_directory() / ".database.lock", waiting_for="another run to set up the MLflow database"):
         try:
             return MlflowClient(uri)
         except Exception as error:
@@ -58,15 +63,12 @@ def ui_url() -> str:
 
 
 def _set_tracking_uri(uri: str) -> None:
-    """Set MLflow's global address, on which the registry insists, but not the variable that it sets with it.
+    """Set MLflow's global tracking address, without the environment variable that MLflow sets with it.
 
-    The variable would outlast a change of the artifacts directory, and pass it on to child processes.
+    The registry needs the global address. The variable would still name the old place after the artifacts directory
+    changed, and child processes would inherit it.
     """
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     if before is None:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-
-
-def _home() -> Path:
-    return artifacts_root() / "mlflow"

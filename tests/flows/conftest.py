@@ -26,7 +26,7 @@ COMMON = ["the", "a", "of", "and", "to", "in", "it", "was", "is", "on", "for", "
 
 
 def write_corpus(path: Path, documents: int = 240) -> Path:
-    """Write a CSV of three classes, told apart by their words."""
+    """Write a CSV of three classes, which differ by their words."""
     draw = random.Random(7)
     lines = ["text,label"]
     for number in range(documents):
@@ -137,7 +137,7 @@ class CommandLine:
     def start(self, *arguments: str, before: str = "") -> subprocess.Popen[str]:
         """Start a command as a terminal does; `before` is Python source that runs first in its process.
 
-        What a shell starts in the background ignores SIGINT, and so would all that it starts.
+        A process that a shell starts in the background ignores SIGINT, and so do its children.
         """
         listen = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)"
         source = f"{listen}\n{before}\nfrom flows.cli.main import main\nmain(sys.argv[1:])"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
-from prefect import get_client
+from prefect import flow, get_client, task
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
@@ -18,12 +19,16 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
+from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
+from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows import pipeline
 from flows.pipeline import train_pipeline
 from pipeline_config.errors import ConfigError, InputError
 from pipeline_config.settings import PipelineConfig
+from tasks.runtime.cancellation import WorkStopped, allow_work, raise_if_stopped
 from tasks.tracking import server
 
 STAGES = [
@@ -65,9 +70,8 @@ def test_every_stage_leaves_a_verified_output(on_finished: Any) -> None:
 
 
 def test_the_classes_are_learned(on_finished: Any) -> None:
-    facts = on_finished.stages[-1].facts
-    assert facts["lstm_accuracy"] > 0.9
-    assert facts["baseline_accuracy"] > 0.9
+    assert on_finished.test_scores["lstm"].accuracy > 0.9
+    assert on_finished.test_scores["baseline"].accuracy > 0.9
 
 
 def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
@@ -201,7 +205,7 @@ def test_missing_vectors_fail_the_run_by_default(on_finished: Any, config: Pipel
         assert prefect.read_flow_run(flow_run_id(last)).state_name == "Failed"
 
 
-def test_missing_vectors_can_be_allowed_and_are_told(
+def test_missing_vectors_can_be_allowed_and_are_logged(
     on_finished: Any, config: PipelineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="flows"):
@@ -218,7 +222,7 @@ def test_missing_vectors_can_be_allowed_and_are_told(
         ("words,label\na,b\n", r"expected a column 'text', got columns 'words', 'label'"),
     ],
 )
-def test_an_unusable_corpus_is_told_and_loses_nothing(
+def test_an_unusable_corpus_is_an_error_and_loses_nothing(
     on_finished: Any, config: PipelineConfig, tmp_path: Path, content: str, message: str
 ) -> None:
     path = tmp_path / "corpus.csv"
@@ -239,3 +243,40 @@ def test_a_run_without_a_corpus_ends_before_anything_starts(on_finished: Any, co
     with pytest.raises(ConfigError, match=r"^corpus\.source: not set"):
         train_pipeline(without)
     assert server.open_client().get_experiment_by_name("gloveflow/no-corpus") is None
+
+
+def test_the_flow_ends_while_a_task_that_does_not_stop_still_runs(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "STOP_SECONDS", 0.0)
+    started, released, ended = threading.Event(), threading.Event(), threading.Event()
+
+    @task(name="stuck")
+    def stuck() -> None:
+        started.set()
+        released.wait(60)
+        ended.set()
+
+    @task(name="queued")
+    def queue() -> None:
+        pytest.fail("a task started after the flow was interrupted")
+
+    @flow(name="interrupted", task_runner=ThreadPoolTaskRunner(max_workers=1))
+    def interrupted() -> str:
+        stuck.submit()
+        started.wait(60)
+        queue.submit()
+        runner: Any = FlowRunContext.get().task_runner  # type: ignore[union-attr]
+        assert list(runner._executor._threads)  # private names of Prefect and of concurrent.futures
+        pipeline.abandon_tasks()
+        return "abandoned"
+
+    try:
+        assert interrupted() == "abandoned"
+        assert not ended.is_set()
+        with pytest.raises(WorkStopped):
+            raise_if_stopped()
+    finally:
+        released.set()
+        allow_work()
+        ended.wait(60)

@@ -6,11 +6,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from flows.scoring import read_texts, score_file, score_texts, write_frame
+from flows.scoring import ScoringResult, read_texts, score_file, score_texts, write_frame
 from pipeline_config.errors import InputError, ServiceError, StoreError
 from tasks.tracking.models import find_alias
 
 TEXTS = ["the goal of the match", "", "bread and cheese"]
+
+
+def score_tiny(source: Path, output: Path, alias: str = "champion") -> ScoringResult:
+    return score_texts.fn(source=str(source), output=str(output), model="gloveflow-tiny", alias=alias, column="text")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".txt"])
@@ -24,9 +28,9 @@ def test_every_kind_of_file_is_scored_row_by_row(on_finished: Any, tmp_path: Pat
         ".parquet": lambda: frame.to_parquet(source),
         ".txt": lambda: source.write_text("\n".join(TEXTS) + "\n"),
     }[suffix]()
-    result = score_texts.fn(str(source), str(output), "gloveflow-tiny", "champion", "text")
+    result = score_tiny(source, output)
     scored = pd.read_parquet(output)
-    if suffix in (".csv", ".tsv"):  # a blank line is no row of a one-column table
+    if suffix in (".csv", ".tsv"):  # in a one-column table, a blank line is not a row
         assert scored["text"].tolist() == [TEXTS[0], TEXTS[2]] or scored["text"].tolist() == TEXTS
     assert [label for label in scored["label"] if isinstance(label, str)] == ["sports", "food"]
     assert result.labels == {"food": 1, "sports": 1}
@@ -39,7 +43,7 @@ def test_the_flow_returns_the_version_it_used(on_finished: Any, tmp_path: Path) 
     source.write_text("rain\n")
     champion = find_alias("gloveflow-tiny", "champion")
     assert champion is not None
-    result = score_file(str(source), str(tmp_path / "scored.csv"), "gloveflow-tiny")
+    result = score_file(source=str(source), output=str(tmp_path / "scored.csv"), model="gloveflow-tiny")
     assert (result.version, result.rows, result.skipped) == (str(champion.version), 1, 0)
     assert pd.read_csv(tmp_path / "scored.csv")["label"].tolist() == ["weather"]
 
@@ -47,16 +51,16 @@ def test_the_flow_returns_the_version_it_used(on_finished: Any, tmp_path: Path) 
 def test_columns_of_the_input_are_kept_when_names_clash(on_finished: Any, tmp_path: Path) -> None:
     source, output = tmp_path / "texts.csv", tmp_path / "scored.csv"
     pd.DataFrame({"text": ["rain"], "label": ["mine"]}).to_csv(source, index=False)
-    score_texts.fn(str(source), str(output), "gloveflow-tiny", "champion", "text")
+    score_tiny(source, output)
     scored = pd.read_csv(output)
     assert (scored["input_label"][0], scored["label"][0]) == ("mine", "weather")
 
 
-def test_an_unknown_alias_is_told(on_finished: Any, tmp_path: Path) -> None:
+def test_an_unknown_alias_is_an_error(on_finished: Any, tmp_path: Path) -> None:
     source = tmp_path / "texts.txt"
     source.write_text("rain\n")
     with pytest.raises(ServiceError, match="models:/gloveflow-tiny@nobody: no such registered model"):
-        score_texts.fn(str(source), str(tmp_path / "scored.csv"), "gloveflow-tiny", "nobody", "text")
+        score_tiny(source, tmp_path / "scored.csv", alias="nobody")
 
 
 @pytest.mark.parametrize(
@@ -64,11 +68,11 @@ def test_an_unknown_alias_is_told(on_finished: Any, tmp_path: Path) -> None:
     [
         ("texts.doc", "a", "got .doc, expected one of .csv"),
         ("texts.csv", "words\na\n", "no column 'text'; it has 'words'"),
-        ("texts.parquet", "no parquet", "is no readable .parquet file"),
-        ("texts.csv", "", "is no readable .csv file"),
+        ("texts.parquet", "no parquet", "is not a readable .parquet file"),
+        ("texts.csv", "", "is not a readable .csv file"),
     ],
 )
-def test_unusable_files_are_told(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_unusable_files_are_errors(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_texts(tmp_path / name, "text")

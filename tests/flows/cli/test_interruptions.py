@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted, or started twice: nothing half-written, the right states, no work twice."""
+"""Runs that are killed, interrupted, or started twice: no partial output, the right states, no work done twice."""
 
 import json
 import signal
@@ -19,44 +19,44 @@ STAGES = [
 
 # Python that makes a run kill itself, with SIGKILL, at a point of its work on one stage.
 KILL = """
-import os, signal, tasks.store.commit as store
+import os, signal, tasks.store.commit as commit
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 """
 IN_A_WRITE = (
     KILL
     + """
-write = store.StageOutput.write_table
+write = commit.StageOutput.write_table
 def half_write(self, name, table, schema):
     if "{stage}" in str(self.directory):
         write(self, name, table.slice(0, len(table) // 2), schema)
         with open(self.path(name), "r+b") as file: file.truncate(100)
         die()
     write(self, name, table, schema)
-store.StageOutput.write_table = half_write
+commit.StageOutput.write_table = half_write
 """
 )
 BEFORE_THE_MANIFEST = (
     KILL
     + """
-manifest = store._write_manifest
-store._write_manifest = lambda stage, *a, **k: die() if stage == "{stage}" else manifest(stage, *a, **k)
+manifest = commit._write_manifest
+commit._write_manifest = lambda output, **k: die() if k["stage"] == "{stage}" else manifest(output, **k)
 """
 )
 BEFORE_THE_RENAME = (
     KILL
     + """
-publish = store._publish
-store._publish = lambda temporary, directory: die() if "{stage}" in str(directory) else publish(temporary, directory)
+publish = commit._publish
+commit._publish = lambda temporary, directory: die() if "{stage}" in str(directory) else publish(temporary, directory)
 """
 )
 AFTER_THE_RENAME = (
     KILL
     + """
-publish = store._publish
+publish = commit._publish
 def publish_and_die(temporary, directory):
     publish(temporary, directory)
     if "{stage}" in str(directory): die()
-store._publish = publish_and_die
+commit._publish = publish_and_die
 """
 )
 IN_TRAINING = (
@@ -142,9 +142,9 @@ def test_killed_at_any_point_the_next_run_finishes_with_the_same_outputs(
     }
     assert digests(command_line.artifacts) == expected
     assert not list((command_line.artifacts / "store").glob("*/.tmp-*"))
-    swept = server.open_client().get_run(killed.info.run_id)
-    assert swept.info.status == "KILLED"
-    assert flow_state(swept) == "Crashed"
+    closed = server.open_client().get_run(killed.info.run_id)
+    assert closed.info.status == "KILLED"
+    assert flow_state(closed) == "Crashed"
     versions = server.open_client().search_model_versions("name = 'gloveflow-tiny'")
     assert len(versions) == 1
     assert models.find_alias("gloveflow-tiny", "champion") is not None

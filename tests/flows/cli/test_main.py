@@ -1,24 +1,40 @@
-"""The command line: what it prints, its exit codes, and that asking it for help costs nothing."""
+"""The command line: what it prints, its exit codes, and that its help imports nothing heavy."""
 
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.cli.main import run_command
+from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
 
 
 def test_help_imports_nothing_heavy() -> None:
     source = (
         "import sys\nfrom flows.cli.main import build_parser\nbuild_parser().format_help()\n"
-        "print([name for name in ('torch', 'mlflow', 'prefect', 'pandas', 'pyarrow', 'pydantic', 'numpy', 'yaml') "
-        "if name in sys.modules])"
+        "print([name for name in ('torch', 'mlflow', 'prefect', 'pandas', 'pyarrow', 'pydantic', 'numpy', 'yaml', "
+        "'urllib.request', 'http.client', 'importlib.metadata') if name in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+def test_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"gloveflow {metadata.version('gloveflow')}\n"
+
+
+def test_help_lists_the_presets_and_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"one of {', '.join(list_presets())} (default: {DEFAULT_PRESET})" in text
 
 
 @pytest.mark.parametrize("command", ["run", "serve", "ui", "predict", "score", "config", "doctor"])
@@ -133,7 +149,9 @@ def test_predict_without_a_model_says_how_to_get_one(artifacts: Path, capsys: py
     assert "no such registered model; `gloveflow run` makes one" in capsys.readouterr().err
 
 
-def test_doctor_finds_this_installation_sound(on_finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_nothing_wrong_with_this_installation(
+    on_finished: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = run_command(["doctor"])
     output = capsys.readouterr().out
     assert "BAD" not in output

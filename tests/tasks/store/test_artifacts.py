@@ -1,25 +1,21 @@
-import errno
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipeline_config.errors import StoreError
-from pipeline_config.settings import EmbeddingsConfig, TokenizationConfig
+from pipeline_config.settings import EmbeddingsConfig
 from tasks.store.artifacts import (
     ArtifactRef,
     SourceRef,
     artifacts_root,
+    content_digest,
     file_digest,
     find_output,
     output_directory,
@@ -27,106 +23,11 @@ from tasks.store.artifacts import (
     tree_digest,
 )
 from tasks.store.commit import commit_output
-from tasks.store.output import StageOutput
-
-STAGE, KEY = "count_words", "0123456789abcdef"
-FIRST, SECOND = b'{\n "a": 1\n}\n', b'{\n "b": 2\n}\n'  # what `write_pair` leaves
-WORDS = pa.schema([pa.field("word", pa.string(), nullable=False), pa.field("count", pa.int64())])
-
-COMMIT_AND_DIE = """
-import os, signal, sys
-from pathlib import Path
-from tasks.store import commit
-
-stage, key, moment = sys.argv[1:]
-
-def die(*_, **__):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def write(output):
-    output.write_json("first.json", {"a": 1})
-    if moment == "while writing":
-        with output.path("second.json").open("w") as file:
-            file.write('{"b"')
-            file.flush()
-            die()
-    output.write_json("second.json", {"b": 2})
-
-if moment == "before the manifest":
-    commit._write_manifest = die
-if moment == "before the rename":
-    commit._publish = die
-if moment == "after a rename":
-    rename = Path.rename
-    Path.rename = lambda path, target: (rename(path, target), die())
-commit.commit_output(stage, key, write)
-"""
-
-COMMIT_TOGETHER = """
-import logging, sys, time
-from pathlib import Path
-from tasks.store.commit import (commit_output)
-
-stage, key, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-
-class Waiting(logging.Handler):
-    def emit(self, record):
-        (folder / "waiting").write_text(record.getMessage())
-
-logging.getLogger("tasks.store.locks").addHandler(Waiting())
-logging.getLogger("tasks.store.locks").setLevel(logging.INFO)
-
-def write(output):
-    with (folder / "computed").open("a") as file:
-        file.write("once ")
-    while not (folder / "waiting").exists():
-        time.sleep(0.01)
-    output.write_json("first.json", {"a": 1})
-
-reference, computed = commit_output(stage, key, write)
-print(reference.digest, computed)
-"""
-
-
-def write_pair(output: StageOutput) -> None:
-    output.write_json("first.json", {"a": 1})
-    output.write_json("second.json", {"b": 2})
-
-
-def digest_of(files: dict[str, bytes]) -> str:
-    """The digest of an output by its definition: over names and SHA-256s, as canonical JSON."""
-    pairs = ",".join(f'"{name}":"{hashlib.sha256(content).hexdigest()}"' for name, content in sorted(files.items()))
-    return hashlib.sha256(b"{" + pairs.encode() + b"}").hexdigest()
-
-
-PAIR_DIGEST = digest_of({"first.json": FIRST, "second.json": SECOND})
-
-
-def leftovers(stage: str = STAGE) -> list[str]:
-    """What lies beside the output of a stage, its lock aside."""
-    return sorted(path.name for path in output_directory(stage, KEY).parent.iterdir() if path.name != f".{KEY}.lock")
-
-
-def run_python(script: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def commit_and_die(moment: str) -> None:
-    """Commit the pair in a process that kills itself at a moment."""
-    with run_python(COMMIT_AND_DIE, STAGE, KEY, moment) as process:
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+from tests.tasks.store.pair import FIRST, KEY, PAIR_DIGEST, SECOND, STAGE, WORDS, digest_of, write_pair
 
 
 @pytest.fixture
-def stored(artifacts) -> ArtifactRef:
-    """The pair, committed."""
-    return commit_output(STAGE, KEY, write_pair)[0]
-
-
-@pytest.fixture
-def warnings_told(caplog, monkeypatch):
+def warnings_logged(caplog, monkeypatch):
     """Return a function that gives the warnings logged so far."""
     monkeypatch.setattr(logging.getLogger("tasks"), "propagate", True)
     caplog.set_level(logging.WARNING, logger="tasks.store.artifacts")
@@ -149,198 +50,6 @@ def test_relative_artifacts_directory_is_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", "elsewhere")
     assert output_directory("stage", "key") == tmp_path / "elsewhere" / "store" / "stage" / "key"
-
-
-# --- commit and reuse ---
-
-
-def test_committed_output_is_computed_once_and_found_again(artifacts):
-    first, computed = commit_output(STAGE, KEY, write_pair)
-    second, computed_again = commit_output(STAGE, KEY, lambda _: pytest.fail("computed again"))
-    assert (computed, computed_again) == (True, False)
-    assert second == first == find_output(STAGE, KEY)
-    assert first.directory == artifacts / "store" / STAGE / KEY
-    assert first.path("first.json").read_bytes() == FIRST
-    assert first.read_json("second.json") == {"b": 2}
-
-
-def test_absent_output_is_not_found_and_nothing_is_made(artifacts):
-    assert find_output(STAGE, KEY) is None
-    assert not artifacts.exists()
-
-
-def test_output_is_not_there_for_readers_until_it_is_complete(artifacts):
-    seen = []
-
-    def write(output):
-        write_pair(output)
-        seen.append(find_output(STAGE, KEY))
-
-    commit_output(STAGE, KEY, write)
-    assert seen == [None]
-
-
-def test_digest_covers_names_and_contents(stored):
-    assert stored.digest == PAIR_DIGEST
-
-
-def test_digest_depends_on_neither_path_time_order_of_writing_nor_facts(stored, tmp_path, monkeypatch):
-    def write_backwards(output):
-        output.write_json("second.json", {"b": 2})
-        output.write_json("first.json", {"a": 1})
-        os.utime(output.path("first.json"), (0, 0))
-        output.facts = {"words": 3}
-
-    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(tmp_path / "elsewhere"))
-    elsewhere, _ = commit_output("another_stage", "another_key", write_backwards)
-    assert elsewhere.directory != stored.directory
-    assert elsewhere.digest == stored.digest
-
-
-@pytest.mark.parametrize(
-    ("name", "content"), [("renamed.json", {"b": 2}), ("second.json", {"b": 3})], ids=["name", "content"]
-)
-def test_digest_changes_with_a_file(stored, name, content):
-    def write(output):
-        output.write_json("first.json", {"a": 1})
-        output.write_json(name, content)
-
-    assert commit_output(STAGE, "another_key", write)[0].digest != stored.digest
-
-
-def test_facts_come_back_with_the_seconds_it_took(artifacts, monkeypatch):
-    ticks = iter([100.0, 102.5])
-    monkeypatch.setattr("tasks.store.commit.time.perf_counter", lambda: next(ticks))
-
-    def write(output):
-        output.facts = {"words": 3, "coverage": 0.5}
-
-    assert commit_output(STAGE, KEY, write)[0].facts == {"words": 3, "coverage": 0.5, "seconds": 2.5}
-    assert find_output(STAGE, KEY).facts == {"words": 3, "coverage": 0.5, "seconds": 2.5}
-
-
-def test_manifest_describes_files_inputs_and_tools(stored):
-    def write(output):
-        output.write_table("words.parquet", pa.table({"word": ["a", "b"], "count": [1, None]}), WORDS)
-        output.write_json("first.json", {"a": 1})
-
-    inputs = {"documents": stored, "config": TokenizationConfig(tokenizer="whitespace"), "seed": 7}
-    output, _ = commit_output("tokenize", KEY, write, inputs=inputs)
-    manifest = output.read_json("manifest.json")
-    table = output.path("words.parquet").read_bytes()
-    assert manifest["files"] == {
-        "first.json": {"size": 12, "sha256": hashlib.sha256(FIRST).hexdigest()},
-        "words.parquet": {"size": len(table), "sha256": hashlib.sha256(table).hexdigest(), "rows": 2},
-    }
-    assert (manifest["stage"], manifest["key"], manifest["digest"]) == ("tokenize", KEY, output.digest)
-    assert manifest["inputs"] == {
-        "documents": {"digest": PAIR_DIGEST},
-        "config": {"tokenizer": "whitespace", "shard_documents": 10_000},
-        "seed": 7,
-    }
-    assert manifest["tools"]["pyarrow"] == pa.__version__
-
-
-def test_reference_survives_a_trip_through_json(stored):
-    assert ArtifactRef.model_validate_json(stored.model_dump_json()) == stored
-
-
-def test_reference_holds_no_path_so_the_artifacts_can_be_moved(stored, artifacts, tmp_path, monkeypatch):
-    artifacts.rename(tmp_path / "moved")
-    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(tmp_path / "moved"))
-    assert find_output(STAGE, KEY) == stored
-    assert ArtifactRef(**stored.model_dump()).path("first.json").read_bytes() == FIRST
-
-
-# --- failures and kills while writing ---
-
-
-@pytest.mark.parametrize("error", [RuntimeError("no words"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
-def test_failed_write_leaves_nothing_and_the_next_one_works(artifacts, error):
-    def fail(output):
-        output.write_json("first.json", {"a": 1})
-        raise error
-
-    with pytest.raises(type(error)):
-        commit_output(STAGE, KEY, fail)
-    assert leftovers() == []
-    reference, computed = commit_output(STAGE, KEY, write_pair)
-    assert (reference.digest, computed) == (PAIR_DIGEST, True)
-
-
-@pytest.mark.parametrize("moment", ["while writing", "before the manifest", "before the rename"])
-def test_kill_before_the_output_is_in_place_leaves_none_and_the_next_commit_is_whole(artifacts, moment):
-    commit_and_die(moment)
-    assert [name.startswith(f".tmp-{KEY}-") for name in leftovers()] == [True]
-    assert find_output(STAGE, KEY) is None
-    reference, computed = commit_output(STAGE, KEY, write_pair)
-    assert (reference.digest, computed) == (PAIR_DIGEST, True)
-    assert leftovers() == [KEY]
-
-
-def test_kill_right_after_the_output_is_in_place_leaves_all_of_it(artifacts):
-    commit_and_die("after a rename")
-    reference, computed = commit_output(STAGE, KEY, write_pair)
-    assert (reference.digest, computed) == (PAIR_DIGEST, False)
-    assert leftovers() == [KEY]
-
-
-def test_kill_between_moving_a_damaged_output_away_and_replacing_it_is_mended(stored):
-    stored.path("first.json").write_bytes(b"{")
-    commit_and_die("after a rename")
-    assert find_output(STAGE, KEY) is None
-    reference, computed = commit_output(STAGE, KEY, write_pair)
-    assert (reference.digest, computed) == (PAIR_DIGEST, True)
-    assert leftovers() == [KEY]
-
-
-def write_with_scratch(output: StageOutput) -> None:
-    """Write the pair at the second try; at the first, leave half of the work in the scratch directory and fail."""
-    half_done = output.scratch / "half-done"
-    if not half_done.exists():
-        output.scratch.mkdir(parents=True)
-        half_done.write_text("a")
-        raise RuntimeError("at half-time")
-    write_pair(output)
-
-
-def test_scratch_survives_a_failure_and_is_removed_when_the_output_is_committed(artifacts):
-    with pytest.raises(RuntimeError, match="at half-time"):
-        commit_output(STAGE, KEY, write_with_scratch)
-    assert [path.name for path in (artifacts / "checkpoints" / STAGE / KEY).iterdir()] == ["half-done"]
-    reference, _ = commit_output(STAGE, KEY, write_with_scratch)
-    assert reference.digest == PAIR_DIGEST
-    assert not (artifacts / "checkpoints" / STAGE / KEY).exists()
-
-
-def test_scratch_left_by_a_kill_after_the_commit_is_removed_when_the_output_is_found(stored, artifacts):
-    scratch = artifacts / "checkpoints" / STAGE / KEY
-    scratch.mkdir(parents=True)
-    assert commit_output(STAGE, KEY, write_pair)[1] is False
-    assert not scratch.exists()
-
-
-def test_temporaries_of_a_dead_run_are_swept_but_those_of_other_keys_are_left_alone(artifacts):
-    folder = output_directory(STAGE, KEY).parent
-    for name in (f".tmp-{KEY}-dead", f".tmp-{KEY}-dead-damaged", ".tmp-otherkey-alive"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "first.json").write_bytes(FIRST)
-    during = []
-    commit_output(STAGE, KEY, lambda _: during.extend(leftovers()))
-    assert [name for name in during if "dead" in name] == []  # their space is there for the new files
-    assert leftovers() == [".tmp-otherkey-alive", KEY]
-
-
-def test_damaged_output_is_removed_when_it_is_replaced(stored):
-    stored.path("first.json").write_bytes(b"{")
-    commit_output(STAGE, KEY, write_pair)
-    assert leftovers() == [KEY]
-
-
-def test_output_that_is_damaged_as_soon_as_it_is_written_is_refused(artifacts, monkeypatch):
-    monkeypatch.setattr("tasks.store.commit._publish", lambda *_: None)
-    with pytest.raises(StoreError, match=f"{KEY}: the output was damaged while it was being written$"):
-        commit_output(STAGE, KEY, write_pair)
 
 
 # --- damage found later ---
@@ -399,13 +108,13 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damaged_output_is_told_and_rebuilt(stored, warnings_told, kind):
+def test_damaged_output_is_logged_and_rebuilt(stored, warnings_logged, kind):
     damage, message = DAMAGES[kind]
     damage(stored.directory)
     reference, computed = commit_output(STAGE, KEY, write_pair)
     assert (reference.digest, computed) == (PAIR_DIGEST, True)
     suffix = "" if message == NO_MANIFEST else ": it will be rebuilt"
-    assert warnings_told() == [message.format(directory=stored.directory) + suffix]
+    assert warnings_logged() == [message.format(directory=stored.directory) + suffix]
     assert find_output(STAGE, KEY) == reference
 
 
@@ -423,9 +132,50 @@ def test_reference_to_another_content_is_refused(stored):
         ArtifactRef(stage=STAGE, key=KEY, digest="0" * 64)
 
 
-def test_manifest_rewritten_for_other_content_is_found_out_by_the_files(stored):
+def test_manifest_rewritten_for_other_content_is_detected_by_the_files(stored):
     files = {"first.json": {"size": 12, "sha256": hashlib.sha256(SECOND).hexdigest()}}
     _edit_manifest(files=files, digest=digest_of({"first.json": SECOND}))(stored.directory)
+    assert find_output(STAGE, KEY) is None
+
+
+# --- what nothing but display reads ---
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"facts": {"lstm_macro_f1": 1.0}}, {"inputs": {"seed": 8}}, {"seconds": 9.0}, {"tools": {}}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_edited_facts_inputs_seconds_and_tools_change_no_digest_and_no_key(stored, changes):
+    key = stage_key("tokenize", 1, {"documents": stored})
+    _edit_manifest(**changes)(stored.directory)
+    found = find_output(STAGE, KEY)
+    assert (found.key, found.digest) == (KEY, PAIR_DIGEST)
+    assert found.read_json("first.json") == {"a": 1}
+    assert stage_key("tokenize", 1, {"documents": found}) == key
+    assert commit_output(STAGE, KEY, lambda _: pytest.fail("computed again"))[1] is False
+
+
+def test_edited_inputs_are_not_even_read(stored):
+    _edit_manifest(inputs="nonsense")(stored.directory)
+    assert find_output(STAGE, KEY) == stored
+
+
+def test_edited_digest_is_refused_even_if_the_reference_is_edited_alike(stored):
+    _edit_manifest(digest="0" * 64)(stored.directory)
+    with pytest.raises(ValidationError, match="no output with digest 000000000000 is here"):
+        ArtifactRef(stage=STAGE, key=KEY, digest="0" * 64)
+    assert find_output(STAGE, KEY) is None
+
+
+@pytest.mark.parametrize("with_digest", [False, True], ids=["digest kept", "digest made to fit"])
+def test_edited_sha256_of_a_file_is_refused(stored, with_digest):
+    sha256 = {"first.json": hashlib.sha256(b"edited").hexdigest(), "second.json": hashlib.sha256(SECOND).hexdigest()}
+    digest = content_digest(sha256) if with_digest else PAIR_DIGEST
+    files = {name: {"size": 12, "sha256": value} for name, value in sha256.items()}
+    _edit_manifest(files=files, digest=digest)(stored.directory)
+    with pytest.raises(ValidationError, match=r"SHA-256 is not the one in|no output with digest"):
+        ArtifactRef(stage=STAGE, key=KEY, digest=digest)
     assert find_output(STAGE, KEY) is None
 
 
@@ -486,71 +236,6 @@ def test_input_without_a_canonical_form_is_refused(value):
         stage_key(STAGE, 1, {"value": value})
 
 
-# --- several processes ---
-
-
-def test_two_processes_that_commit_the_same_key_compute_it_once(artifacts, tmp_path):
-    processes = [run_python(COMMIT_TOGETHER, STAGE, KEY, tmp_path) for _ in range(2)]
-    printed = [process.communicate()[0].split() for process in processes]
-    expected = digest_of({"first.json": FIRST})
-    assert sorted(printed) == [[expected, "False"], [expected, "True"]]
-    assert (tmp_path / "computed").read_text() == "once "
-    assert (tmp_path / "waiting").read_text() == f"waiting for another run to finish {STAGE}"
-
-
-# --- a store that cannot be written ---
-
-
-@pytest.mark.parametrize("place", ["", "store", f"store/{STAGE}"])
-def test_store_below_a_file_is_told(artifacts, place):
-    path = artifacts / place
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("a file")
-    expected = (
-        f"^{re.escape(str(artifacts / 'store' / STAGE / KEY))}: cannot be written: (Not a directory|File exists); "
-        "set GLOVEFLOW_ARTIFACTS to a writable directory, nothing was lost$"
-    )
-    with pytest.raises(StoreError, match=expected):
-        commit_output(STAGE, KEY, lambda _: pytest.fail("computed in vain"))
-
-
-def _fill_disk(output):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _fill_disk_by_json(output):
-    output.path("first.json").symlink_to("/dev/full")
-    output.write_json("first.json", {"a": 1})
-
-
-def _fill_disk_by_table(output):
-    output.path("words.parquet").symlink_to("/dev/full")
-    output.write_table("words.parquet", pa.table({"word": ["a"], "count": [1]}), WORDS)
-
-
-@pytest.mark.parametrize("write", [_fill_disk, _fill_disk_by_json, _fill_disk_by_table])
-def test_full_disk_is_told_and_leaves_nothing(artifacts, write):
-    expected = (
-        rf"^{re.escape(str(artifacts))}/store/{STAGE}/\.tmp-{KEY}-\w+: cannot be written: .*"
-        "No space left on device; free some space and run again, nothing was lost$"
-    )
-    with pytest.raises(StoreError, match=expected):
-        commit_output(STAGE, KEY, write)
-    assert leftovers() == []
-
-
-def test_disk_that_is_full_when_the_manifest_is_written_is_told(artifacts, monkeypatch):
-    monkeypatch.setattr("tasks.store.commit.sync", _fill_disk)
-    with pytest.raises(StoreError, match="No space left on device; free some space"):
-        commit_output(STAGE, KEY, write_pair)
-    assert leftovers() == []
-
-
-def test_missing_input_of_a_stage_is_not_told_as_an_error_of_the_store(artifacts, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"corpus\.csv"):
-        commit_output(STAGE, KEY, lambda _: (tmp_path / "corpus.csv").read_text())
-
-
 # --- reading what a stage wrote ---
 
 
@@ -569,6 +254,13 @@ def test_single_columns_of_a_table_can_be_read(artifacts):
 
     output, _ = commit_output(STAGE, KEY, write)
     assert output.read_table("words.parquet", ["count"], memory_map=True).to_pydict() == {"count": [1, 2]}
+
+
+def test_rows_of_a_table_are_counted_without_reading_them(artifacts):
+    def write(output):
+        output.write_table("words.parquet", pa.table({"word": ["a", "b"], "count": [1, 2]}), WORDS)
+
+    assert commit_output(STAGE, KEY, write)[0].count_rows("words.parquet") == 2
 
 
 # --- digests of files ---

@@ -10,7 +10,6 @@ import pytest
 
 from pipeline_config.errors import StoreError
 from tasks.store import locks
-from tasks.store.disk_errors import store_errors
 from tasks.store.locks import file_lock, try_lock
 
 HOLD_UNTIL_KILLED = """
@@ -54,7 +53,7 @@ def test_missing_folders_of_the_lock_file_are_made(tmp_path):
         assert path.is_file()
 
 
-def test_waiting_is_told_once_and_ends_when_the_holder_lets_go(tmp_path, monkeypatch, caplog):
+def test_waiting_is_logged_once_and_ends_when_the_lock_is_released(tmp_path, monkeypatch, caplog):
     path = tmp_path / "a.lock"
     holder = path.open("a")
     assert try_lock(holder.fileno(), path)
@@ -87,7 +86,7 @@ def test_lock_dies_with_its_process_even_by_sigkill(tmp_path):
     assert can_lock(path)
 
 
-def test_file_system_without_locks_is_told(tmp_path, monkeypatch):
+def test_file_system_without_locks_is_an_error(tmp_path, monkeypatch):
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -98,7 +97,7 @@ def test_file_system_without_locks_is_told(tmp_path, monkeypatch):
         pytest.fail("entered without a lock")
 
 
-def test_lock_file_that_cannot_be_opened_is_told(tmp_path):
+def test_lock_file_that_cannot_be_opened_is_an_error(tmp_path):
     (tmp_path / "a.lock").mkdir()
     expected = (
         f"{tmp_path / 'a.lock'}: cannot be written: Is a directory; "
@@ -106,33 +105,3 @@ def test_lock_file_that_cannot_be_opened_is_told(tmp_path):
     )
     with pytest.raises(StoreError, match=f"^{re.escape(expected)}$"), file_lock(tmp_path / "a.lock", waiting_for="x"):
         pytest.fail("entered without a lock")
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [
-        (errno.ENOSPC, "No space left on device; free some space and run again, nothing was lost"),
-        (errno.EDQUOT, "Disk quota exceeded; free some space and run again, nothing was lost"),
-        (errno.EACCES, "Permission denied; set GLOVEFLOW_ARTIFACTS to a writable directory, nothing was lost"),
-        (errno.EROFS, "Read-only file system; set GLOVEFLOW_ARTIFACTS to a writable directory, nothing was lost"),
-    ],
-)
-def test_error_of_writing_says_where_why_and_what_to_do(tmp_path, number, expected):
-    where = re.escape(f"{tmp_path}: cannot be written: {expected}")
-    with pytest.raises(StoreError, match=f"^{where}$"), store_errors(tmp_path):
-        raise OSError(number, os.strerror(number))
-
-
-def test_with_only_full_other_errors_pass_unchanged(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"corpus\.csv"), store_errors(tmp_path, only_full=True):
-        (tmp_path / "corpus.csv").read_text()
-
-
-def test_with_only_full_a_full_disk_is_still_told(tmp_path):
-    with pytest.raises(StoreError, match="No space left on device"), store_errors(tmp_path, only_full=True):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_other_exceptions_are_none_of_the_stores_business(tmp_path):
-    with pytest.raises(ZeroDivisionError), store_errors(tmp_path):
-        _ = 1 / 0

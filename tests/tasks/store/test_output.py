@@ -37,14 +37,14 @@ def test_json_without_standard_form_is_refused(tmp_path, value):
     ],
     ids=["null", "text for a number", "fraction", "list", "column missing", "column too many", "columns swapped"],
 )
-def test_table_that_is_not_of_the_promised_schema_is_refused(tmp_path, columns, reason):
-    with pytest.raises(ValueError, match=rf"^words\.parquet: the table is not of the promised schema: .*{reason}"):
+def test_table_with_another_schema_than_promised_is_refused(tmp_path, columns, reason):
+    with pytest.raises(ValueError, match=rf"^words\.parquet: the table does not have the promised schema: .*{reason}"):
         StageOutput(tmp_path).write_table("words.parquet", pa.table(columns), WORDS)
 
 
 def test_vectors_of_another_dimension_are_refused(tmp_path):
     table = pa.table({"pair": pa.array([[1.0, 2.0, 3.0]], pa.list_(pa.float32(), 3))})
-    with pytest.raises(ValueError, match=r"^pairs\.parquet: the table is not of the promised schema: Size of"):
+    with pytest.raises(ValueError, match=r"^pairs\.parquet: the table does not have the promised schema: Size of"):
         StageOutput(tmp_path).write_table("pairs.parquet", table, PAIRS)
 
 

@@ -1,0 +1,143 @@
+"""What the command line prints."""
+
+import io
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli.console import ProgressHandler, print_answers, print_error, print_summary, show_log_lines
+from flows.outputs import PipelineResult, Scores, StageSummary
+from pipeline_config.preset_files import DEFAULT_PRESET
+from tasks.registry.register_model import Registration
+from tasks.runtime.loggers import OUR_LOGGERS
+
+
+def make_result(root: Path, **changes: object) -> PipelineResult:
+    """A result whose facts contradict its scores: the summary must show the scores."""
+    facts = {"documents": 1234, "labels": ["a"], "coverage": 0.98765, "share": 0.5, "more": 1}
+    edited = {"lstm_accuracy": 0.0, "baseline_accuracy": 0.0}
+    values = {
+        "stages": [
+            StageSummary(name="ingest_corpus", cached=True, seconds=3.0, facts=facts),
+            StageSummary(name="evaluate_classifier", cached=False, seconds=2.25, facts=edited),
+        ],
+        "test_scores": {
+            "lstm": Scores(accuracy=0.91236, macro_f1=0.9),
+            "baseline": Scores(accuracy=0.8, macro_f1=0.75),
+        },
+        "spread": {},
+        "registration": Registration(
+            model="gloveflow-tiny", version="3", created=True, promoted=True, alias="champion", reason="the first one"
+        ),
+        "mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/2",
+        "flow_run_url": "",
+        "store": {},
+        "report": str(root / "report.html"),
+        "seconds": 12.34,
+        "peak_memory_mib": 1234.5,
+    }
+    return PipelineResult.model_validate({**values, **changes})
+
+
+@pytest.fixture
+def summary(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Return a function that prints the summary of a result with changes and gives its lines."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["gloveflow"])
+
+    def summary(name: str = "tiny", **changes: object) -> list[str]:
+        print_summary(make_result(tmp_path, **changes), name=name)
+        return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+    return summary
+
+
+def test_summary_shows_the_verified_scores_and_not_the_facts(summary) -> None:
+    lines = summary()
+    assert "LSTM 0.9124 0.9000" in lines
+    assert "TF-IDF + logistic regression 0.8000 0.7500" in lines
+
+
+def test_summary_shows_time_memory_stages_and_the_first_numeric_facts(summary) -> None:
+    lines = summary()
+    assert lines[1] == "tiny: done in 12.3 s, 1 of 2 stages cached, peak memory 1,234 MiB"
+    assert "ingest_corpus cached documents 1,234, coverage 0.9877, share 0.5" in lines
+    assert "evaluate_classifier 2.2 s lstm accuracy 0, baseline accuracy 0" in lines
+
+
+def test_summary_shows_version_alias_reason_report_and_run(summary) -> None:
+    lines = summary()
+    assert "registered gloveflow-tiny version 3 @champion" in lines
+    assert "the first one" in lines
+    assert "report report.html" in lines  # relative to the working directory
+    assert "MLflow run http://127.0.0.1:5000/#/experiments/1/runs/2" in lines
+
+
+def test_summary_of_a_known_model_that_did_not_pass_the_gate(summary) -> None:
+    registration = Registration(
+        model="gloveflow-tiny", version="3", created=False, promoted=False, alias="champion", reason="too low"
+    )
+    lines = summary(registration=registration)
+    assert "registered gloveflow-tiny version 3 (this model is registered already, no new version)" in lines
+    assert "too low" in lines
+
+
+def test_summary_of_several_seeds_has_mean_and_deviation(summary) -> None:
+    spread = {"count": 3.0}
+    for name, value in (("mean", 0.9), ("deviation", 0.01)):
+        spread |= {f"test_accuracy_{name}": value, f"test_macro_f1_{name}": value / 2}
+    lines = summary(spread=spread)
+    assert "LSTM, mean of 3 seeds 0.9000 0.4500" in lines
+    assert "LSTM, deviation 0.0100 0.0050" in lines
+
+
+@pytest.mark.parametrize(("name", "option"), [(DEFAULT_PRESET, ""), ("tiny", "--set name=tiny ")])
+def test_commands_to_try_next_name_the_model_unless_it_is_that_of_the_default_preset(summary, name, option) -> None:
+    assert f'gloveflow predict {option}"some text" classify a text with the champion' in summary(name)
+
+
+def test_commands_to_try_next_start_as_this_one_did(summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / ".venv" / "bin" / "gloveflow")])
+    assert ".venv/bin/gloveflow ui look at the Prefect and MLflow pages" in summary()
+
+
+def test_answers_have_the_label_and_the_probabilities_in_descending_order(capsys: pytest.CaptureFixture[str]) -> None:
+    print_answers(["rain " * 40], [{"label": "weather", "probabilities": {"food": 0.25, "weather": 0.75}}])
+    assert capsys.readouterr().out == f"weather      weather 0.750  food 0.250   {('rain ' * 40)[:60]}\n"
+
+
+def test_error_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("a.csv: no such file")
+    assert capsys.readouterr() == ("", "gloveflow: a.csv: no such file\n")
+
+
+@pytest.fixture
+def loggers(monkeypatch: pytest.MonkeyPatch) -> list[logging.Logger]:
+    """The project's loggers, whose handlers and levels are restored after the test."""
+    loggers = [logging.getLogger(name) for name in OUR_LOGGERS]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
+        monkeypatch.setattr(logger, "level", logger.level)
+    return loggers
+
+
+def test_log_lines_are_shown_once_though_asked_for_twice(
+    loggers: list[logging.Logger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        show_log_lines()
+    for logger in loggers:
+        assert logger.level == logging.INFO
+        assert sum(isinstance(handler, ProgressHandler) for handler in logger.handlers) == 1
+
+
+@pytest.mark.parametrize(("level", "mark"), [(logging.INFO, ""), (logging.WARNING, "WARNING: ")])
+def test_log_line_has_the_time_and_marks_warnings(level: int, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    ProgressHandler().emit(logging.LogRecord("tasks", level, __file__, 1, "%d rows", (3,), None))
+    time, line = stream.getvalue().split("  ", 1)
+    assert len(time) == len("12:34:56")
+    assert line == f"{mark}3 rows\n"
