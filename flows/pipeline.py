@@ -144,9 +144,16 @@ def submit_data_stages(config: PipelineConfig, run_id: str) -> DataStages:
     buckets = bucket_corpus.submit(tokens, vocabulary, config.bucketing, seed)
     embeddings = vectors and align_embeddings.submit(vocabulary, vectors, tokens, config.alignment, seed)
     return DataStages(
-        glove=glove, corpus=corpus, vectors=vectors, documents=documents, tokens=tokens, vocabulary=vocabulary,
-        embeddings=embeddings, buckets=buckets, baseline=baseline,
-    )  # fmt: skip
+        glove=glove,
+        corpus=corpus,
+        vectors=vectors,
+        documents=documents,
+        tokens=tokens,
+        vocabulary=vocabulary,
+        embeddings=embeddings,
+        buckets=buckets,
+        baseline=baseline,
+    )
 
 
 def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> list[Training]:
@@ -155,10 +162,16 @@ def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> l
     trainings = []
     for seed in seeds:
         classifier = train_classifier.submit(
-            data.buckets, data.vocabulary, data.embeddings, config.embeddings.dim,
-            config.bucketing.batch_size, config.model, config.training, seed,
+            data.buckets,
+            data.vocabulary,
+            data.embeddings,
+            config.embeddings.dim,
+            config.bucketing.batch_size,
+            config.model,
+            config.training,
+            seed,
             run_id=run_id if len(seeds) == 1 else None,
-        )  # fmt: skip
+        )
         evaluation = evaluate_classifier.submit(
             classifier, data.buckets, data.baseline, data.documents, data.embeddings
         )
@@ -184,9 +197,16 @@ def collect_outputs(data: DataStages, training: Training) -> RunOutputs:
 def list_stage_runs(data: DataStages, training: Training) -> list[Future]:
     """Return the task runs of stages that exist, in the order of the data."""
     runs = [
-        data.vectors, data.documents, data.tokens, data.vocabulary, data.embeddings, data.buckets, data.baseline,
-        training.classifier, training.evaluation,
-    ]  # fmt: skip
+        data.vectors,
+        data.documents,
+        data.tokens,
+        data.vocabulary,
+        data.embeddings,
+        data.buckets,
+        data.baseline,
+        training.classifier,
+        training.evaluation,
+    ]
     return [run for run in runs if run is not None]
 
 
@@ -237,8 +257,10 @@ def _vectors_usable(futures: Sequence[PrefectFuture[Any] | None], config: Pipeli
     except GloveflowError as error:
         logger.warning(
             "NO PRE-TRAINED VECTORS: %s is not available (%s). The embedding layer is trained from scratch, as "
-            "embeddings.on_failure says", config.embeddings.source, error,
-        )  # fmt: skip
+            "embeddings.on_failure says",
+            config.embeddings.source,
+            error,
+        )
         log_tags(run_id, {"gloveflow.embeddings": f"trained from scratch: {error}"[:4000]})
         return False
     return True

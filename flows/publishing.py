@@ -98,13 +98,18 @@ def report_tables(outputs: RunOutputs) -> dict[str, list[dict[str, Any]]]:
         "classes": [{"class": n, **{s: c.get(n, 0) for s, c in profile.documents.items()}} for n in profile.labels],
         "findings": [{"finding": name, "count": count} for name, count in findings.items()],
         "padding": [
-            {"scheme": name, "chosen": name == padding.scheme, "efficiency": round(report.efficiency, 4),
-             "batches": report.batches, "buckets": len(report.boundaries),
-             **{f"batch_tokens_p{q}": n for q, n in zip((5, 50, 95), report.batch_tokens, strict=True)},
-             **{f"batch_documents_p{q}": n for q, n in zip((5, 50, 95), report.batch_documents, strict=True)}}
+            {
+                "scheme": name,
+                "chosen": name == padding.scheme,
+                "efficiency": round(report.efficiency, 4),
+                "batches": report.batches,
+                "buckets": len(report.boundaries),
+                **{f"batch_tokens_p{q}": n for q, n in zip((5, 50, 95), report.batch_tokens, strict=True)},
+                **{f"batch_documents_p{q}": n for q, n in zip((5, 50, 95), report.batch_documents, strict=True)},
+            }
             for name, report in padding.schemes.items()
         ],
-    }  # fmt: skip
+    }
     if outputs.embeddings:
         coverage = outputs.embeddings.read_model(CoverageReport)
         tables["coverage"] = [
@@ -156,11 +161,16 @@ def results_table(evaluation: ArtifactRef, spread: dict[str, float]) -> list[dic
         for model, scores in models.by_model()
     ]
     return rows + [
-        {"split": split, "model": f"LSTM, {name} of {spread['count']:.0f} seeds", "documents": "", **{
-            key: round(spread[f"{split}_{key}_{name}"], 4) for key in ("accuracy", "macro_f1", "log_loss")
-        }}
-        for split in ("test", "validation") for name in ("mean", "deviation") if spread
-    ]  # fmt: skip
+        {
+            "split": split,
+            "model": f"LSTM, {name} of {spread['count']:.0f} seeds",
+            "documents": "",
+            **{key: round(spread[f"{split}_{key}_{name}"], 4) for key in ("accuracy", "macro_f1", "log_loss")},
+        }
+        for split in ("test", "validation")
+        for name in ("mean", "deviation")
+        if spread
+    ]
 
 
 def close_flow_runs(flow_run_ids: list[str]) -> None:
@@ -182,11 +192,19 @@ def _log_datasets(run_id: str, outputs: RunOutputs) -> None:
     documents, vectors = outputs.documents, outputs.vectors
     for split, counts in documents.read_model(CorpusProfile).documents.items():
         runs.log_dataset(
-            run_id, name=f"documents-{split}", digest=documents.digest, path=documents.path(DOCUMENTS_FILE),
-            context=split, rows=sum(counts.values()),
-        )  # fmt: skip
+            run_id,
+            name=f"documents-{split}",
+            digest=documents.digest,
+            path=documents.path(DOCUMENTS_FILE),
+            context=split,
+            rows=sum(counts.values()),
+        )
     if vectors:
         runs.log_dataset(
-            run_id, name="vectors", digest=vectors.digest, path=vectors.path(VECTORS_FILE),
-            context="embeddings", rows=vectors.count_rows(VECTORS_FILE),
-        )  # fmt: skip
+            run_id,
+            name="vectors",
+            digest=vectors.digest,
+            path=vectors.path(VECTORS_FILE),
+            context="embeddings",
+            rows=vectors.count_rows(VECTORS_FILE),
+        )

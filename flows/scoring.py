@@ -63,9 +63,12 @@ def score_texts(*, source: str, output: str, model: str, alias: str, column: str
     write_frame(frame.join(scored), Path(output))
     labels = {str(label): int(count) for label, count in scored["label"].value_counts().items()} if answers else {}
     return ScoringResult(
-        output=output, rows=len(frame), skipped=int((~usable).sum()), labels=labels,
+        output=output,
+        rows=len(frame),
+        skipped=int((~usable).sum()),
+        labels=labels,
         version=str(version.version) if version else "",
-    )  # fmt: skip
+    )
 
 
 def classify(model: Classify, texts: list[str]) -> list[dict[str, Any]]:

@@ -29,9 +29,6 @@ def find_partial_file(artifacts: Path) -> Path:
 
 def fail_download(*urls: str, sha256: str | None = None) -> str:
     """Return the message of a download that tries every address once and fails."""
-    with (
-        mock.patch("tasks.fetching.mirrors._is_transient", return_value=False),
-        pytest.raises(ServiceError) as caught,
-    ):
+    with mock.patch("tasks.fetching.mirrors._is_transient", return_value=False), pytest.raises(ServiceError) as caught:
         download_file(urls, sha256=sha256)
     return str(caught.value)

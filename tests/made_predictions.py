@@ -33,9 +33,13 @@ def make_scores(
     one = ClassScores(precision=0.125, recall=0.25, f1=0.375, support=10.0)
     confusion = tuple((10, *[0] * (len(labels) - 1)) for _ in labels)
     return Scores(
-        accuracy=accuracy, macro_f1=macro_f1, log_loss=log_loss, documents=10 * len(labels),
-        classes=dict.fromkeys(labels, one), confusion=confusion,
-    )  # fmt: skip
+        accuracy=accuracy,
+        macro_f1=macro_f1,
+        log_loss=log_loss,
+        documents=10 * len(labels),
+        classes=dict.fromkeys(labels, one),
+        confusion=confusion,
+    )
 
 
 def make_metrics(*, validation: Scores | None = None, test: Scores | None = None) -> Metrics:

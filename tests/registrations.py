@@ -48,9 +48,15 @@ def change_macro_f1(toy, macro_f1: float) -> ArtifactRef:
 def train_another(toy) -> ArtifactRef:
     config = toy.config
     return train_classifier.fn(
-        toy.buckets, toy.vocabulary, toy.embeddings, config.embeddings.dim, config.bucketing.batch_size,
-        config.model, config.training.model_copy(update={"epochs": 1}), config.seed + 1,
-    )  # fmt: skip
+        toy.buckets,
+        toy.vocabulary,
+        toy.embeddings,
+        config.embeddings.dim,
+        config.bucketing.batch_size,
+        config.model,
+        config.training.model_copy(update={"epochs": 1}),
+        config.seed + 1,
+    )
 
 
 def change_documents(toy, change) -> ArtifactRef:

@@ -41,8 +41,14 @@ def run_chain(config: PipelineConfig) -> ChainOutputs:
     embeddings = align_embeddings.fn(vocabulary, vectors, tokens, config.alignment, config.seed)
     baseline = train_baseline.fn(documents, config.baseline)
     classifier = train_classifier.fn(
-        buckets, vocabulary, embeddings, config.embeddings.dim, config.bucketing.batch_size,
-        config.model, config.training, config.seed,
-    )  # fmt: skip
+        buckets,
+        vocabulary,
+        embeddings,
+        config.embeddings.dim,
+        config.bucketing.batch_size,
+        config.model,
+        config.training,
+        config.seed,
+    )
     evaluation = evaluate_classifier.fn(classifier, buckets, baseline, documents, embeddings)
     return ChainOutputs(config, documents, vocabulary, embeddings, buckets, baseline, classifier, evaluation)

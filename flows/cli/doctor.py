@@ -30,13 +30,17 @@ class Finding(NamedTuple):
 def examine(root: Path) -> list[Finding]:
     """Return the findings of all checks of an installation and its artifacts directory."""
     checks: list[Callable[[Path], Iterator[Finding]]] = [
-        check_versions, check_prefect_server, check_store, check_databases, check_servers,
-    ]  # fmt: skip
+        check_versions,
+        check_prefect_server,
+        check_store,
+        check_databases,
+        check_servers,
+    ]
     return [finding for check in checks for finding in check(root)]
 
 
 def check_versions(_root: Path) -> Iterator[Finding]:
-    """Compare the installed version of every required distribution with its bounds; report violations of the servers' own."""
+    """Compare installed distributions with our bounds, and report what breaks those of Prefect and MLflow."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding(sys.version_info >= (3, 11), "python", version)
     yield from _compare_requirements("gloveflow")

@@ -80,9 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     configured = argparse.ArgumentParser(add_help=False)
     configured.add_argument(
-        "--preset",
-        default=DEFAULT_PRESET,
-        help=f"one of {', '.join(list_presets())} (default: %(default)s)",
+        "--preset", default=DEFAULT_PRESET, help=f"one of {', '.join(list_presets())} (default: %(default)s)"
     )
     configured.add_argument("--config", type=Path, metavar="FILE", help="YAML file with your own values")
     configured.add_argument(
@@ -229,9 +227,14 @@ def _score(options: argparse.Namespace, root: Path) -> int:
 
     alias = options.alias or config.registration.alias
     result = run_flow(
-        root, load, source=str(source), output=str(output), model=config.registered_model, alias=alias,
+        root,
+        load,
+        source=str(source),
+        output=str(output),
+        model=config.registered_model,
+        alias=alias,
         column=options.column,
-    )  # fmt: skip
+    )
     counts = ", ".join(f"{label} {count:,}" for label, count in result.labels.items()) or "none"
     skipped = f", {result.skipped:,} rows without a text" if result.skipped else ""
     classified_by = f"{config.registered_model} version {result.version}"

@@ -119,9 +119,14 @@ def start_prefect(root: Path, port: int, *, pages: bool) -> Server:
         "--log-level", "error", "--lifespan", "on", "--timeout-keep-alive", "5", "--timeout-graceful-shutdown", "3",
     ]  # fmt: skip
     return _start(
-        "prefect", command, url=url, health="/api/health", root=root, environment=environment,
+        "prefect",
+        command,
+        url=url,
+        health="/api/health",
+        root=root,
+        environment=environment,
         without=("PREFECT_API_URL",),
-    )  # fmt: skip
+    )
 
 
 def start_mlflow(root: Path, port: int) -> Server:

@@ -135,9 +135,14 @@ def compare_schemes(
         is_optimal = scheme in ("optimal", "token_budget")
         boundaries = optimal if is_optimal else choose_boundaries(lengths, scheme=scheme, num_buckets=num_buckets)
         batches = plan_batches(
-            assign_buckets(lengths, boundaries), lengths=lengths, scheme=scheme, batch_size=batch_size,
-            token_budget=token_budget, seed=seed, epoch=0,
-        )  # fmt: skip
+            assign_buckets(lengths, boundaries),
+            lengths=lengths,
+            scheme=scheme,
+            batch_size=batch_size,
+            token_budget=token_budget,
+            seed=seed,
+            epoch=0,
+        )
         sizes = np.array([len(batch) for batch in batches])
         padded = sizes * np.array([lengths[batch].max() for batch in batches])
         report[scheme] = SchemePadding(

@@ -38,32 +38,44 @@ def bucket_corpus(
     _check_tokenizer(tokens, vocab)
     train, labels = _survey(tokens, config.max_length)
     schemes = batching.compare_schemes(
-        train, num_buckets=config.num_buckets, batch_size=config.batch_size, token_budget=config.token_budget,
-        seed=seed,
-    )  # fmt: skip
+        train, num_buckets=config.num_buckets, batch_size=config.batch_size, token_budget=config.token_budget, seed=seed
+    )
     chosen = schemes[config.scheme]
     ids = vocab.encode(whole_column(tokens.read_table(DICTIONARY_FILE, columns=["token"])["token"]))
     counts: Counter[str] = Counter()
     with SplitWriter(output) as writer:
         for shard in iterate_shards(tokens):
             documents, cut = encode_shard(
-                shard, ids=ids, labels=labels, boundaries=np.array(chosen.boundaries), max_length=config.max_length,
+                shard,
+                ids=ids,
+                labels=labels,
+                boundaries=np.array(chosen.boundaries),
+                max_length=config.max_length,
                 truncation=config.truncation,
-            )  # fmt: skip
+            )
             counts.update(cut)
             writer.add(documents, shard["split"])
-    output.write_model(BucketsDescription(
-        labels=tuple(labels), vocabulary_digest=vocab.digest, tokenizer=vocab.tokenizer, special_tokens=vocab.specials,
-        scheme=config.scheme, token_budget=config.token_budget,
-    ))  # fmt: skip
+    output.write_model(
+        BucketsDescription(
+            labels=tuple(labels),
+            vocabulary_digest=vocab.digest,
+            tokenizer=vocab.tokenizer,
+            special_tokens=vocab.specials,
+            scheme=config.scheme,
+            token_budget=config.token_budget,
+        )
+    )
     truncation = Truncation.model_validate(counts)
     output.write_model(PaddingReport(scheme=config.scheme, schemes=schemes, truncation=truncation))
     output.facts.update(
-        padding_efficiency=chosen.efficiency, buckets=len(chosen.boundaries), batches=chosen.batches,
-        documents_truncated=truncation.documents_cut, tokens_truncated=truncation.tokens_cut,
+        padding_efficiency=chosen.efficiency,
+        buckets=len(chosen.boundaries),
+        batches=chosen.batches,
+        documents_truncated=truncation.documents_cut,
+        tokens_truncated=truncation.tokens_cut,
         documents_empty=truncation.documents_empty,
         **{f"padding_efficiency_{name}": report.efficiency for name, report in schemes.items()},
-    )  # fmt: skip
+    )
 
 
 def read_labels(buckets: ArtifactRef) -> list[str]:
@@ -113,13 +125,7 @@ class SplitWriter:
 
 
 def encode_shard(
-    shard: pa.Table,
-    *,
-    ids: np.ndarray,
-    labels: list[str],
-    boundaries: np.ndarray,
-    max_length: int,
-    truncation: str,
+    shard: pa.Table, *, ids: np.ndarray, labels: list[str], boundaries: np.ndarray, max_length: int, truncation: str
 ) -> tuple[pa.Table, dict[str, int]]:
     """Return the documents of a token shard (schema `TOKENS`) in the schema `BUCKETS`, and the fields of `Truncation`.
 

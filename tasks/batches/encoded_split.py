@@ -48,9 +48,14 @@ class EncodedSplit:
     def plan_batches(self, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
         """Plan an epoch by the scheme of this split, see `tasks.batches.batching.plan_batches`."""
         return batching.plan_batches(
-            self.buckets, lengths=self.lengths, scheme=self.scheme, batch_size=batch_size,
-            token_budget=self.token_budget, seed=seed, epoch=epoch,
-        )  # fmt: skip
+            self.buckets,
+            lengths=self.lengths,
+            scheme=self.scheme,
+            batch_size=batch_size,
+            token_budget=self.token_budget,
+            seed=seed,
+            epoch=epoch,
+        )
 
     def pad_batch(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ids int64[B, T], padded at the end to the longest document, and lengths int64[B]."""

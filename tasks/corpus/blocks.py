@@ -79,8 +79,9 @@ def convert_block(columns: Mapping[str, pa.ChunkedArray]) -> pa.Table:
         text = text.cast(pa.large_string())
         text.validate(full=True)  # a Parquet string column may hold bytes that are not UTF-8
     except pa.ArrowInvalid:
-        values = [v if v is None else v.decode("utf-8", "surrogateescape")
-                  for v in text.cast(pa.large_binary()).to_pylist()]  # fmt: skip
+        values = [
+            v if v is None else v.decode("utf-8", "surrogateescape") for v in text.cast(pa.large_binary()).to_pylist()
+        ]
         return make_block({role: c.to_pylist() for role, c in columns.items() if role != "text"} | {"text": values})
     return _assemble_block(whole_column(text), columns, [None] * len(text))
 
@@ -98,8 +99,10 @@ def _assemble_block(text: pa.Array, columns: Mapping[str, Any], problem: list[st
         for role, rule in rules.items()
     }
     arrays = [text, labels, found["split"], found["group"], found["time"], problem]
-    return pa.table([a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, BLOCK, strict=True)],
-                    schema=BLOCK)  # fmt: skip
+    return pa.table(
+        [a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, BLOCK, strict=True)],
+        schema=BLOCK,
+    )
 
 
 def _replace_surrogates(values: list[Any]) -> list[Any]:

@@ -45,10 +45,14 @@ def read_blocks(path: Path, kind: str, config: CorpusConfig) -> Iterator[pa.Tabl
     columns = {
         role: name
         for role, name in (
-            ("text", config.text_column), ("label", config.label_column), ("split", config.split_column),
-            ("group", config.group_column), ("time", config.time_column),
-        ) if name is not None
-    }  # fmt: skip
+            ("text", config.text_column),
+            ("label", config.label_column),
+            ("split", config.split_column),
+            ("group", config.group_column),
+            ("time", config.time_column),
+        )
+        if name is not None
+    }
     if kind == "parquet":
         return _read_parquet(path, columns)
     if kind == "jsonl":
@@ -126,10 +130,12 @@ def _parse_fast(block: bytes, width: int, places: Mapping[str, int], *, delimite
             read_options=arrow_csv.ReadOptions(column_names=names, block_size=max(len(block) // 2, 1 << 20)),
             parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.large_string()), include_columns=list(set(wanted.values())),
-                null_values=[], strings_can_be_null=False,
+                column_types=dict.fromkeys(names, pa.large_string()),
+                include_columns=list(set(wanted.values())),
+                null_values=[],
+                strings_can_be_null=False,
             ),
-        )  # fmt: skip
+        )
     except pa.ArrowInvalid:
         return None
     return convert_block({role: table[name] for role, name in wanted.items()})
@@ -207,8 +213,9 @@ def _parse_json(block: str, columns: Mapping[str, str], seen: set[str]) -> pa.Ta
         else:
             rows.append((line, *[None] * (len(names) - 1)))
             problems.append("not_a_json_object")
-    return make_block(dict(zip(columns, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(columns, ()),
-                      problems)  # fmt: skip
+    return make_block(
+        dict(zip(columns, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(columns, ()), problems
+    )
 
 
 def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[pa.Table]:
@@ -216,9 +223,9 @@ def _read_parquet(path: Path, columns: Mapping[str, str]) -> Iterator[pa.Table]:
         with pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
             for name in columns.values():
                 _find_column(file.schema_arrow.names, name, path)
-            bytes_per_row = sum(
-                file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)
-            ) / max(file.metadata.num_rows, 1)  # fmt: skip
+            bytes_per_row = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)) / max(
+                file.metadata.num_rows, 1
+            )
             rows = max(1, min(MAX_BLOCK_ROWS, int(byte_stream.BLOCK_BYTES / max(bytes_per_row, 1))))
             for batch in file.iter_batches(batch_size=rows, columns=sorted(set(columns.values()))):
                 yield convert_block({role: pa.chunked_array([batch.column(name)]) for role, name in columns.items()})

@@ -49,17 +49,27 @@ def ingest_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, 
     rejected = pa.concat_tables([*reader.rejected, *rejected_later]).sort_by("row")
     output.write_table(REJECTED_FILE, rejected, REJECTED)
     profile = CorpusProfile(
-        **dict(choice.profile), rows=reader.rows, left_out=choice.left_out, files=tuple(reader.files),
-        rejected=Counter(rejected["reason"].to_pylist()), oddities=reader.oddities, normalization="NFC",
+        **dict(choice.profile),
+        rows=reader.rows,
+        left_out=choice.left_out,
+        files=tuple(reader.files),
+        rejected=Counter(rejected["reason"].to_pylist()),
+        oddities=reader.oddities,
+        normalization="NFC",
         splitter=config.splitter,
-    )  # fmt: skip
+    )
     output.write_model(profile)
     output.facts.update(
-        documents=int((choice.split >= 0).sum()), rows_rejected=len(rejected), classes=len(profile.labels),
-        rows=profile.rows, rows_left_out=profile.left_out, duplicates=profile.duplicates,
-        conflicting_labels=profile.conflicting_labels, leaked=profile.leaked,
+        documents=int((choice.split >= 0).sum()),
+        rows_rejected=len(rejected),
+        classes=len(profile.labels),
+        rows=profile.rows,
+        rows_left_out=profile.left_out,
+        duplicates=profile.duplicates,
+        conflicting_labels=profile.conflicting_labels,
+        leaked=profile.leaked,
         near_duplicates_leaked=profile.near_duplicates_leaked,
-    )  # fmt: skip
+    )
 
 
 class Choice(NamedTuple):
@@ -89,9 +99,13 @@ def choose_documents(reader: CorpusReader, spool: Path, config: CorpusConfig, *,
     near = reader.find_near_duplicates(spool, kept) if config.near_duplicates else None
     chosen = index.keep(kept)
     split = draw_splits(
-        chosen, splitter=config.splitter, validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction, seed=seed, near_duplicates=near,
-    )  # fmt: skip
+        chosen,
+        splitter=config.splitter,
+        validation_fraction=config.validation_fraction,
+        test_fraction=config.test_fraction,
+        seed=seed,
+        near_duplicates=near,
+    )
     crossing = find_crossing(chosen.texts, split)
     profile = profile_documents(chosen, split, labels, characters=reader.lengths()[kept], crossing=crossing, near=near)
     copies = np.flatnonzero(crossing >= 0)

@@ -94,8 +94,11 @@ class CorpusReader:
 
     def build_index(self) -> DocumentIndex:
         """Return the index of the usable rows."""
-        columns = {name: np.concatenate(parts) if parts else np.zeros(0, np.int64)
-                   for name, parts in self._columns.items() if name != "lengths"}  # fmt: skip
+        columns = {
+            name: np.concatenate(parts) if parts else np.zeros(0, np.int64)
+            for name, parts in self._columns.items()
+            if name != "lengths"
+        }
         texts = pa.array(self._keys, pa.binary(16)).dictionary_encode()
         first = np.frombuffer(texts.dictionary.buffers()[1], np.uint64)[: 2 * len(texts.dictionary) : 2]
         codes = texts.indices.to_numpy()

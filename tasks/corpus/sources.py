@@ -50,8 +50,10 @@ def locate_corpus(config: CorpusConfig) -> CorpusRef:
         ServiceError: a URL cannot be fetched.
     """
     sources: dict[Split | None, str | Sequence[str] | None] = {
-        None: config.require_source(), "validation": config.validation_source, "test": config.test_source,
-    }  # fmt: skip
+        None: config.require_source(),
+        "validation": config.validation_source,
+        "test": config.test_source,
+    }
     held_out = config.validation_source is not None or config.test_source is not None
     files, digests = [], {}
     for split, names in sources.items():

@@ -67,10 +67,12 @@ def align_embeddings(
     output.write_model(MatrixDescription(vocabulary_digest=vocab.digest, tokenizer=vocab.tokenizer, dim=dim))
     output.write_model(report)
     output.facts.update(
-        token_coverage=report.tokens["train"], type_coverage=report.types, dim=dim,
+        token_coverage=report.tokens["train"],
+        type_coverage=report.types,
+        dim=dim,
         **{f"token_coverage_{split}": report.tokens[split] for split in SPLITS[1:]},
         **{f"rows_{name}": int(count) for name, count in zip(*np.unique(source, return_counts=True), strict=True)},
-    )  # fmt: skip
+    )
     _check_gate(report, config)
 
 

@@ -15,14 +15,7 @@ from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metric, Metrics, ModelScores
 from pipeline_config.contracts.training import ModelDescription
-from pipeline_config.schemas import (
-    DOCUMENTS_FILE,
-    EPOCHS_FILE,
-    PREDICTIONS_FILE,
-    REPORT_FILE,
-    WEIGHTS_FILE,
-    Split,
-)
+from pipeline_config.schemas import DOCUMENTS_FILE, EPOCHS_FILE, PREDICTIONS_FILE, REPORT_FILE, WEIGHTS_FILE, Split
 from tasks.batches.bucket_corpus import read_labels
 from tasks.batches.encoded_split import load_split
 from tasks.evaluation.metrics import measure
@@ -91,11 +84,7 @@ def predict_splits(classifier: ArtifactRef, buckets: ArtifactRef, labels: list[s
     for name in EVALUATED:
         split = load_split(buckets, name)
         truth = pa.table(
-            {
-                "doc_id": split.doc_ids,
-                "split": [name] * len(split),
-                "label": [labels[i] for i in split.label_ids],
-            }
+            {"doc_id": split.doc_ids, "split": [name] * len(split), "label": [labels[i] for i in split.label_ids]}
         )
         tables.append(tabulate_predictions(truth, labels, predict_probabilities(network, split)))
     return pa.concat_tables(tables)

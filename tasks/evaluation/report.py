@@ -47,8 +47,12 @@ class Evidence(NamedTuple):
 def draw_figures(evidence: Evidence, directory: Path) -> None:
     """Write the figures that `FIGURES` names into a directory."""
     drawings: tuple[Callable[[Evidence], Figure], ...] = (
-        draw_training, draw_confusion, draw_corpus, draw_lengths, draw_coverage,
-    )  # fmt: skip
+        draw_training,
+        draw_confusion,
+        draw_corpus,
+        draw_lengths,
+        draw_coverage,
+    )
     for name, draw in zip(FIGURES, drawings, strict=True):
         draw(evidence).savefig(directory / name, dpi=110, metadata={"Software": None})
 
@@ -81,13 +85,7 @@ def draw_confusion(evidence: Evidence) -> Figure:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if share[row, column] > 0.6 else "black"
             axes.text(
-                column,
-                row,
-                f"{count}\n{share[row, column]:.0%}",
-                ha="center",
-                va="center",
-                color=color,
-                fontsize=8,
+                column, row, f"{count}\n{share[row, column]:.0%}", ha="center", va="center", color=color, fontsize=8
             )
         ticks = range(len(evidence.labels))
         names = [_drawable(label) for label in evidence.labels]

@@ -58,12 +58,18 @@ def register_model(
         created = version is None
         if version is None:
             model_id = models.log_model(
-                run, code=SERVED_MODEL, bundle=bundle, digest=digest,
-                requirements=pip_requirements(config.tokenization.tokenizer), example="what a fine day",
-            )  # fmt: skip
+                run,
+                code=SERVED_MODEL,
+                bundle=bundle,
+                digest=digest,
+                requirements=pip_requirements(config.tokenization.tokenizer),
+                example="what a fine day",
+            )
             tags = {tag: str(score) for tag, score in scores.items()} | {
-                DOCUMENTS_TAG: documents.digest, models.DIGEST_TAG: digest, "gloveflow.run_id": run.run_id,
-            }  # fmt: skip
+                DOCUMENTS_TAG: documents.digest,
+                models.DIGEST_TAG: digest,
+                "gloveflow.run_id": run.run_id,
+            }
             version = models.register_version(name, run, model_id, tags=tags, description=describe_scores(metrics))
         number = str(version.version)
         models.link_model(run.run_id, models.model_id_of(version), scores)

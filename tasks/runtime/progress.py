@@ -27,12 +27,7 @@ ARTIFACT_SECONDS = 3.0  # an update costs about 35 ms
 
 @contextlib.contextmanager
 def track_progress(
-    description: str,
-    *,
-    total: float | None,
-    unit: str = "it",
-    initial: float = 0,
-    artifact: str | None = None,
+    description: str, *, total: float | None, unit: str = "it", initial: float = 0, artifact: str | None = None
 ) -> Iterator[Callable[..., None]]:
     """Show progress towards `total` units; the body calls the yielded `advance(amount, **shown)`.
 
@@ -44,14 +39,23 @@ def track_progress(
         artifact: key of a Prefect progress artifact to update; needs `total` and a task run.
     """
     bar = tqdm(
-        desc=description, total=total, unit=unit, initial=initial, unit_scale=True,
-        unit_divisor=1024 if unit == "B" else 1000, disable=None, leave=False, mininterval=0.2,
-    )  # fmt: skip
+        desc=description,
+        total=total,
+        unit=unit,
+        initial=initial,
+        unit_scale=True,
+        unit_divisor=1024 if unit == "B" else 1000,
+        disable=None,
+        leave=False,
+        mininterval=0.2,
+    )
     started = time.monotonic()
     done, next_line, next_update = initial, started + LOG_SECONDS, started + ARTIFACT_SECONDS
-    artifact_id = create_progress_artifact(0.0, key=artifact, description=description) if (
-        artifact and TaskRunContext.get()
-    ) else None  # fmt: skip
+    artifact_id = (
+        create_progress_artifact(0.0, key=artifact, description=description)
+        if (artifact and TaskRunContext.get())
+        else None
+    )
 
     def advance(amount: float, **shown: object) -> None:
         nonlocal done, next_line, next_update

@@ -81,10 +81,15 @@ class PaddedLSTM(nn.Module):
         """Return a plain `nn.LSTM` with these weights."""
         first, layers = self.forward_layers[0], len(self.forward_layers)
         lstm = nn.LSTM(
-            first.input_size, self.hidden_size, num_layers=layers, batch_first=True,
-            bidirectional=bool(len(self.backward_layers)), dropout=self.dropout if layers > 1 else 0.0,
-            dtype=first.weight_ih_l0.dtype, device=first.weight_ih_l0.device,
-        )  # fmt: skip
+            first.input_size,
+            self.hidden_size,
+            num_layers=layers,
+            batch_first=True,
+            bidirectional=bool(len(self.backward_layers)),
+            dropout=self.dropout if layers > 1 else 0.0,
+            dtype=first.weight_ih_l0.dtype,
+            device=first.weight_ih_l0.device,
+        )
         lstm.load_state_dict(self._plain_state())
         return lstm
 

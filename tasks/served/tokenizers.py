@@ -33,9 +33,7 @@ _ODD_SPACE = r"[\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{
 
 # The replacements of treebank, in order, between lower-casing and splitting at white space: pattern, replacement.
 # A comma and a full stop that must stay are U+FDD0 and U+FDD1 meanwhile, which Unicode assigns to no character.
-_TREEBANK = (
-    ("<br />", " "), ("\u2019", "'"), ("\u2018", "'"), ("\u201c", '"'), ("\u201d", '"'), ("\u2026", "..."),
-)  # fmt: skip
+_TREEBANK = (("<br />", " "), ("\u2019", "'"), ("\u2018", "'"), ("\u201c", '"'), ("\u201d", '"'), ("\u2026", "..."))
 _TREEBANK_REGEX = (
     *[(r"([0-9]),([0-9])", "\\1\ufdd0\\2")] * 2,  # 1,000; twice, because matches do not overlap: 1,2,3
     (r"\b(mr|mrs|ms|dr|st|jr|sr|vs|prof|gen|sen|rep|lt|col|inc|corp|ltd|etc)\.", "\\1\ufdd1"),
@@ -137,11 +135,7 @@ def _find_matches(texts: pa.Array, pattern: str) -> np.ndarray:
 
 
 Tokenize = Callable[[pa.Array], pa.Array]
-COLUMNAR: dict[str, Tokenize] = {
-    "basic_english": basic_english,
-    "treebank": treebank,
-    "whitespace": whitespace,
-}
+COLUMNAR: dict[str, Tokenize] = {"basic_english": basic_english, "treebank": treebank, "whitespace": whitespace}
 VERSION = 1  # of the columnar tokenizers; raise it when one of them gives other tokens (a test notices)
 
 

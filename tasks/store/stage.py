@@ -51,10 +51,7 @@ def stage(
             bound.apply_defaults()
             inputs = {key: value for key, value in bound.arguments.items() if key not in unkeyed}
             reference, computed = commit_output(
-                name,
-                stage_key(name, version, inputs),
-                lambda output: write(output, *args, **kwargs),
-                inputs=inputs,
+                name, stage_key(name, version, inputs), lambda output: write(output, *args, **kwargs), inputs=inputs
             )
             logger.info("%s", describe_output(reference, computed=computed))
             if not computed and TaskRunContext.get():

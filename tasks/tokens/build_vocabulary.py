@@ -58,9 +58,10 @@ def build_vocabulary(
     tokenizer = tokens.read_model(TokenizerDescription).version
     output.write_model(VocabularyDescription(specials=config.specials, tokenizer=tokenizer))
     output.facts.update(
-        vocabulary_size=len(vocabulary), train_token_coverage=kept / pc.sum(dictionary["train_count"]).as_py(),
+        vocabulary_size=len(vocabulary),
+        train_token_coverage=kept / pc.sum(dictionary["train_count"]).as_py(),
         added_from_vectors=len(vocabulary) - frequent,
-    )  # fmt: skip
+    )
 
 
 def select_vocabulary(
@@ -76,8 +77,7 @@ def select_vocabulary(
     """
     special = pa.array(specials, pa.string())
     frequent = pc.and_(
-        pc.greater_equal(dictionary["train_count"], min_freq),
-        pc.invert(pc.is_in(dictionary["token"], special)),
+        pc.greater_equal(dictionary["train_count"], min_freq), pc.invert(pc.is_in(dictionary["token"], special))
     )
     ranked = dictionary.filter(frequent).sort_by([("train_count", "descending"), ("token", "ascending")])
     if max_size is not None:

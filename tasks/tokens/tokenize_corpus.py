@@ -21,14 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline_config.contracts.tokens import TokenizerDescription
 from pipeline_config.errors import ConfigError
-from pipeline_config.schemas import (
-    DICTIONARY,
-    DICTIONARY_FILE,
-    DOCUMENTS_FILE,
-    SHARD_PATTERN,
-    SPLITS,
-    TOKENS,
-)
+from pipeline_config.schemas import DICTIONARY, DICTIONARY_FILE, DOCUMENTS_FILE, SHARD_PATTERN, SPLITS, TOKENS
 from pipeline_config.settings import TokenizationConfig
 from tasks.runtime.arrow import whole_column
 from tasks.runtime.parallel import HELPERS, THREADS, map_ahead

@@ -44,9 +44,14 @@ class History:
         last = self.epochs[-1]
         logger.info(
             "epoch %d of %d: train loss %.3f, validation loss %.3f, accuracy %.3f, macro F1 %.3f, %s tokens/s",
-            last["epoch"], epochs, last["train_loss"], last["validation_loss"], last["validation_accuracy"],
-            last["validation_macro_f1"], f"{self.tokens_per_second:,.0f}",
-        )  # fmt: skip
+            last["epoch"],
+            epochs,
+            last["train_loss"],
+            last["validation_loss"],
+            last["validation_accuracy"],
+            last["validation_macro_f1"],
+            f"{self.tokens_per_second:,.0f}",
+        )
         metrics = {key: value for key, value in last.items() if key != "step"}
         on_metrics({**metrics, "tokens_per_second": self.tokens_per_second}, self.step)
 

@@ -107,9 +107,15 @@ def train_classifier(
         network = make_network(architecture, matrix, freeze=model.freeze_embeddings, seed=seed).to(device)
         checkpoints = _open_checkpoints(output, training, device)
         history, last = fit(
-            network, load_split(buckets, "train"), load_split(buckets, "validation"),
-            config=training, batch_size=batch_size, seed=seed, on_metrics=stream.log, checkpoints=checkpoints,
-        )  # fmt: skip
+            network,
+            load_split(buckets, "train"),
+            load_split(buckets, "validation"),
+            config=training,
+            batch_size=batch_size,
+            seed=seed,
+            on_metrics=stream.log,
+            checkpoints=checkpoints,
+        )
         return network, history, last, checkpoints
 
     with MetricStream(run_id) as stream:
@@ -138,9 +144,13 @@ def describe_architecture(
 ) -> Architecture:
     """Return the arguments that build the network."""
     return Architecture(
-        num_embeddings=num_embeddings, embedding_dim=embedding_dim, num_classes=num_classes,
-        padding_idx=PADDING_IDX, unk_idx=UNK_IDX, **model.model_dump(exclude={"freeze_embeddings"}),
-    )  # fmt: skip
+        num_embeddings=num_embeddings,
+        embedding_dim=embedding_dim,
+        num_classes=num_classes,
+        padding_idx=PADDING_IDX,
+        unk_idx=UNK_IDX,
+        **model.model_dump(exclude={"freeze_embeddings"}),
+    )
 
 
 def _open_checkpoints(output: StageOutput, training: TrainingConfig, device: "torch.device") -> "Checkpoints":
@@ -149,9 +159,12 @@ def _open_checkpoints(output: StageOutput, training: TrainingConfig, device: "to
     from tasks.training.reproducibility import describe_machine
 
     return Checkpoints(
-        output.scratch, describe_machine(device), every_steps=training.checkpoint_steps,
-        every_minutes=training.checkpoint_minutes, accept_others=training.resume_elsewhere,
-    )  # fmt: skip
+        output.scratch,
+        describe_machine(device),
+        every_steps=training.checkpoint_steps,
+        every_minutes=training.checkpoint_minutes,
+        accept_others=training.resume_elsewhere,
+    )
 
 
 def _record_machines(output: StageOutput, checkpoints: "Checkpoints", run_id: str | None) -> None:
@@ -171,10 +184,12 @@ def _write_training(output: StageOutput, history: "History", weights: "Mapping[s
     output.write_table(EPOCHS_FILE, _columns(history.epochs, EPOCHS), EPOCHS)
     output.write_table(STEPS_FILE, _columns(history.steps, STEPS), STEPS)
     output.facts.update(
-        epochs=len(history.epochs), best_epoch=history.best_epoch,
+        epochs=len(history.epochs),
+        best_epoch=history.best_epoch,
         **{key: value for key, value in history.epochs[history.best_epoch - 1].items() if key in _HEADLINES},
-        tokens_per_second=history.tokens_per_second, training_seconds=history.seconds,
-    )  # fmt: skip
+        tokens_per_second=history.tokens_per_second,
+        training_seconds=history.seconds,
+    )
 
 
 def _columns(rows: list[dict[str, float]], schema: pa.Schema) -> pa.Table:

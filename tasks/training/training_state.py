@@ -57,9 +57,11 @@ class Training:
         self.weights: dict[str, Tensor] = {
             n: weight for n, weight in network.named_parameters() if weight.requires_grad
         }
-        self.average = {name: weight.detach().clone() for name, weight in self.weights.items()} if (
-            config.ema_decay is not None
-        ) else {}  # fmt: skip
+        self.average = (
+            {name: weight.detach().clone() for name, weight in self.weights.items()}
+            if (config.ema_decay is not None)
+            else {}
+        )
         self.best: dict[str, Tensor] = {}
         self.optimizer = build_optimizer(network, config)
         self.history = History()
@@ -121,9 +123,11 @@ class Training:
         history.tokens += tokens
         history.seconds += time.perf_counter() - started
         return {
-            "step_loss": loss, "learning_rate": rate, "gradient_norm": norm,
+            "step_loss": loss,
+            "learning_rate": rate,
+            "gradient_norm": norm,
             "batch_padding_efficiency": tokens / positions,
-        }  # fmt: skip
+        }
 
     def close_epoch(self) -> None:
         """Validate the network, record the epoch, and keep its weights if they are the best so far."""
@@ -190,10 +194,16 @@ class Training:
         """Return the summed loss of embedded documents, divided by `divisor`."""
         with torch.autocast(self.device.type, self.autocast_type, enabled=self.autocast_type is not None):
             logits = self.network(input_ids, lengths, self.generator, embedded)
-        return nn.functional.cross_entropy(
-            logits.float(), self.label_ids[documents].to(self.device), weight=self.class_weights.to(self.device),
-            reduction="sum", label_smoothing=self.config.label_smoothing,
-        ) / divisor  # fmt: skip
+        return (
+            nn.functional.cross_entropy(
+                logits.float(),
+                self.label_ids[documents].to(self.device),
+                weight=self.class_weights.to(self.device),
+                reduction="sum",
+                label_smoothing=self.config.label_smoothing,
+            )
+            / divisor
+        )
 
     def _score(self, scores: dict[str, float]) -> float:
         value = scores[f"validation_{self.config.metric}"]

@@ -80,8 +80,10 @@ def compare_sizes(files: list[str]) -> None:
             result = measure("run-ours", [train, test, *extra], folder)
             steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result["steps"].items())
             size = sum(text_bytes(file) for file in (train, test, *extra)) / 1e6
-            print(f"{base * factor:8,} {size:6,.0f} {result['total']:8.2f} {result['cpu']:7.2f} {result['cpu'] / base / factor * 50_000:11.2f} "
-                  f"{result['peak_mib']:9,.0f} {result['private_mib']:8,.0f}   {steps}")  # fmt: skip
+            print(
+                f"{base * factor:8,} {size:6,.0f} {result['total']:8.2f} {result['cpu']:7.2f} {result['cpu'] / base / factor * 50_000:11.2f} "
+                f"{result['peak_mib']:9,.0f} {result['private_mib']:8,.0f}   {steps}"
+            )
 
 
 def run_ours(files: list[str]) -> None:
@@ -114,8 +116,9 @@ def run_ours(files: list[str]) -> None:
     )  # a look-up if it is there
     config = CorpusConfig(source=(train, *more), test_source=test)
     documents = clock("ingest", lambda: ingest_corpus.fn(locate_corpus(config), config, 0))
-    tokens = clock("tokenize", lambda: tokenize_corpus.fn(
-        documents, TokenizationConfig(), identify_tokenizer("basic_english")))  # fmt: skip
+    tokens = clock(
+        "tokenize", lambda: tokenize_corpus.fn(documents, TokenizationConfig(), identify_tokenizer("basic_english"))
+    )
     vocabulary = clock("vocabulary", lambda: build_vocabulary.fn(tokens, VocabularyConfig()))
     bucketing = BucketingConfig(max_length=LONGEST, batch_size=BATCH)
     with ThreadPoolExecutor(1) as pool:  # the flow runs these two at the same time, too
@@ -145,10 +148,13 @@ def run_torchtext(files: list[str]) -> None:
     fields = [("text", text), ("label", data.LabelField())]
     clock = Clock()
     tables = clock("read", lambda: [pq.read_table(file, columns=["text", "label"]).to_pylist() for file in files])
-    train, test = clock("tokenize", lambda: [
-        data.Dataset([data.Example.fromlist([row["text"], row["label"]], fields) for row in rows], fields)
-        for rows in tables
-    ])  # fmt: skip
+    train, test = clock(
+        "tokenize",
+        lambda: [
+            data.Dataset([data.Example.fromlist([row["text"], row["label"]], fields) for row in rows], fields)
+            for rows in tables
+        ],
+    )
     vectors = clock("vectors", lambda: Vectors("glove.txt", cache=os.environ["GLOVEFLOW_ARTIFACTS"]))
     clock("vocabulary", lambda: text.build_vocab(train, min_freq=2, max_size=29_998, vectors=vectors))
     fields[1][1].build_vocab(train)
@@ -274,8 +280,10 @@ def compare_tokenizers(files: list[str]) -> None:
     print(f"\n{'adversarial text':24} {'tokenizer':14} {'1 MB':>8} {'2 MB':>8}")
     for kind, make in ADVERSARIAL.items():
         for name, tokenize in COLUMNAR.items():
-            one, two = (min(seconds(lambda t=t: tokenize(pa.array([t], TEXT))) for _ in range(3))  # noqa: B023
-                        for t in (make(1_000_000), make(2_000_000)))  # fmt: skip
+            one, two = (
+                min(seconds(lambda t=t: tokenize(pa.array([t], TEXT))) for _ in range(3))  # noqa: B023
+                for t in (make(1_000_000), make(2_000_000))
+            )
             print(f"{kind:24} {name:14} {one:7.3f}s {two:7.3f}s")
 
 
@@ -337,9 +345,11 @@ def compare_padding(files: list[str]) -> None:
             sizes = np.array([len(batch) for batch in first])
             shares = np.array([labels[batch].mean() for batch in first])
             expected = np.sqrt(labels.mean() * (1 - labels.mean()) / sizes)
-            print(f"{scheme:14} {padding_efficiency(lengths, first):10.4f} {len(first):8,} {pairs_again(first, second):7.1%} "
-                  f"{np.corrcoef(np.concatenate(first), np.arange(len(lengths)))[0, 1]:7.3f} "
-                  f"{np.sqrt((((shares - labels.mean()) / expected) ** 2).mean()):7.2f}")  # fmt: skip
+            print(
+                f"{scheme:14} {padding_efficiency(lengths, first):10.4f} {len(first):8,} {pairs_again(first, second):7.1%} "
+                f"{np.corrcoef(np.concatenate(first), np.arange(len(lengths)))[0, 1]:7.3f} "
+                f"{np.sqrt((((shares - labels.mean()) / expected) ** 2).mean()):7.2f}"
+            )
 
 
 def pairs_again(first: list[np.ndarray], second: list[np.ndarray]) -> float:
@@ -389,8 +399,10 @@ def compare_golden(files: list[str]) -> None:
         rows = fill_matrix(words, pairs, statistics, missing="zero", seed=0)
         theirs = vectors.get_vecs_by_tokens(itos, lower_case_backup=True).numpy()
         differ = int((rows.view(np.uint32) != theirs.view(np.uint32)).any(axis=1).sum())
-        print(f"{Path(file).name:22} {documents:7,} documents, {tokens:10,} tokens, {wrong} documents differ; "
-              f"{len(itos):7,} rows, {differ} rows differ")  # fmt: skip
+        print(
+            f"{Path(file).name:22} {documents:7,} documents, {tokens:10,} tokens, {wrong} documents differ; "
+            f"{len(itos):7,} rows, {differ} rows differ"
+        )
 
 
 # coverage
@@ -406,8 +418,9 @@ def compare_coverage(files: list[str]) -> None:
     from tasks.vectors.download_glove import download_glove, locate_vectors
 
     chains: dict[str, tuple[str, ...]] = {
-        "exact, lowercase": ("lowercase",), "and diacritics, hyphen": ("lowercase", "diacritics", "hyphen")
-    }  # fmt: skip
+        "exact, lowercase": ("lowercase",),
+        "and diacritics, hyphen": ("lowercase", "diacritics", "hyphen"),
+    }
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GLOVEFLOW_ARTIFACTS"] = folder
         vectors = download_glove.fn(locate_vectors(EmbeddingsConfig()), EmbeddingsConfig())

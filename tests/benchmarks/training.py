@@ -89,9 +89,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; without it, torch's default")
     parser.add_argument(
-        "--only", nargs="+", default=[""], metavar="NAME",
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="NAME",
         help="only the ways whose name contains one of these; without tutorial and torchtext, ratios are to the first way",
-    )  # fmt: skip
+    )
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--logging", action="store_true", help="measure only the cost of showing and logging metrics")
     parser.add_argument("--rivals", action="store_true", help="also Keras and Flair, see rivals.py")
@@ -183,9 +186,11 @@ def measure_here(options: argparse.Namespace) -> None:
 def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
     """Print the time of an epoch without any reports, and with progress and metrics logged to MLflow as in a run."""
     config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision="fp32", device="cpu", epochs=1)
-    few = dataclasses.replace(split, offsets=split.offsets[:65], **{
-        name: getattr(split, name)[:64] for name in ("label_ids", "buckets", "doc_ids")
-    })  # fmt: skip
+    few = dataclasses.replace(
+        split,
+        offsets=split.offsets[:65],
+        **{name: getattr(split, name)[:64] for name in ("label_ids", "buckets", "doc_ids")},
+    )
 
     def run_silently() -> None:
         training = Training(make_network(hidden), split, few, config=config, batch_size=BATCH, seed=0)
@@ -200,8 +205,10 @@ def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"GLOVEFLOW_ARTIFACTS": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
         with track_run(PipelineConfig(name="benchmark"), name="benchmark", tags={}) as run:
-            seconds = {way: [_time(partial(run_in_torch_thread, way, threads=None)) for _ in range(rounds)]
-                       for way in (run_silently, run_with_reports)}  # fmt: skip
+            seconds = {
+                way: [_time(partial(run_in_torch_thread, way, threads=None)) for _ in range(rounds)]
+                for way in (run_silently, run_with_reports)
+            }
     silent, reported = (statistics.median(times) for times in seconds.values())
     print(
         f"{len(split):,} documents, an epoch: {silent:.2f} s, with progress and metrics {reported:.2f} s, {reported / silent - 1:+.1%}"
@@ -239,9 +246,14 @@ def make_split(lengths: np.ndarray) -> EncodedSplit:
 def plan_randomly(split: EncodedSplit) -> Batches:
     """Return batches in random order, as a `DataLoader` makes them."""
     return plan_batches(
-        np.zeros(len(split), np.int32), lengths=split.lengths, scheme="none", batch_size=BATCH, token_budget=None,
-        seed=0, epoch=0,
-    )  # fmt: skip
+        np.zeros(len(split), np.int32),
+        lengths=split.lengths,
+        scheme="none",
+        batch_size=BATCH,
+        token_budget=None,
+        seed=0,
+        epoch=0,
+    )
 
 
 def tutorial(split: EncodedSplit, hidden: int) -> Way:
@@ -305,9 +317,13 @@ def plan_torchtext(split: EncodedSplit) -> Batches:
     examples = [Example.fromlist([number], fields) for number in range(len(split))]
     lengths = split.lengths
     iterator = BucketIterator(
-        Dataset(examples, fields), BATCH, sort_key=lambda example: lengths[example.number], sort_within_batch=True,
-        shuffle=True, train=True,
-    )  # fmt: skip
+        Dataset(examples, fields),
+        BATCH,
+        sort_key=lambda example: lengths[example.number],
+        sort_within_batch=True,
+        shuffle=True,
+        train=True,
+    )
     return [batch.number.numpy() for batch in iterator]
 
 
@@ -360,9 +376,14 @@ def run_ours(
 def make_network(hidden: int, **options: Any) -> TextClassifier:
     """Return the project's network."""
     return TextClassifier(
-        num_embeddings=VOCABULARY, embedding_dim=EMBEDDING, num_classes=CLASSES, padding_idx=0, unk_idx=1,
-        hidden_size=hidden, **{"num_layers": 1, "bidirectional": True, **options},
-    )  # fmt: skip
+        num_embeddings=VOCABULARY,
+        embedding_dim=EMBEDDING,
+        num_classes=CLASSES,
+        padding_idx=0,
+        unk_idx=1,
+        hidden_size=hidden,
+        **{"num_layers": 1, "bidirectional": True, **options},
+    )
 
 
 def draw_batches(plan: Batches, split: EncodedSplit, count: int) -> Batches:

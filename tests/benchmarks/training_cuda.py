@@ -53,9 +53,13 @@ def main() -> None:
 
 
 def show_ways(
-    split: EncodedSplit, hidden: int, batch: int, options: argparse.Namespace, products: dict[str, float],
+    split: EncodedSplit,
+    hidden: int,
+    batch: int,
+    options: argparse.Namespace,
+    products: dict[str, float],
     device: torch.device,
-) -> None:  # fmt: skip
+) -> None:
     """Print the table of a size."""
     ways = make_ways(split, hidden, batch, options.batches, device)
     speeds: dict[tuple[str, str], list[float]] = {name: [] for name in ways}
@@ -91,15 +95,17 @@ def make_ways(
     random = training.draw_batches(training.plan_randomly(split), split, count)
     plan = training.draw_batches(split.plan_batches(batch_size=batch, seed=0, epoch=0), split, count)
     ways = {
-        (training.TUTORIAL, precision): (
-            random, waiting(training.run_tutorial(training.Packed(hidden), split, device))
-        ) for precision in PRECISIONS[:2]
-    }  # fmt: skip
+        (training.TUTORIAL, precision): (random, waiting(training.run_tutorial(training.Packed(hidden), split, device)))
+        for precision in PRECISIONS[:2]
+    }
     return ways | {
         (f"gloveflow, {layout}", precision): (
-            plan, waiting(training.run_ours(split, hidden, precision, layout=layout, device=device))
-        ) for layout in ("padded", "packed") for precision in PRECISIONS
-    }  # fmt: skip
+            plan,
+            waiting(training.run_ours(split, hidden, precision, layout=layout, device=device)),
+        )
+        for layout in ("padded", "packed")
+        for precision in PRECISIONS
+    }
 
 
 def measure_product(precision: str, device: torch.device, size: int = 8192) -> float:

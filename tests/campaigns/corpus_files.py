@@ -70,19 +70,27 @@ def generate_row(generator: random.Random, kind: str, encodable: Callable[[str],
     if choice < 0.8:
         return Row(text, generator.choice(["", "  "] + [None] * (kind in ("jsonl", "parquet"))), "no_label")
     if kind == "jsonl":
-        return generator.choice([
-            Row(None, label, "null_text"), Row(7, label, "text_is_no_string"), Row([text], label, "text_is_no_string"),
-            Row("half \ud83d", label, "undecodable"), Row("", "", "not_a_json_object", b'{"text": "cut'),
-            Row("", "", "not_a_json_object", b"[1, 2]"), Row("", "", None, b"  "),
-        ])  # fmt: skip
+        return generator.choice(
+            [
+                Row(None, label, "null_text"),
+                Row(7, label, "text_is_no_string"),
+                Row([text], label, "text_is_no_string"),
+                Row("half \ud83d", label, "undecodable"),
+                Row("", "", "not_a_json_object", b'{"text": "cut'),
+                Row("", "", "not_a_json_object", b"[1, 2]"),
+                Row("", "", None, b"  "),
+            ]
+        )
     if kind == "parquet":
         return Row(None, label, "null_text")
     delimiter = b"," if kind == "csv" else b"\t"
-    return generator.choice([
-        Row("", "", "wrong_number_of_fields", delimiter.join([b"one", b"two", b"three"])),
-        Row("", "", "wrong_number_of_fields", b"one"),
-        Row("", "", None, b""),
-    ])  # fmt: skip
+    return generator.choice(
+        [
+            Row("", "", "wrong_number_of_fields", delimiter.join([b"one", b"two", b"three"])),
+            Row("", "", "wrong_number_of_fields", b"one"),
+            Row("", "", None, b""),
+        ]
+    )
 
 
 def serialize(rows: list[Row], generator: random.Random, kind: str, encoding: str) -> bytes:
@@ -131,8 +139,11 @@ def run_campaign(numbers: Iterable[int], folder: Path) -> Counter[str]:
 def check_file(generator: random.Random, path: Path) -> Counter[str]:
     """Generate a file, read it and compare; return counts."""
     kind = generator.choice(["csv", "tsv", "jsonl", "parquet"])
-    encoding = "utf-8" if kind == "parquet" else generator.choice(
-        ["utf-8", "utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16"])  # fmt: skip
+    encoding = (
+        "utf-8"
+        if kind == "parquet"
+        else generator.choice(["utf-8", "utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16"])
+    )
     byte_stream.BLOCK_BYTES = generator.choice([16, 100, 1000, 8 << 20])
 
     def encodable(text: str) -> bool:
@@ -142,9 +153,10 @@ def check_file(generator: random.Random, path: Path) -> Counter[str]:
     if encoding == "utf-8" and kind != "parquet":
         rows = [
             row._replace(reason="undecodable", broken=True)
-            if row.reason is None and row.raw is None and generator.random() < 0.1 else row
+            if row.reason is None and row.raw is None and generator.random() < 0.1
+            else row
             for row in rows
-        ]  # fmt: skip
+        ]
     path = path.with_suffix(f".{kind}")
     if kind == "parquet":
         columns = {"text": [row.text for row in rows], "label": [row.label for row in rows]}
@@ -171,8 +183,9 @@ def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
     ], path
     documents = [
         (number, unicodedata.normalize("NFC", str(row.text)), label_of(row.label))
-        for number, row in enumerate(rows) if not row.reason
-    ]  # fmt: skip
+        for number, row in enumerate(rows)
+        if not row.reason
+    ]
     read_back = [tuple(row.values()) for block in read_spool(path.parent / "spool") for row in block.to_pylist()]
     assert read_back == documents, path
     index = reader.build_index()

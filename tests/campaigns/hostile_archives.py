@@ -142,12 +142,14 @@ def wrong_crc(draw: random.Random, text: bytes) -> bytes:
 
 def headers_disagree(draw: random.Random, text: bytes) -> bytes:
     data = pack(draw, (MEMBER, text))
-    return draw.choice([
-        lambda: patch(data, LOCAL, 30, "<B", ord("h")),  # the name
-        lambda: patch(data, LOCAL, 8, "<H", 12),  # the method
-        lambda: patch(data, LOCAL, 22, "<I", len(text) + 1),  # the size
-        lambda: patch(data, LOCAL, 28, "<H", 60_000),  # the extra field runs over the data
-    ])()  # fmt: skip
+    return draw.choice(
+        [
+            lambda: patch(data, LOCAL, 30, "<B", ord("h")),  # the name
+            lambda: patch(data, LOCAL, 8, "<H", 12),  # the method
+            lambda: patch(data, LOCAL, 22, "<I", len(text) + 1),  # the size
+            lambda: patch(data, LOCAL, 28, "<H", 60_000),  # the extra field runs over the data
+        ]
+    )()
 
 
 def bomb(draw: random.Random, text: bytes) -> bytes:

@@ -141,9 +141,14 @@ def train(
     )
     documents = steps // EPOCHS * BATCH
     history, last = fit(
-        network, draw_split(documents, seed=0), draw_split(40, seed=1), config=config, batch_size=BATCH, seed=0,
+        network,
+        draw_split(documents, seed=0),
+        draw_split(40, seed=1),
+        config=config,
+        batch_size=BATCH,
+        seed=0,
         checkpoints=Checkpoints(directory, describe_machine(torch.device("cpu")), every_steps=4),
-    )  # fmt: skip
+    )
     if history.step != steps:
         raise ValueError(f"{history.step} steps, expected {steps}: --steps must be a multiple of {EPOCHS}")
     recorded = {name: value for name, value in vars(history).items() if name != "seconds"}

@@ -284,9 +284,12 @@ def run_campaign(schedules: int, seed: int) -> Counter[str]:
     contents = [make_content(make) for _ in range(4)]
     authority = trustme.CA()
     with (
-        tempfile.TemporaryDirectory() as folder, short_waits(), serve(authority) as server,
-        serve(trustme.CA()) as untrusted, mock.patch.dict(os.environ),
-    ):  # fmt: skip
+        tempfile.TemporaryDirectory() as folder,
+        short_waits(),
+        serve(authority) as server,
+        serve(trustme.CA()) as untrusted,
+        mock.patch.dict(os.environ),
+    ):
         authority.cert_pem.write_to_path(f"{folder}/authority.pem")
         os.environ |= {"SSL_CERT_FILE": f"{folder}/authority.pem", "NO_PROXY": "127.0.0.1"}
         os.environ["CAMPAIGN_UNTRUSTED"] = untrusted.url("/glove.zip")

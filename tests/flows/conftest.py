@@ -143,8 +143,12 @@ class CommandLine:
         source = f"{listen}\n{before}\nfrom flows.cli.main import main\nmain(sys.argv[1:])"
         return subprocess.Popen(
             [sys.executable, "-c", source, *arguments],
-            env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def run(self, *arguments: str, before: str = "") -> tuple[int, str]:
         """Run a command to its end and return exit code and output."""

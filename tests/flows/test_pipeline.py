@@ -32,9 +32,16 @@ from tasks.runtime.cancellation import WorkStopped, allow_work, raise_if_stopped
 from tasks.tracking import server
 
 STAGES = [
-    "download_glove", "ingest_corpus", "tokenize_corpus", "build_vocabulary", "align_embeddings", "bucket_corpus",
-    "train_baseline", "train_classifier", "evaluate_classifier",
-]  # fmt: skip
+    "download_glove",
+    "ingest_corpus",
+    "tokenize_corpus",
+    "build_vocabulary",
+    "align_embeddings",
+    "bucket_corpus",
+    "train_baseline",
+    "train_classifier",
+    "evaluate_classifier",
+]
 
 
 def mlflow_run(result: Any) -> Any:
@@ -82,9 +89,14 @@ def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
     assert run.data.params["training.epochs"] == "6"
     assert run.data.params["corpus.max_documents"] == "null"
     for metric in (
-        "test_accuracy", "test_macro_f1", "test_baseline_macro_f1", "build_vocabulary/vocabulary_size",
-        "align_embeddings/token_coverage", "bucket_corpus/padding_efficiency", "ingest_corpus/rows_rejected",
-    ):  # fmt: skip
+        "test_accuracy",
+        "test_macro_f1",
+        "test_baseline_macro_f1",
+        "build_vocabulary/vocabulary_size",
+        "align_embeddings/token_coverage",
+        "bucket_corpus/padding_efficiency",
+        "ingest_corpus/rows_rejected",
+    ):
         assert metric in run.data.metrics
     names = {entry.dataset.name: entry.dataset.digest for entry in run.inputs.dataset_inputs}
     assert sorted(names) == ["documents-test", "documents-train", "documents-validation", "vectors"]
@@ -164,12 +176,14 @@ def test_several_seeds_give_mean_and_deviation_and_the_best_by_validation_is_reg
     trained = [
         json.loads(Path(path, "metrics.json").read_text())
         for path in Path(result.store["evaluate_classifier"]).parent.iterdir()
-        if path.is_dir() and json.loads(Path(path, "manifest.json").read_text())["inputs"]["classifier"]["digest"] in {
+        if path.is_dir()
+        and json.loads(Path(path, "manifest.json").read_text())["inputs"]["classifier"]["digest"]
+        in {
             json.loads(Path(other, "manifest.json").read_text())["digest"]
             for other in Path(result.store["train_classifier"]).parent.iterdir()
             if other.is_dir() and len(pq.read_table(Path(other, "epochs.parquet"))) == 1
         }
-    ]  # fmt: skip
+    ]
     scores = {split: [m[split]["lstm"]["macro_f1"] for m in trained] for split in ("validation", "test")}
     assert len(scores["test"]) == 2
     assert run.data.metrics["seeds/count"] == 2

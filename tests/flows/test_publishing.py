@@ -68,10 +68,16 @@ def edit_facts(output: ArtifactRef, **facts: Any) -> ArtifactRef:
 class TestOutputs:
     def test_each_output_has_a_field_and_is_listed_by_its_stage(self, outputs: RunOutputs) -> None:
         assert {field: output.stage for field, output in outputs._asdict().items()} == {
-            "vectors": "download_glove", "documents": "ingest_corpus", "tokens": "tokenize_corpus",
-            "vocabulary": "build_vocabulary", "embeddings": "align_embeddings", "buckets": "bucket_corpus",
-            "baseline": "train_baseline", "classifier": "train_classifier", "evaluation": "evaluate_classifier",
-        }  # fmt: skip
+            "vectors": "download_glove",
+            "documents": "ingest_corpus",
+            "tokens": "tokenize_corpus",
+            "vocabulary": "build_vocabulary",
+            "embeddings": "align_embeddings",
+            "buckets": "bucket_corpus",
+            "baseline": "train_baseline",
+            "classifier": "train_classifier",
+            "evaluation": "evaluate_classifier",
+        }
         assert list(outputs.by_stage().values()) == list(outputs)
 
     def test_without_vectors_their_stages_are_not_listed(self, outputs: RunOutputs) -> None:
@@ -126,8 +132,10 @@ class TestReportTables:
         whole = read_file(outputs.embeddings, "coverage.json")
         assert rows["train", "all"] == round(whole["tokens"]["train"], 4)
         assert {part for split, part in rows if split == "test" and part.startswith("class ")} == {
-            "class food", "class sports", "class weather",
-        }  # fmt: skip
+            "class food",
+            "class sports",
+            "class weather",
+        }
 
     def test_without_vectors_there_is_no_coverage(self, outputs: RunOutputs) -> None:
         tables = report_tables(outputs._replace(vectors=None, embeddings=None))
@@ -138,18 +146,18 @@ class TestResultsTable:
     def test_there_is_a_row_for_each_split_and_model(self, outputs: RunOutputs) -> None:
         rows, scores = results_table(outputs.evaluation, {}), read_file(outputs.evaluation, "metrics.json")
         assert sorted((row["split"], row["model"]) for row in rows) == [
-            ("test", "LSTM"), ("test", "TF-IDF + logistic regression"),
-            ("validation", "LSTM"), ("validation", "TF-IDF + logistic regression"),
-        ]  # fmt: skip
+            ("test", "LSTM"),
+            ("test", "TF-IDF + logistic regression"),
+            ("validation", "LSTM"),
+            ("validation", "TF-IDF + logistic regression"),
+        ]
         (row,) = [row for row in rows if (row["split"], row["model"]) == ("test", "LSTM")]
         assert row["accuracy"] == round(scores["test"]["lstm"]["accuracy"], 4)
         assert row["documents"] == scores["test"]["lstm"]["documents"]
 
     def test_the_spread_over_seeds_comes_last(self, outputs: RunOutputs) -> None:
         rows = results_table(outputs.evaluation, SPREAD)[4:]
-        assert [row["model"] for row in rows] == [
-            "LSTM, mean of 2 seeds", "LSTM, deviation of 2 seeds",
-        ] * 2  # fmt: skip
+        assert [row["model"] for row in rows] == ["LSTM, mean of 2 seeds", "LSTM, deviation of 2 seeds"] * 2
         assert [row["accuracy"] for row in rows] == [0.8765, 0.0123] * 2
 
 
@@ -163,8 +171,11 @@ class TestMLflowRun:
         epochs = client.get_metric_history(run.run_id, "train_loss")
         assert len(epochs) == len({metric.step for metric in epochs}) == 6
         assert sorted(entry.dataset.name for entry in logged.inputs.dataset_inputs) == [
-            "documents-test", "documents-train", "documents-validation", "vectors",
-        ]  # fmt: skip
+            "documents-test",
+            "documents-train",
+            "documents-validation",
+            "vectors",
+        ]
         assert logged.data.metrics["seeds/test_accuracy_mean"] == 0.87654
         assert logged.data.tags["mlflow.note.content"].startswith("Classes: food, sports, weather")
 

@@ -155,8 +155,10 @@ def test_every_mistake_has_a_line_of_its_own():
     with pytest.raises(ConfigError) as caught:
         resolve_config(overrides=["training.epochs=0", "nope=1", "model.num_layers=9"])
     assert [line.split(":")[0] for line in str(caught.value).splitlines()] == [
-        "model.num_layers", "training.epochs", "nope",
-    ]  # fmt: skip
+        "model.num_layers",
+        "training.epochs",
+        "nope",
+    ]
 
 
 def test_mistake_between_two_values_names_both_and_no_single_origin():

@@ -80,5 +80,7 @@ def test_shards_sort_by_name_as_by_number():
 
 def test_buckets_have_one_file_per_split():
     assert [schemas.buckets_file(split) for split in schemas.SPLITS] == [
-        "train.arrow", "validation.arrow", "test.arrow",
-    ]  # fmt: skip
+        "train.arrow",
+        "validation.arrow",
+        "test.arrow",
+    ]

@@ -33,10 +33,17 @@ RENEW = "GLOVEFLOW_RENEW_STAGE_OUTPUTS"
 STAGES = {
     task.name: task
     for task in (
-        download_glove, ingest_corpus, tokenize_corpus, build_vocabulary, align_embeddings, bucket_corpus,
-        train_baseline, train_classifier, evaluate_classifier,
+        download_glove,
+        ingest_corpus,
+        tokenize_corpus,
+        build_vocabulary,
+        align_embeddings,
+        bucket_corpus,
+        train_baseline,
+        train_classifier,
+        evaluate_classifier,
     )
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -65,8 +72,12 @@ def test_a_changed_number_and_a_changed_text_are_seen(tmp_path: Path) -> None:
     assert find_differences(before, before) == []
     (tmp_path / "a.json").write_text('{"share": 0.50001, "label": "x", "counts": [1, 2]}')
     assert find_differences(before, describe_files(tmp_path)) == []
-    for text in ('{"share": 0.6, "label": "x", "counts": [1, 2]}', '{"share": 0.5, "label": "y", "counts": [1, 2]}',
-                 '{"share": 0.5, "label": "x", "counts": [1, 3]}', '{"share": 0.5, "label": "x"}'):  # fmt: skip
+    for text in (
+        '{"share": 0.6, "label": "x", "counts": [1, 2]}',
+        '{"share": 0.5, "label": "y", "counts": [1, 2]}',
+        '{"share": 0.5, "label": "x", "counts": [1, 3]}',
+        '{"share": 0.5, "label": "x"}',
+    ):
         (tmp_path / "a.json").write_text(text)
         assert find_differences(before, describe_files(tmp_path)), text
 

@@ -13,9 +13,16 @@ from prefect import get_client
 from tasks.tracking import models, server
 
 STAGES = [
-    "download_glove", "ingest_corpus", "tokenize_corpus", "build_vocabulary", "align_embeddings", "bucket_corpus",
-    "train_baseline", "train_classifier", "evaluate_classifier",
-]  # fmt: skip
+    "download_glove",
+    "ingest_corpus",
+    "tokenize_corpus",
+    "build_vocabulary",
+    "align_embeddings",
+    "bucket_corpus",
+    "train_baseline",
+    "train_classifier",
+    "evaluate_classifier",
+]
 
 # Python that makes a run kill itself, with SIGKILL, at a point of its work on one stage.
 KILL = """
@@ -116,9 +123,12 @@ def flow_state(run: Any) -> str:
 
 @pytest.mark.timeout(600)
 def test_killed_at_any_point_the_next_run_finishes_with_the_same_outputs(
-    command_line: Any, finished: tuple[Path, Any], overrides: list[str], prefect_api: str,
+    command_line: Any,
+    finished: tuple[Path, Any],
+    overrides: list[str],
+    prefect_api: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     points = [  # each stage needs the one before it, so no earlier run can have computed it
         IN_A_WRITE.replace("{stage}", "ingest_corpus"),
         BEFORE_THE_MANIFEST.replace("{stage}", "tokenize_corpus"),
@@ -167,9 +177,13 @@ def test_two_runs_on_one_fresh_store_both_finish_and_compute_each_stage_once(
     ("number", "flow_run_state"), [(signal.SIGINT, "Cancelled"), (signal.SIGTERM, "Crashed")], ids=["ctrl-c", "sigterm"]
 )
 def test_an_interrupted_run_ends_soon_and_says_so_everywhere(
-    command_line: Any, overrides: list[str], number: signal.Signals, flow_run_state: str, prefect_api: str,
+    command_line: Any,
+    overrides: list[str],
+    number: signal.Signals,
+    flow_run_state: str,
+    prefect_api: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     options = set_options([*overrides, "training.epochs=200"])
     process = command_line.start("run", "--preset", "smoke", *options, before=WAITING)
     assert process.stdout is not None

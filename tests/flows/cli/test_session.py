@@ -119,8 +119,11 @@ class TestTaskRuns:
         """A flow run with task runs in four states; nothing is waited for."""
         monkeypatch.setattr(session, "FLUSH_SECONDS", 0.0)
         states = {
-            "running": Running(), "pending": Pending(), "not ready": Pending(name="NotReady"), "done": Completed(),
-        }  # fmt: skip
+            "running": Running(),
+            "pending": Pending(),
+            "not ready": Pending(name="NotReady"),
+            "done": Completed(),
+        }
         with get_client(sync_client=True) as client:
             flow_run = client.create_flow_run(toy, parameters={"number": 1}, state=Running())
             runs = {
@@ -138,8 +141,11 @@ class TestTaskRuns:
         flow_run, runs = open_runs
         flush_and_close_task_runs([flow_run], close=True)
         assert self.states(runs) == {
-            "running": "Crashed", "pending": "Crashed", "not ready": "NotReady", "done": "Completed",
-        }  # fmt: skip
+            "running": "Crashed",
+            "pending": "Crashed",
+            "not ready": "NotReady",
+            "done": "Completed",
+        }
 
     def test_prefect_names_a_task_run_not_ready_whose_input_failed(self) -> None:
         @task(name="fail")

@@ -32,9 +32,12 @@ IDS = {"a": 2, "b": 3, "c": 4}
 
 
 def bucket(
-    corpus: list[tuple[object, ...]] = CORPUS, *, seed: int = 0, specials: tuple[str, ...] = ("<pad>", "<unk>"),
+    corpus: list[tuple[object, ...]] = CORPUS,
+    *,
+    seed: int = 0,
+    specials: tuple[str, ...] = ("<pad>", "<unk>"),
     **options: object,
-) -> ArtifactRef:  # fmt: skip
+) -> ArtifactRef:
     """Run the stage, and those before it, on a corpus."""
     documents = documents_of(corpus)
     tokens = tokenize_corpus.fn(documents, TokenizationConfig(shard_documents=2), "basic_english 1")

@@ -97,15 +97,26 @@ def test_a_length_goes_to_the_first_bucket_it_fits_in_and_longer_ones_to_the_las
 
 
 def plan(
-    buckets: np.ndarray, *, lengths: np.ndarray | None = None, scheme: BatchingScheme = "optimal", batch_size: int = 8,
-    token_budget: int | None = None, seed: int = 0, epoch: int = 0,
-) -> list[np.ndarray]:  # fmt: skip
+    buckets: np.ndarray,
+    *,
+    lengths: np.ndarray | None = None,
+    scheme: BatchingScheme = "optimal",
+    batch_size: int = 8,
+    token_budget: int | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+) -> list[np.ndarray]:
     """Plan an epoch; without lengths, all documents have one token."""
     lengths = np.ones(len(buckets), np.int64) if lengths is None else lengths
     return plan_batches(
-        buckets, lengths=lengths, scheme=scheme, batch_size=batch_size, token_budget=token_budget, seed=seed,
+        buckets,
+        lengths=lengths,
+        scheme=scheme,
+        batch_size=batch_size,
+        token_budget=token_budget,
+        seed=seed,
         epoch=epoch,
-    )  # fmt: skip
+    )
 
 
 def plans(seed: int) -> Iterator[tuple[np.ndarray, int, list[np.ndarray]]]:

@@ -51,9 +51,13 @@ def test_the_buckets_describe_themselves(artifacts: Path, scheme: str, token_bud
     buckets = bucket(scheme=scheme, token_budget=token_budget, specials=("[PAD]", "[UNK]", "[CLS]"))
     vocabulary = Vocabulary(["[PAD]", "[UNK]", "[CLS]", "a", "b", "c"], specials=3, tokenizer="basic_english 1")
     assert buckets.read_model(BucketsDescription) == BucketsDescription(
-        labels=("x", "y", "z"), vocabulary_digest=vocabulary.digest, tokenizer="basic_english 1", special_tokens=3,
-        scheme=scheme, token_budget=token_budget,
-    )  # fmt: skip
+        labels=("x", "y", "z"),
+        vocabulary_digest=vocabulary.digest,
+        tokenizer="basic_english 1",
+        special_tokens=3,
+        scheme=scheme,
+        token_budget=token_budget,
+    )
 
 
 def test_one_batch_is_padded_to_its_longest_document(artifacts: Path) -> None:
@@ -78,9 +82,14 @@ def test_the_report_is_of_the_batches_that_the_seed_gives(artifacts: Path) -> No
 def test_the_facts_are_those_of_the_configured_scheme(artifacts: Path) -> None:
     facts = bucket(num_buckets=2, batch_size=2).facts
     assert {name: facts[name] for name in facts if not name.startswith("padding_efficiency_")} | {"seconds": 0} == {
-        "padding_efficiency": pytest.approx(6 / 7), "buckets": 2, "documents_truncated": 0, "tokens_truncated": 0,
-        "documents_empty": 1, "batches": 2, "seconds": 0,
-    }  # fmt: skip
+        "padding_efficiency": pytest.approx(6 / 7),
+        "buckets": 2,
+        "documents_truncated": 0,
+        "tokens_truncated": 0,
+        "documents_empty": 1,
+        "batches": 2,
+        "seconds": 0,
+    }
     assert {name.removeprefix("padding_efficiency_") for name in facts if name.startswith("padding_efficiency_")} == {
         *SCHEMES
     }

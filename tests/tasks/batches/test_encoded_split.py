@@ -26,9 +26,13 @@ def test_a_split_is_loaded_as_it_was_written(artifacts: Path, scheme: str) -> No
     for name in SPLITS:
         split = load_split(buckets, name)
         loaded = zip(
-            split.doc_ids.tolist(), split.label_ids.tolist(), split.lengths.tolist(), split.buckets.tolist(),
-            nested(split.input_ids, split.offsets), strict=True,
-        )  # fmt: skip
+            split.doc_ids.tolist(),
+            split.label_ids.tolist(),
+            split.lengths.tolist(),
+            split.buckets.tolist(),
+            nested(split.input_ids, split.offsets),
+            strict=True,
+        )
         assert list(loaded) == rows_of(buckets, name)
         assert len(split) == len(rows_of(buckets, name))
 

@@ -84,9 +84,12 @@ def test_a_block_has_a_column_for_everything() -> None:
 
 def test_python_and_arrow_columns_give_the_same_block() -> None:
     columns = {
-        "text": ["one", None, "caf\u00e9", ""], "label": [1.0, None, 2.5, float("nan")], "split": ["train", "dev", None, "x"],
-        "group": [1, 2, None, 1], "time": [0, 1, None, 3],
-    }  # fmt: skip
+        "text": ["one", None, "caf\u00e9", ""],
+        "label": [1.0, None, 2.5, float("nan")],
+        "split": ["train", "dev", None, "x"],
+        "group": [1, 2, None, 1],
+        "time": [0, 1, None, 3],
+    }
     expected = make_block(columns)
     assert expected.schema == BLOCK
     assert convert_block({name: pa.chunked_array([values]) for name, values in columns.items()}) == expected

@@ -114,9 +114,13 @@ def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> N
             "'c' with 1; set corpus.small_classes=reject to leave such classes out",
         ),
         ("c.parquet", b"", "expected a Parquet file, cannot read it: Parquet file size is 0 bytes"),
-        ("c.parquet", b"PAR1" + b"x" * 100, "expected a Parquet file, cannot read it: Parquet magic bytes not found in footer"),
+        (
+            "c.parquet",
+            b"PAR1" + b"x" * 100,
+            "expected a Parquet file, cannot read it: Parquet magic bytes not found in footer",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_file_without_a_usable_corpus_is_refused(write: Writer, name: str, content: bytes, message: str) -> None:
     path = write(name, content)
     assert refused(path).startswith(f"{path}: {message}")
@@ -208,8 +212,10 @@ def text_of(seed: int) -> bytes:
                     f"Text {i} e\u0301te\u0301",
                 ]
             )
-            rows.append(f"{text},{generator.choice('ab')},g{i % 20},{generator.randrange(1000)},"
-                        f"{generator.choice(['train', 'train', 'validation', 'test'])}")  # fmt: skip
+            rows.append(
+                f"{text},{generator.choice('ab')},g{i % 20},{generator.randrange(1000)},"
+                f"{generator.choice(['train', 'train', 'validation', 'test'])}"
+            )
     return "\n".join(["text,label,group,time,part", *rows]).encode()
 
 
@@ -296,10 +302,7 @@ def test_groups_stay_together(write: Writer) -> None:
 
 @pytest.mark.parametrize(
     ("given", "counts"),
-    [
-        (["test"], "train 0, validation 0, test 20"),
-        (["test", "validation"], "train 0, validation 10, test 10"),
-    ],
+    [(["test"], "train 0, validation 0, test 20"), (["test", "validation"], "train 0, validation 10, test 10")],
 )
 def test_a_split_column_that_leaves_a_split_empty_is_refused(write: Writer, given: list[str], counts: str) -> None:
     lines = [f"text {i},{'ab'[i // 10]},{given[i % len(given)]}" for i in range(20)]
@@ -319,16 +322,22 @@ def test_the_profile_has_these_bytes(write: Writer) -> None:
     content = csv_of({"a": 6, "b": 5}) + b"a TEXT 0,b\n,a\nb,b\nhttp://x,b\n"
     reference = ingest(write("c.csv", content), max_documents=13, near_duplicates=0.9)
     expected = {
-        "rows": 15, "left_out": 1, "files": [{"name": "c.csv", "first_row": 0, "rows": 15}],
+        "rows": 15,
+        "left_out": 1,
+        "files": [{"name": "c.csv", "first_row": 0, "rows": 15}],
         "rejected": {"empty_text": 1},
-        "documents": {
-            "train": {"a": 4, "b": 5}, "validation": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1},
-        },
+        "documents": {"train": {"a": 4, "b": 5}, "validation": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}},
         "characters": {"p0": 1, "p25": 8, "p50": 8, "p75": 8, "p95": 8, "p99": 8, "p100": 8},
         "characters_histogram": [[1, 1], [2, 0], [3, 0], [4, 0], [5, 0], [6, 0], [7, 0], [8, 12]],
-        "duplicates": 1, "conflicting_labels": 1, "leaked": 0, "near_duplicates_leaked": 0, "near_duplicate_pairs": 1,
-        "oddities": {"addresses": 1}, "normalization": "NFC", "splitter": "stratified",
-    }  # fmt: skip
+        "duplicates": 1,
+        "conflicting_labels": 1,
+        "leaked": 0,
+        "near_duplicates_leaked": 0,
+        "near_duplicate_pairs": 1,
+        "oddities": {"addresses": 1},
+        "normalization": "NFC",
+        "splitter": "stratified",
+    }
     text = json.dumps(expected, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     assert reference.path(PROFILE_FILE).read_text("utf-8") == text
 

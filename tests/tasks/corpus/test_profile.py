@@ -15,9 +15,13 @@ def test_the_profile_counts_classes_lengths_copies_conflicts_and_leaks() -> None
     nothing = np.full(6, -1, np.int32)
     index = DocumentIndex(np.arange(6), texts, texts.astype(np.uint64), labels, nothing, nothing, nothing)
     profile = profile_documents(
-        index, split, np.array(["b", "a"], object), characters=np.array([3, 3, 5, 5, 5, 6]),
-        crossing=find_crossing(texts, split), near=np.array([[0, 5], [2, 4], [1, 5], [3, 2], [1, 2], [0, 2]]),
-    )  # fmt: skip
+        index,
+        split,
+        np.array(["b", "a"], object),
+        characters=np.array([3, 3, 5, 5, 5, 6]),
+        crossing=find_crossing(texts, split),
+        near=np.array([[0, 5], [2, 4], [1, 5], [3, 2], [1, 2], [0, 2]]),
+    )
     assert profile.model_dump(mode="json") == {
         # without the copies in train and validation of texts in the test
         "documents": {"train": {}, "validation": {}, "test": {"a": 1, "b": 2}},
@@ -37,5 +41,10 @@ def test_oddities_are_counted_text_by_text() -> None:
          "<br /><br />", "</p>", "see https://example.org http://x", "\x7f"], pa.large_string(),
     )  # fmt: skip
     assert count_oddities(before, normalize_texts(before)) == {
-        "not_nfc": 1, "non_ascii": 3, "control_characters": 3, "replacement_characters": 1, "markup": 2, "addresses": 1,
-    }  # fmt: skip
+        "not_nfc": 1,
+        "non_ascii": 3,
+        "control_characters": 3,
+        "replacement_characters": 1,
+        "markup": 2,
+        "addresses": 1,
+    }

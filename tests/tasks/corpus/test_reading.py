@@ -51,9 +51,16 @@ def test_unusable_rows_are_rejected_with_row_number_reason_and_excerpt(write: Wr
 
 
 def test_unusable_json_lines_are_rejected_with_row_number_reason_and_excerpt(write: Writer) -> None:
-    lines = [b'{"text": "good", "label": "a"}', b"[1]", b'{"text": null, "label": "a"}', b'{"label": "a"}',
-             b'{"text": 5, "label": "a"}', b'{"text": "x", "label": null}', b'{"text": "x"}',
-             b'{"text": "last", "label": "b"}']  # fmt: skip
+    lines = [
+        b'{"text": "good", "label": "a"}',
+        b"[1]",
+        b'{"text": null, "label": "a"}',
+        b'{"label": "a"}',
+        b'{"text": 5, "label": "a"}',
+        b'{"text": "x", "label": null}',
+        b'{"text": "x"}',
+        b'{"text": "last", "label": "b"}',
+    ]
     assert reasons(write("c.jsonl", b"\n".join(lines))) == [
         (1, "not_a_json_object", "[1]"),
         (2, "null_text", ""),
@@ -79,8 +86,10 @@ def test_an_excerpt_has_80_characters(write: Writer) -> None:
 def test_texts_below_the_smallest_length_are_rejected(write: Writer) -> None:
     path = write("c.csv", "text,label\n,a\n ab ,a\nabc,a\n abc ,a\n\u00e9\u00e9,a\n".encode())
     assert reasons(path, min_characters=3) == [
-        (0, "empty_text", ""), (1, "short_text", " ab "), (4, "short_text", "\u00e9\u00e9"),
-    ]  # fmt: skip
+        (0, "empty_text", ""),
+        (1, "short_text", " ab "),
+        (4, "short_text", "\u00e9\u00e9"),
+    ]
 
 
 @pytest.mark.parametrize("letter", ["\u00a0", "\u2028", "\u3000", "\x1c", "\u0085"])

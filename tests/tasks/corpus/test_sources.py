@@ -74,8 +74,15 @@ def test_splits_can_be_given_in_files(write: Writer) -> None:
 def test_the_digest_depends_on_contents_order_and_splits_but_not_on_names(write: Writer) -> None:
     a, b, copy = write("a.csv", b"1"), write("b.csv", b"2"), write("deep/c.csv", b"1")
     assert locate(a).digest == locate(copy).digest
-    different = [locate(a), locate(b), locate([a, b]), locate([b, a]), locate(a, test_source=str(b)),
-                 locate(a, validation_source=str(b)), locate(a, format="tsv")]  # fmt: skip
+    different = [
+        locate(a),
+        locate(b),
+        locate([a, b]),
+        locate([b, a]),
+        locate(a, test_source=str(b)),
+        locate(a, validation_source=str(b)),
+        locate(a, format="tsv"),
+    ]
     assert len({reference.digest for reference in different}) == len(different)
 
 

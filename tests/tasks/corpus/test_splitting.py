@@ -46,10 +46,16 @@ def test_each_class_is_divided_by_the_fractions() -> None:
     labels = [0] * 100 + [1] * 30 + [2] * 10
     split = draw(index_of(list(range(140)), labels=labels), test_fraction=0.2)
     assert Counter(zip(labels, split, strict=True)) == {
-        (0, TEST): 20, (0, VALIDATION): 10, (0, TRAIN): 70,
-        (1, TEST): 6, (1, VALIDATION): 3, (1, TRAIN): 21,
-        (2, TEST): 2, (2, VALIDATION): 1, (2, TRAIN): 7,
-    }  # fmt: skip
+        (0, TEST): 20,
+        (0, VALIDATION): 10,
+        (0, TRAIN): 70,
+        (1, TEST): 6,
+        (1, VALIDATION): 3,
+        (1, TRAIN): 21,
+        (2, TEST): 2,
+        (2, VALIDATION): 1,
+        (2, TRAIN): 7,
+    }
 
 
 def test_the_fractions_are_those_of_the_distinct_texts() -> None:
@@ -141,9 +147,13 @@ def test_each_document_without_a_group_is_drawn_alone() -> None:
 def test_near_duplicates_stay_together(splitter: str) -> None:
     pairs = np.array([[i, i + 50] for i in range(50)] + [[0, 1], [1, 2]])
     split = draw_splits(
-        index_of(list(range(100))), splitter=splitter, validation_fraction=0.2, test_fraction=0.2, seed=0,
+        index_of(list(range(100))),
+        splitter=splitter,
+        validation_fraction=0.2,
+        test_fraction=0.2,
+        seed=0,
         near_duplicates=pairs,
-    )  # fmt: skip
+    )
     assert all(split[a] == split[b] for a, b in pairs)
     assert set(split.tolist()) == {TRAIN, VALIDATION, TEST}
 

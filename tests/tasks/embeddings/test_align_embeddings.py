@@ -63,11 +63,14 @@ def rows_of(words: list[str], set_tokens: list[str], fallbacks: tuple[str, ...])
 @pytest.mark.parametrize(
     ("fallbacks", "rows", "sources"),
     [
-        (("lowercase",), [[], [], [0], [1], [], [2], [], []],
-         ["exact", "lowercase", "missing", "exact", "missing", "missing"]),
+        (
+            ("lowercase",),
+            [[], [], [0], [1], [], [2], [], []],
+            ["exact", "lowercase", "missing", "exact", "missing", "missing"],
+        ),
         ((), [[], [], [0], [], [], [2], [], []], ["exact", "missing", "missing", "exact", "missing", "missing"]),
     ],
-)  # fmt: skip
+)
 def test_a_word_is_looked_up_as_it_is_and_then_in_lower_case(
     fallbacks: tuple[str, ...], rows: list[list[int]], sources: list[str]
 ) -> None:
@@ -204,8 +207,15 @@ def test_the_stage_writes_row_i_for_token_i(artifacts: Path) -> None:
     assert table["token_id"].to_pylist() == list(range(8))
     assert table["token"].to_pylist() == WORDS
     assert table["source"].to_pylist() == [
-        "special", "special", "exact", "lowercase", "random", "exact", "random", "random",
-    ]  # fmt: skip
+        "special",
+        "special",
+        "exact",
+        "lowercase",
+        "random",
+        "exact",
+        "random",
+        "random",
+    ]
     np.testing.assert_array_equal(as_matrix(table["vector"]), matrix_of(WORDS))
 
 

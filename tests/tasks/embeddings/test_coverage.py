@@ -22,8 +22,10 @@ def test_coverage_is_counted_by_type_and_by_token_per_split_class_and_source(art
     # the + CAT + Paris: 15 of 22 in train, 3 of 4 in validation, 4 of 10 in test
     assert report.tokens == pytest.approx({"train": 15 / 22, "validation": 3 / 4, "test": 4 / 10})
     assert report.tokens_by_class == {
-        "train": {"x": pytest.approx(15 / 22)}, "validation": {"y": pytest.approx(3 / 4)}, "test": {"y": pytest.approx(0.4)},
-    }  # fmt: skip
+        "train": {"x": pytest.approx(15 / 22)},
+        "validation": {"y": pytest.approx(3 / 4)},
+        "test": {"y": pytest.approx(0.4)},
+    }
     assert report.tokens_by_source["train"] == pytest.approx(
         {"exact": 11 / 22, "lowercase": 4 / 22, "missing": 6 / 22, "outside": 1 / 22}
     )

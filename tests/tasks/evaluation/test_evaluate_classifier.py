@@ -7,19 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline_config.contracts.evaluation import Metrics
-from pipeline_config.schemas import (
-    FIGURES,
-    METRICS_FILE,
-    PREDICTIONS_FILE,
-    REPORT_FILE,
-    predictions_schema,
-)
-from tasks.evaluation.evaluate_classifier import (
-    compare_seeds,
-    evaluate_classifier,
-    measure_models,
-    predict_splits,
-)
+from pipeline_config.schemas import FIGURES, METRICS_FILE, PREDICTIONS_FILE, REPORT_FILE, predictions_schema
+from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier, measure_models, predict_splits
 from tasks.evaluation.metrics import measure
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.commit import commit_output

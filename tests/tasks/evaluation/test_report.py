@@ -33,9 +33,13 @@ def score_both(labels: list[str], confusion: list[list[int]]) -> ModelScores:
         for label, row in zip(labels, confusion, strict=True)
     }
     scores = Scores(
-        accuracy=0.51234, macro_f1=0.41234, log_loss=1.23456, documents=sum(map(sum, confusion)), classes=classes,
+        accuracy=0.51234,
+        macro_f1=0.41234,
+        log_loss=1.23456,
+        documents=sum(map(sum, confusion)),
+        classes=classes,
         confusion=confusion,
-    )  # fmt: skip
+    )
     return ModelScores(lstm=scores, baseline=scores)
 
 
@@ -47,8 +51,11 @@ def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
         scores=score_both(labels, confusion),
         epochs=pd.DataFrame(
             {
-                "epoch": [1, 2], "train_loss": [0.9, 0.5], "validation_loss": [0.8, 0.7],
-                "validation_accuracy": [0.5, 0.6], "validation_macro_f1": [0.4, 0.6],
+                "epoch": [1, 2],
+                "train_loss": [0.9, 0.5],
+                "validation_loss": [0.8, 0.7],
+                "validation_accuracy": [0.5, 0.6],
+                "validation_macro_f1": [0.4, 0.6],
             }
         ),
         lengths=np.array([1, 2, 2, 7]),
@@ -56,15 +63,18 @@ def make_evidence(labels: list[str] | None = None, **changes) -> Evidence:
             documents={"train": {"bad": 2, "good": 1}, "validation": {"bad": 1}, "test": {"bad": 4, "good": 2}},
             characters_histogram=((1, 3), (5, 7)),
         ),
-        padding=PaddingReport.model_construct(scheme="quantile", schemes={
-            name: SchemePadding.model_construct(efficiency=efficiency, boundaries=(2, 7))
-            for name, efficiency in (("quantile", 0.9), ("none", 0.4))
-        }),
+        padding=PaddingReport.model_construct(
+            scheme="quantile",
+            schemes={
+                name: SchemePadding.model_construct(efficiency=efficiency, boundaries=(2, 7))
+                for name, efficiency in (("quantile", 0.9), ("none", 0.4))
+            },
+        ),
         coverage=CoverageReport.model_construct(
             tokens={"train": 0.9, "validation": 0.8, "test": 0.8}, misses={"arn": 1, "blorp": 4}
         ),
         errors=[ConfidentError("not so bad", label="good", prediction="bad", probability=0.98765)],
-    )  # fmt: skip
+    )
     return evidence._replace(**changes)
 
 
@@ -84,9 +94,15 @@ class TestPage:
         page = render(make_evidence(), tmp_path)
         assert "<h1>Evaluation on 6 held-out documents</h1>" in page
         assert cells(page)[:8] == [
-            "LSTM", "0.5123", "0.4123", "1.2346",
-            "TF-IDF + logistic regression", "0.5123", "0.4123", "1.2346",
-        ]  # fmt: skip
+            "LSTM",
+            "0.5123",
+            "0.4123",
+            "1.2346",
+            "TF-IDF + logistic regression",
+            "0.5123",
+            "0.4123",
+            "1.2346",
+        ]
         assert cells(page)[8:13] == ["bad", "0.125", "0.250", "0.375", "4"]
 
     def test_it_shows_confident_errors(self, tmp_path):

@@ -207,10 +207,16 @@ def test_changed_bytes_are_detected_by_the_crc(server: Server) -> None:
         (ranged(b"x" * 5000), "no directory at its end"),
         (ranged(make_archive().replace(b"glove.10d.txt", b"glove.11d.txt")), "expected a member glove.10d.txt, got"),
         (ranged(ARCHIVE.replace(b"glove.5d.txt", b"../../a.txt ")), "its name leads out of the archive's folder"),
-        (fixed(206, b"x" * 10, Content_Range="bytes 0-4/5", ETag='"v1"'), "expected 5 bytes of the archive's end, got 10"),
-        (fixed(206, b"x" * 200_000, Content_Range="bytes 0-199999/200000", ETag='"v1"'), "expected at most 131,072 bytes, got more"),
+        (
+            fixed(206, b"x" * 10, Content_Range="bytes 0-4/5", ETag='"v1"'),
+            "expected 5 bytes of the archive's end, got 10",
+        ),
+        (
+            fixed(206, b"x" * 200_000, Content_Range="bytes 0-199999/200000", ETag='"v1"'),
+            "expected at most 131,072 bytes, got more",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_next_mirror_is_tried_and_the_reason_is_logged(
     server: Server, caplog: pytest.LogCaptureFixture, answer: Answer, reason: str
 ) -> None:

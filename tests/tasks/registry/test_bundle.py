@@ -22,9 +22,14 @@ class TestBundle:
         build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
         description = json.loads((tmp_path / "bundle" / "model.json").read_text("utf-8"))
         assert description["text"] == {
-            "tokenizer": "basic_english", "tokenizer_version": "basic_english 1", "max_length": 12,
-            "truncation": "head", "padding_idx": 0, "unk_idx": 1, "specials": 2,
-        }  # fmt: skip
+            "tokenizer": "basic_english",
+            "tokenizer_version": "basic_english 1",
+            "max_length": 12,
+            "truncation": "head",
+            "padding_idx": 0,
+            "unk_idx": 1,
+            "specials": 2,
+        }
         assert description["labels"] == ["food", "météo", "sport"]
         assert description["vocabulary_digest"] == Vocabulary.read(toy.vocabulary).digest
         vocabulary = json.loads((tmp_path / "bundle" / "vocabulary.json").read_text("utf-8"))

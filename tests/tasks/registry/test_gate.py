@@ -81,8 +81,9 @@ class TestChampionOnNewDocuments:
         config = registered.config
         assert pass_gate("2", score=score + 1e-9, documents=documents, config=config)[0]
         assert pass_gate("2", score=score - 1e-9, documents=documents, config=config) == (
-            False, f"version 1 stays champion: test macro_f1 {score:.4f}, version 1 has {score:.4f}"
-        )  # fmt: skip
+            False,
+            f"version 1 stays champion: test macro_f1 {score:.4f}, version 1 has {score:.4f}",
+        )
         assert score < registered.evaluation.read_model(Metrics).test.lstm.macro_f1 - 0.1  # not what its tag says
 
     def test_it_is_measured_by_accuracy_if_that_decides(self, registered, measured):
@@ -94,8 +95,9 @@ class TestChampionOnNewDocuments:
     def test_one_with_other_classes_loses_the_alias(self, registered):
         documents = change_documents(registered, lambda label: {"food": "cuisine"}.get(label, label))
         assert pass_gate("2", score=0.01, documents=documents, config=registered.config) == (
-            True, "champion: cannot be compared with version 1, which has other classes"
-        )  # fmt: skip
+            True,
+            "champion: cannot be compared with version 1, which has other classes",
+        )
 
     def test_one_that_cannot_be_loaded_is_an_error(self, registered, monkeypatch):
         def fail(*_: object) -> None:

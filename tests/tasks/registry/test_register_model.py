@@ -63,9 +63,13 @@ class TestRegistering:
         with track_run(registered.config, name="run", tags={}) as run:
             for _ in range(2):
                 register_model.fn(
-                    run, registered.classifier, registered.vocabulary, registered.evaluation, registered.documents,
+                    run,
+                    registered.classifier,
+                    registered.vocabulary,
+                    registered.evaluation,
+                    registered.documents,
                     registered.config,
-                )  # fmt: skip
+                )
         assert len(open_client().get_run(run.run_id).outputs.model_outputs) == 1
 
     def test_a_different_model_becomes_version_2_and_challenger(self, registered):

@@ -29,10 +29,16 @@ def random_documents(count: int = 7, longest: int = 9) -> tuple[Tensor, Tensor]:
 
 def build_classifier(**changes) -> TextClassifier:
     settings = {
-        "num_embeddings": VOCABULARY, "embedding_dim": 5, "num_classes": 3, "padding_idx": PADDING_IDX,
+        "num_embeddings": VOCABULARY,
+        "embedding_dim": 5,
+        "num_classes": 3,
+        "padding_idx": PADDING_IDX,
         "unk_idx": 1,
-        "hidden_size": 4, "num_layers": 2, "bidirectional": True, "pooling": "mean_max",
-    }  # fmt: skip
+        "hidden_size": 4,
+        "num_layers": 2,
+        "bidirectional": True,
+        "pooling": "mean_max",
+    }
     return TextClassifier(**{**settings, **changes})
 
 

@@ -6,13 +6,7 @@ from torch import nn
 
 from tasks.served.lstm import LAYOUTS, PaddedLSTM, drop, reversal_index, reverse
 from tasks.served.pooling import real_positions
-from tests.tasks.served.networks import (
-    TOLERANCE,
-    directed_final_states,
-    largest_difference,
-    random_lengths,
-    run_packed,
-)
+from tests.tasks.served.networks import TOLERANCE, directed_final_states, largest_difference, random_lengths, run_packed
 
 pytestmark = pytest.mark.usefixtures("one_thread", "seeded")
 

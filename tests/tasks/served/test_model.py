@@ -199,11 +199,18 @@ class TestFiles:
         files = {str(path.relative_to(registered_model)) for path in registered_model.rglob("*") if path.is_file()}
         files = {name for name in files if not name.startswith("__pycache__")}  # MLflow's, of the code that it runs
         assert files == {
-            "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "model.py",
-            "input_example.json", "serving_input_example.json",
-            "artifacts/bundle/model.json", "artifacts/bundle/vocabulary.json", "artifacts/bundle/weights.safetensors",
+            "MLmodel",
+            "conda.yaml",
+            "python_env.yaml",
+            "requirements.txt",
+            "model.py",
+            "input_example.json",
+            "serving_input_example.json",
+            "artifacts/bundle/model.json",
+            "artifacts/bundle/vocabulary.json",
+            "artifacts/bundle/weights.safetensors",
             *(f"artifacts/bundle/{name}.py" for name in CARRIED),
-        }  # fmt: skip
+        }
 
     def test_none_of_them_is_a_pickle(self, registered_model):
         starts = {path.name: path.read_bytes()[:2] for path in registered_model.rglob("*") if path.is_file()}
@@ -220,8 +227,13 @@ class TestFiles:
     def test_requirements_are_pinned(self, registered_model):
         lines = (registered_model / "requirements.txt").read_text().split()
         assert {line.partition("==")[0] for line in lines} == {
-            "mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow"
-        }  # fmt: skip
+            "mlflow",
+            "torch",
+            "safetensors",
+            "numpy",
+            "pandas",
+            "pyarrow",
+        }
         assert f"torch=={torch.__version__.partition('+')[0]}" in lines
 
 

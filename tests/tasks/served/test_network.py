@@ -92,10 +92,13 @@ def test_random_shapes_give_the_packed_lstm_in_both_layouts(seed):
     draw = random.Random(seed)
     longest = draw.choice([1, 2, 30])
     settings = {
-        "pooling": draw.choice(POOLINGS), "bidirectional": draw.random() < 0.5, "num_layers": draw.randint(1, 3),
-        "layer_norm": draw.random() < 0.5, "pool_embeddings": draw.random() < 0.5,
+        "pooling": draw.choice(POOLINGS),
+        "bidirectional": draw.random() < 0.5,
+        "num_layers": draw.randint(1, 3),
+        "layer_norm": draw.random() < 0.5,
+        "pool_embeddings": draw.random() < 0.5,
         "bigram_buckets": draw.choice([0, 50]),
-    }  # fmt: skip
+    }
     classifier = build_classifier(**settings).double()
     input_ids, lengths = random_documents(draw.randint(2, 9), longest)
     results = []

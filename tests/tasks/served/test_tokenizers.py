@@ -189,8 +189,11 @@ def test_a_tokenizer_of_torchtext_gives_its_tokens() -> None:
 
 @pytest.mark.parametrize("name", ["nonsense", "Basic_English", "basic_english "])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name: str) -> None:
-    with pytest.raises(ValueError, match=f"^tokenizer {name!r}: Requested tokenizer {name}, .*"
-                       "; expected basic_english, treebank, whitespace, <module>:<function>, or a tokenizer of torchtext whose"):  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=f"^tokenizer {name!r}: Requested tokenizer {name}, .*"
+        "; expected basic_english, treebank, whitespace, <module>:<function>, or a tokenizer of torchtext whose",
+    ):
         load_tokenizer(name)
 
 
@@ -263,7 +266,7 @@ DIGESTS = {  # by version
         "basic_english": "3627561a977aa40cd1175875e3678e65edefd1d04eb20fab0cf95109a9b60ae6",
         "treebank": "ec619bf77d126f40066071d81deefd73ef61633293a2d992eba8c12c76be6eca",
         "whitespace": "29d9f92da531d63a952f40dfefe8b18737f6a90af6908a569834f1c0018028ee",
-    },
+    }
 }
 
 

@@ -231,13 +231,12 @@ def test_output_that_replaces_a_damaged_one_is_synced_before_the_damaged_one_is_
     commit_output(STAGE, KEY, write_pair)
     temporary = disk_calls[3][1]
     assert [call[:2] for call in disk_calls[:4]] == [
-        ("sync", "first.json"), ("sync", "second.json"), ("sync", "manifest.json"), ("sync", temporary),
-    ]  # fmt: skip
-    assert disk_calls[4:] == [
-        ("rename", KEY, f"{temporary}-damaged"),
-        ("rename", temporary, KEY),
-        ("sync", STAGE, 0),
+        ("sync", "first.json"),
+        ("sync", "second.json"),
+        ("sync", "manifest.json"),
+        ("sync", temporary),
     ]
+    assert disk_calls[4:] == [("rename", KEY, f"{temporary}-damaged"), ("rename", temporary, KEY), ("sync", STAGE, 0)]
 
 
 def test_error_of_a_sync_leaves_no_output(artifacts, monkeypatch):

@@ -52,8 +52,11 @@ def test_task_takes_the_inputs_without_the_output(count_words):
     assert list(inspect.signature(count_words.fn).parameters) == ["text", "config", "least", "note"]
     assert inspect.signature(count_words.fn).return_annotation is ArtifactRef
     assert get_call_parameters(count_words.fn, ("a", None), {"note": "x"}) == {
-        "text": "a", "config": None, "least": 1, "note": "x",
-    }  # fmt: skip
+        "text": "a",
+        "config": None,
+        "least": 1,
+        "note": "x",
+    }
 
 
 def test_wrong_arguments_are_refused_before_anything_is_computed(count_words, calls):

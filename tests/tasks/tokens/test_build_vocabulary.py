@@ -130,8 +130,15 @@ def test_special_tokens_are_those_configured(artifacts: Path) -> None:
     config = VocabularyConfig(specials=("[PAD]", "[UNK]", "cat"), min_freq=4)
     reference = build_vocabulary.fn(tokens_of(COUNTS), config)
     assert reference.read_table(VOCABULARY_FILE)["token"].to_pylist() == [
-        "[PAD]", "[UNK]", "cat", "the", "<unk>", "<pad>", "a", "b",
-    ]  # fmt: skip
+        "[PAD]",
+        "[UNK]",
+        "cat",
+        "the",
+        "<unk>",
+        "<pad>",
+        "a",
+        "b",
+    ]
     expected = VocabularyDescription(specials=("[PAD]", "[UNK]", "cat"), tokenizer="basic_english 1")
     assert reference.read_model(VocabularyDescription) == expected
 

@@ -37,13 +37,7 @@ CORPUS = [
     ("dog cat dog", "x", "validation"),
     ("The cat", "x", "train"),
 ]
-DOCUMENT_TOKENS = [
-    ["the", "cat", ",", "the", "dog"],
-    ["a", "cat", "!"],
-    [],
-    ["dog", "cat", "dog"],
-    ["the", "cat"],
-]
+DOCUMENT_TOKENS = [["the", "cat", ",", "the", "dog"], ["a", "cat", "!"], [], ["dog", "cat", "dog"], ["the", "cat"]]
 TOKEN_COUNTS = [  # token, train, validation, test occurrences, train documents
     ("the", 3, 0, 0, 2),
     ("cat", 2, 1, 1, 2),
@@ -106,8 +100,14 @@ def test_shards_and_chunks_change_nothing_but_the_number_of_files(
 def test_memory_holds_no_more_than_two_shards_of_documents(tmp_path: Path) -> None:
     with pq.ParquetWriter(tmp_path / "d.parquet", DOCUMENTS, compression="none", use_dictionary=False) as writer:
         for start in range(0, 32_000, 1_000):
-            table = pa.table({"doc_id": range(start, start + 1_000), "text": [f"{start}".zfill(500)] * 1_000,
-                              "label": ["a"] * 1_000, "split": ["train"] * 1_000})  # fmt: skip
+            table = pa.table(
+                {
+                    "doc_id": range(start, start + 1_000),
+                    "text": [f"{start}".zfill(500)] * 1_000,
+                    "label": ["a"] * 1_000,
+                    "split": ["train"] * 1_000,
+                }
+            )
             writer.write_table(table.cast(DOCUMENTS))
     before, rows = pa.total_allocated_bytes(), 0
     for shard in read_in_shards(tmp_path / "d.parquet", 2_000):

@@ -35,10 +35,13 @@ class TestPrecision:
     @pytest.mark.parametrize(
         ("precision", "tiles", "works", "expected"),
         [
-            ("auto", True, True, torch.bfloat16), ("auto", True, False, None), ("auto", False, True, None),
-            ("fp32", True, True, None), ("bf16", False, True, torch.bfloat16),
+            ("auto", True, True, torch.bfloat16),
+            ("auto", True, False, None),
+            ("auto", False, True, None),
+            ("fp32", True, True, None),
+            ("bf16", False, True, torch.bfloat16),
         ],
-    )  # fmt: skip
+    )
     def test_auto_is_bf16_on_processors_with_tiles_whose_lstm_works(
         self, monkeypatch, precision, tiles, works, expected
     ):
@@ -89,8 +92,11 @@ class TestHasBfloat16Lstm:
     def test_without_avx512_it_does_not_work(self, instructions):
         done = subprocess.run(
             [sys.executable, "-c", "from tasks.training.device import has_bfloat16_lstm as has; print(has())"],
-            env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stdout.strip() == "False"
 
 

@@ -35,9 +35,13 @@ class TestLearning:
     def test_loss_falls_and_learnable_documents_are_learned(self):
         network = make_network()
         history, _ = fit(
-            network, draw_split(60), draw_split(20, seed=1), batch_size=8, seed=0,
+            network,
+            draw_split(60),
+            draw_split(20, seed=1),
+            batch_size=8,
+            seed=0,
             config=configure(epochs=8, learning_rate=0.05, patience=None),
-        )  # fmt: skip
+        )
         losses = [epoch["train_loss"] for epoch in history.epochs]
         assert losses[-1] < 0.5 * losses[0]
         assert history.best_score == 1.0
@@ -63,9 +67,14 @@ class TestLearning:
     def test_dropout_acts_again_after_a_validation(self):
         network, training = make_network(), []
         fit(
-            network, draw_split(), draw_split(8), config=configure(epochs=2), batch_size=24, seed=0,
+            network,
+            draw_split(),
+            draw_split(8),
+            config=configure(epochs=2),
+            batch_size=24,
+            seed=0,
             on_metrics=lambda metrics, _step: training.append(network.training) if "step_loss" in metrics else None,
-        )  # fmt: skip
+        )
         assert training == [True, True]
 
     def test_validation_draws_no_random_numbers(self):
@@ -150,17 +159,26 @@ class TestHistory:
     def test_steps_are_recorded_every_so_often_and_epochs_at_their_last_step(self):
         recorder = Recorder()
         history, _ = fit(
-            make_network(), draw_split(24), draw_split(8), config=configure(epochs=2, log_every_steps=3),
-            batch_size=6, seed=0, on_metrics=recorder,
-        )  # fmt: skip
+            make_network(),
+            draw_split(24),
+            draw_split(8),
+            config=configure(epochs=2, log_every_steps=3),
+            batch_size=6,
+            seed=0,
+            on_metrics=recorder,
+        )
         assert [row["step"] for row in history.steps] == [3, 6]  # of 8
         assert [(row["epoch"], row["step"]) for row in history.epochs] == [(1, 4), (2, 8)]
         assert recorder.series("step_loss") == [(row["step"], row["step_loss"]) for row in history.steps]
         assert recorder.series("epoch") == [(4, 1), (8, 2)]
         assert set(recorder.calls[-1][0]) == {
-            "epoch", "train_loss", "validation_loss", "validation_accuracy", "validation_macro_f1",
+            "epoch",
+            "train_loss",
+            "validation_loss",
+            "validation_accuracy",
+            "validation_macro_f1",
             "tokens_per_second",
-        }  # fmt: skip
+        }
 
     def test_batch_padding_efficiency_is_real_tokens_over_all(self):
         split = draw_split(24)
@@ -181,9 +199,14 @@ def test_stopping_work_ends_training_at_the_next_step():
     try:
         with pytest.raises(WorkStopped):
             fit(
-                make_network(), draw_split(), draw_split(8), config=configure(), batch_size=4, seed=0,
+                make_network(),
+                draw_split(),
+                draw_split(8),
+                config=configure(),
+                batch_size=4,
+                seed=0,
                 on_metrics=stop_at_third,
-            )  # fmt: skip
+            )
     finally:
         allow_work()
     assert [step for step, _ in recorder.series("step_loss")] == [1, 2, 3]
@@ -214,7 +237,8 @@ VARIANTS = {
     "plain": ({}, {}),
     "two-way, two layers, all dropout": ({**FULL_DROPOUT, "num_layers": 2}, {}),
     "one way, attention, adam": (
-        {"bidirectional": False, "pooling": "attention", "layer_norm": True}, {"optimizer": "adam"}
+        {"bidirectional": False, "pooling": "attention", "layer_norm": True},
+        {"optimizer": "adam"},
     ),
     "average, accumulation": (FULL_DROPOUT, {"ema_decay": 0.9, "accumulation": 2}),
     "average, accumulation, bf16": (FULL_DROPOUT, {"ema_decay": 0.9, "accumulation": 2, "precision": "bf16"}),
@@ -223,9 +247,10 @@ VARIANTS = {
         {"frozen_epochs": 2, "schedule": "plateau", "class_weights": "balanced", "embedding_learning_rate": 0.001},
     ),
     "frozen throughout, early stop": (
-        {"embeddings": torch.ones(VOCABULARY, 4), "freeze_embeddings": True}, {"patience": 1, "metric": "loss"}
+        {"embeddings": torch.ones(VOCABULARY, 4), "freeze_embeddings": True},
+        {"patience": 1, "metric": "loss"},
     ),
-}  # fmt: skip
+}
 
 
 class TestResume:
@@ -237,9 +262,8 @@ class TestResume:
         ).to(device)
         config = configure(**{"epochs": 4, "patience": None, "log_every_steps": 2, **training})
         history, last = fit(
-            network, draw_split(22), draw_split(8, seed=1), config=config, batch_size=5, seed=3,
-            checkpoints=checkpoints,
-        )  # fmt: skip
+            network, draw_split(22), draw_split(8, seed=1), config=config, batch_size=5, seed=3, checkpoints=checkpoints
+        )
         return weights_of(network), last, {k: v for k, v in vars(history).items() if k != "seconds"}
 
     @pytest.mark.parametrize(
@@ -300,9 +324,8 @@ class TestResume:
         checkpoints = Checkpoints(tmp_path, MACHINE, every_steps=1)
         with pytest.raises(TrainingError) as caught:
             fit(
-                network, split, draw_split(8), config=configure(epochs=1), batch_size=1, seed=0,
-                checkpoints=checkpoints,
-            )  # fmt: skip
+                network, split, draw_split(8), config=configure(epochs=1), batch_size=1, seed=0, checkpoints=checkpoints
+            )
         tensors, state = checkpoints.load()
         assert f"step {state['step'] + 1}:" in str(caught.value)
         assert torch.isfinite(tensors["weights/linear.weight"]).all()

@@ -8,8 +8,13 @@ STEP = {"step_loss": 0.51234, "learning_rate": 0.003, "gradient_norm": 1.25, "ba
 def test_the_bar_shows_epoch_loss_rate_norm_padding_and_speed():
     history = History(epochs=[{}], tokens=120_000, seconds=2.0)
     assert history.describe_step(STEP, epochs=3) == {
-        "epoch": "2/3", "loss": "0.512", "rate": "0.003", "norm": "1.2", "padding": "10%", "tokens/s": "60,000",
-    }  # fmt: skip
+        "epoch": "2/3",
+        "loss": "0.512",
+        "rate": "0.003",
+        "norm": "1.2",
+        "padding": "10%",
+        "tokens/s": "60,000",
+    }
 
 
 def test_metrics_of_every_second_step_are_recorded_and_passed_on():

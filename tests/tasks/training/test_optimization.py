@@ -22,9 +22,14 @@ def configure(**changes) -> TrainingConfig:
 
 def make_network(**changes) -> TextClassifier:
     return TextClassifier(
-        num_embeddings=VOCABULARY, embedding_dim=4, num_classes=2, padding_idx=0, unk_idx=1, hidden_size=5,
+        num_embeddings=VOCABULARY,
+        embedding_dim=4,
+        num_classes=2,
+        padding_idx=0,
+        unk_idx=1,
+        hidden_size=5,
         **{"num_layers": 1, "bidirectional": True, "pooling": "last", **changes},
-    )  # fmt: skip
+    )
 
 
 def factors(steps: int, **changes) -> list[float]:

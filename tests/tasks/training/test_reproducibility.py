@@ -80,9 +80,13 @@ class TestFeatures:
 
     def test_on_x86_64_they_are_only_the_names_of_the_instruction_sets(self, monkeypatch):
         capabilities = {
-            "avx2": True, "avx512_f": True, "amx_bf16": False, "architecture": "x86_64", "l1d_cache_size": 32768,
+            "avx2": True,
+            "avx512_f": True,
+            "amx_bf16": False,
+            "architecture": "x86_64",
+            "l1d_cache_size": 32768,
             "num_physical_cores": 2,
-        }  # fmt: skip
+        }
         expected = hashlib.sha256(b"avx2,avx512_f").hexdigest()[:12]
         assert self.fingerprint(monkeypatch, capabilities) == expected
 

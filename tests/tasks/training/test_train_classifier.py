@@ -229,8 +229,9 @@ class TestResume:
         inputs = [config, toy.buckets, toy.vocabulary, toy.embeddings]
         killed = subprocess.run(
             [sys.executable, "-c", KILLED_TRAINING, *(value.model_dump_json() for value in inputs)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=120,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            timeout=120,
+        )
         assert killed.returncode == -signal.SIGKILL
         assert checkpoint_of(toy.classifier).exists()
         with caplog.at_level(logging.INFO):
@@ -277,9 +278,15 @@ class TestResume:
         task = train_classifier.with_options(retry_delay_seconds=0)
         with caplog.at_level(logging.INFO), prefect_test_harness():
             output = task(
-                toy.buckets, toy.vocabulary, toy.embeddings, config.embeddings.dim, config.bucketing.batch_size,
-                config.model, training, config.seed,
-            )  # fmt: skip
+                toy.buckets,
+                toy.vocabulary,
+                toy.embeddings,
+                config.embeddings.dim,
+                config.bucketing.batch_size,
+                config.model,
+                training,
+                config.seed,
+            )
         assert failed == [10]
         assert "training resumes after step 8 of 27" in caplog.text
         assert output.digest == toy.classifier.digest

@@ -29,9 +29,14 @@ class TestLearningRate:
     def test_constant_schedule_keeps_the_learning_rate(self):
         recorder = Recorder()
         fit(
-            make_network(), draw_split(24), draw_split(8), config=configure(schedule="constant"),
-            batch_size=8, seed=0, on_metrics=recorder,
-        )  # fmt: skip
+            make_network(),
+            draw_split(24),
+            draw_split(8),
+            config=configure(schedule="constant"),
+            batch_size=8,
+            seed=0,
+            on_metrics=recorder,
+        )
         assert {rate for _, rate in recorder.series("learning_rate")} == {0.02}
 
 
@@ -51,9 +56,14 @@ class TestWeightUpdates:
         network = make_network()
         before, recorder = weights_of(network), Recorder()
         fit(
-            network, draw_split(), draw_split(8), batch_size=24, seed=0, on_metrics=recorder,
+            network,
+            draw_split(),
+            draw_split(8),
+            batch_size=24,
+            seed=0,
+            on_metrics=recorder,
             config=configure(epochs=1, clip_norm=clip_norm, schedule="constant"),
-        )  # fmt: skip
+        )
         change = math.sqrt(
             sum(float((weight - before[name]).square().sum()) for name, weight in weights_of(network).items())
         )
@@ -71,9 +81,14 @@ class TestNonFiniteNumbers:
         snapshots = [weights_of(network)]
         with pytest.raises(TrainingError) as caught:
             fit(
-                network, split, draw_split(8), config=configure(epochs=1), batch_size=1, seed=0,
+                network,
+                split,
+                draw_split(8),
+                config=configure(epochs=1),
+                batch_size=1,
+                seed=0,
                 on_metrics=lambda _metrics, _step: snapshots.append(weights_of(network)),
-            )  # fmt: skip
+            )
         failed = len(snapshots)
         assert str(caught.value) == (
             f"step {failed}: loss nan, gradient norm nan, expected finite numbers; documents [117] ...; "
@@ -101,9 +116,14 @@ class TestSettings:
             network, recorder = make_network(dropout=0.0), Recorder()
             config = configure(epochs=1, accumulation=accumulation, class_weights="balanced", label_smoothing=0.1)
             history, _ = fit(
-                network, draw_split(21), draw_split(8), config=config, batch_size=batch_size, seed=0,
+                network,
+                draw_split(21),
+                draw_split(8),
+                config=config,
+                batch_size=batch_size,
+                seed=0,
                 on_metrics=recorder,
-            )  # fmt: skip
+            )
             assert history.step == 1
             steps.append((weights_of(network), recorder.series("step_loss")[0][1]))
         (one, one_loss), (other, other_loss) = steps
@@ -117,9 +137,11 @@ class TestSettings:
         input_ids, lengths = split.pad_batch(np.arange(21))
         logits = network(torch.from_numpy(input_ids), torch.from_numpy(lengths))
         expected = torch.nn.functional.cross_entropy(  # 11 documents of class 0, 10 of class 1
-            logits, torch.from_numpy(split.label_ids.astype(np.int64)), label_smoothing=0.2,
+            logits,
+            torch.from_numpy(split.label_ids.astype(np.int64)),
+            label_smoothing=0.2,
             weight=torch.tensor([21 / 22, 21 / 20]),
-        )  # fmt: skip
+        )
         config = configure(epochs=1, class_weights="balanced", label_smoothing=0.2)
         fit(network, split, draw_split(8), config=config, batch_size=24, seed=0, on_metrics=recorder)
         assert recorder.series("step_loss")[0][1] == pytest.approx(expected.item(), abs=1e-6)
@@ -143,8 +165,7 @@ class TestSettings:
     ):
         seen, raw = script_macro_f1(0.5, 0.4), []
         step = torch.optim.AdamW.step
-        monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: [step(self), raw.append(
-            weights_of(network))])  # fmt: skip
+        monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: [step(self), raw.append(weights_of(network))])
         network = make_network(dropout=0.0)
         first = weights_of(network)
         config = configure(epochs=2, ema_decay=0.5)

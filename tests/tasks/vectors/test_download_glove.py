@@ -175,9 +175,7 @@ def test_a_local_file_is_read_in_file_order(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", name]
 
 
-def test_the_output_depends_on_the_content_of_the_file_and_not_on_its_path(
-    write: Callable[[str, bytes], Path],
-) -> None:
+def test_the_output_depends_on_the_content_of_the_file_and_not_on_its_path(write: Callable[[str, bytes], Path]) -> None:
     first, second, third = (write(name, text) for name, text in [("a.txt", TEXT), ("b.txt", TEXT), ("c.txt", b"x 1 2")])
     assert run_stage(first) == run_stage(second)
     assert run_stage(first).key != run_stage(third).key

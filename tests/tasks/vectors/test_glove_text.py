@@ -82,20 +82,22 @@ ODD_CASES = {
     "ends in carriage return": (b"b 3 4\r\n", ["b"], {"repaired": {"carriage_return": 1}}),
     "spaces after the last number": (b"b 3 4  \n", ["b"], {"repaired": {"trailing_space": 1}}),
     "space and carriage return at the end": (
-        b"b 3 4 \r\n", ["b"], {"repaired": {"carriage_return": 1, "trailing_space": 1}},
+        b"b 3 4 \r\n",
+        ["b"],
+        {"repaired": {"carriage_return": 1, "trailing_space": 1}},
     ),
     "signs, exponents, bare points": (b"b +3. .4e+1\n", ["b"], {}),
     "400 digits": (b"b 3." + b"0" * 400 + b" 4\n", ["b"], {}),
     "header further down": (b"400000 2\n", [], dropped(2, "not_a_vector", "400000 2")),
     "blank": (b"\n", [], dropped(2, "blank", "")),
     "spaces only": (b"   \n", [], dropped(2, "blank", "   ")),
-    "blank with carriage return": (
-        b"\r\n", [], {**dropped(2, "blank", "\r"), "repaired": {"carriage_return": 1}},
-    ),
+    "blank with carriage return": (b"\r\n", [], {**dropped(2, "blank", "\r"), "repaired": {"carriage_return": 1}}),
     "one number missing": (b"b 3\n", [], dropped(2, "not_a_vector", "b 3")),
     "token only": (b"b\n", [], dropped(2, "not_a_vector", "b")),
     "one number missing, trailing space": (
-        b"b 3 \n", [], {**dropped(2, "not_a_vector", "b 3 "), "repaired": {"trailing_space": 1}},
+        b"b 3 \n",
+        [],
+        {**dropped(2, "not_a_vector", "b 3 "), "repaired": {"trailing_space": 1}},
     ),
     "two spaces between numbers": (b"b 3  4\n", [], dropped(2, "not_a_vector", "b 3  4")),
     "tabs as separators": (b"b\t3\t4\n", [], dropped(2, "not_a_vector", "b\t3\t4")),
@@ -121,7 +123,7 @@ ODD_CASES = {
     "half a character": (b"\xe2\x82 3 4\n", [], dropped(2, "undecodable", "\ufffd 3 4")),
     "encoded surrogate": (b"\xed\xa0\x80 3 4\n", [], dropped(2, "undecodable", "\ufffd\ufffd\ufffd 3 4")),
     "token seen before": (b"a 3 4\n", [], dropped(2, "duplicate", "a 3 4")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", ODD_CASES)
@@ -175,9 +177,7 @@ def test_rows_and_counts_do_not_depend_on_the_block_size(
             Outcome([("a", [1.0, 2.0])], 2, {"header": 1}, {"byte_order_mark": 1}, [(1, "header", "9 2")]),
             id="mark and header",
         ),
-        pytest.param(
-            b"a 1 2", Outcome([("a", [1.0, 2.0])], 1, {}, {"no_final_newline": 1}, []), id="no final newline"
-        ),
+        pytest.param(b"a 1 2", Outcome([("a", [1.0, 2.0])], 1, {}, {"no_final_newline": 1}, []), id="no final newline"),
         pytest.param(
             b"a 1 2\nb 3",
             Outcome([("a", [1.0, 2.0])], 2, {"not_a_vector": 1}, {"no_final_newline": 1}, [(2, "not_a_vector", "b 3")]),
@@ -194,7 +194,7 @@ def test_rows_and_counts_do_not_depend_on_the_block_size(
             b"\na 1 2\n", Outcome([("a", [1.0, 2.0])], 2, {"blank": 1}, {}, [(1, "blank", "")]), id="blank first"
         ),
     ],
-)  # fmt: skip
+)
 def test_the_beginning_and_the_end_of_a_file(
     monkeypatch: pytest.MonkeyPatch, block_bytes: int, data: bytes, expected: Outcome
 ) -> None:

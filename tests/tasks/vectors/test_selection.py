@@ -50,8 +50,9 @@ def test_the_first_of_equal_tokens_is_kept_within_and_across_blocks_of_lines() -
     assert rows(selection.select(make_lines(["c", "b"]))) == [("c", 0)]
     assert selection.dropped == {"duplicate": 2}
     assert [(odd.line, odd.reason, odd.excerpt) for odd in selection.examples] == [
-        (3, "duplicate", "line 2"), (5, "duplicate", "line 1"),
-    ]  # fmt: skip
+        (3, "duplicate", "line 2"),
+        (5, "duplicate", "line 1"),
+    ]
 
 
 def test_unwanted_tokens_are_passed_over_and_are_not_counted_as_duplicates() -> None:
@@ -71,10 +72,13 @@ def test_lines_after_the_last_wanted_vector_are_not_counted() -> None:
     selection = VectorSelection(1, keep={"a", "b", "c"}, max_vectors=2)
     table = selection.select(
         make_lines(
-            ["x", "a", "a", "b", "c", "y"], [1, 2, 3, 5, 6, 8], lines=9,
-            dropped=((0, "blank"), (4, "blank"), (7, "blank")), repaired={"trailing_space": [2, 5, 6]},
+            ["x", "a", "a", "b", "c", "y"],
+            [1, 2, 3, 5, 6, 8],
+            lines=9,
+            dropped=((0, "blank"), (4, "blank"), (7, "blank")),
+            repaired={"trailing_space": [2, 5, 6]},
         )
-    )  # fmt: skip
+    )
     assert [token for token, _ in rows(table)] == ["a", "b"]
     assert (selection.lines, selection.kept, selection.passed_over, selection.full) == (6, 2, 1, True)
     assert selection.dropped == {"blank": 2, "duplicate": 1}

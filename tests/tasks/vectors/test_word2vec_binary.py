@@ -69,8 +69,11 @@ def test_unusable_vectors_are_dropped_and_counted() -> None:
     assert table["token"].to_pylist() == ["a", "z"]
     assert selection.dropped == {"empty_token": 1, "undecodable": 1, "not_finite": 1, "duplicate": 1}
     assert [(odd.line, odd.reason) for odd in selection.examples] == [
-        (2, "empty_token"), (3, "undecodable"), (4, "not_finite"), (5, "duplicate"),
-    ]  # fmt: skip
+        (2, "empty_token"),
+        (3, "undecodable"),
+        (4, "not_finite"),
+        (5, "duplicate"),
+    ]
 
 
 def test_only_wanted_tokens_are_read() -> None:
