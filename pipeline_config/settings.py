@@ -1,7 +1,8 @@
 """The configuration of one pipeline run: one frozen section per stage, every default on its field.
 
 The flow takes a `PipelineConfig` as its single parameter; each task gets its own section. Unknown keys and
-values out of range are refused. `None` means disabled. Nothing is written back into a configuration.
+values out of range are refused. `None` means disabled. Nothing is written back into a configuration. The module is
+longer than 300 lines so that one page holds every field, its default and its unit.
 """
 
 from collections.abc import Mapping

@@ -39,16 +39,9 @@ def track_progress(
         artifact: key of a Prefect progress artifact to update; needs `total` and a task run.
     """
     bar = tqdm(
-        desc=description,
-        total=total,
-        unit=unit,
-        initial=initial,
-        unit_scale=True,
-        unit_divisor=1024 if unit == "B" else 1000,
-        disable=None,
-        leave=False,
-        mininterval=0.2,
-    )
+        desc=description, total=total, unit=unit, initial=initial, unit_scale=True,
+        unit_divisor=1024 if unit == "B" else 1000, disable=None, leave=False, mininterval=0.2,
+    )  # fmt: skip
     started = time.monotonic()
     done, next_line, next_update = initial, started + LOG_SECONDS, started + ARTIFACT_SECONDS
     artifact_id = (

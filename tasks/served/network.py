@@ -80,13 +80,9 @@ class TextClassifier(nn.Module):
                 embeddings, freeze=freeze_embeddings, padding_idx=padding_idx
             )
         self.lstm = PaddedLSTM(
-            embedding_dim,
-            hidden_size,
-            num_layers=num_layers,
-            bidirectional=bidirectional,
-            dropout=dropout,
-            recurrent_dropout=recurrent_dropout,
-        )
+            embedding_dim, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
+            dropout=dropout, recurrent_dropout=recurrent_dropout,
+        )  # fmt: skip
         self.pooling, self.pool_embeddings, self.unk_idx = pooling, pool_embeddings, unk_idx
         self.dropout, self.embedding_dropout, self.word_dropout = dropout, embedding_dropout, word_dropout
         self.attention = nn.Linear(self.lstm.output_size, 1, bias=False) if pooling == "attention" else None

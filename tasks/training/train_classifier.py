@@ -106,16 +106,11 @@ def train_classifier(
     def train() -> "tuple[TextClassifier, History, dict[str, Tensor], Checkpoints]":
         network = make_network(architecture, matrix, freeze=model.freeze_embeddings, seed=seed).to(device)
         checkpoints = _open_checkpoints(output, training, device)
+        splits = load_split(buckets, "train"), load_split(buckets, "validation")
         history, last = fit(
-            network,
-            load_split(buckets, "train"),
-            load_split(buckets, "validation"),
-            config=training,
-            batch_size=batch_size,
-            seed=seed,
-            on_metrics=stream.log,
+            network, *splits, config=training, batch_size=batch_size, seed=seed, on_metrics=stream.log,
             checkpoints=checkpoints,
-        )
+        )  # fmt: skip
         return network, history, last, checkpoints
 
     with MetricStream(run_id) as stream:
