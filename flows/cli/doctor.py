@@ -51,7 +51,7 @@ def check_versions(_root: Path) -> Iterator[Finding]:
 def _compare_requirements(distribution: str) -> Iterator[Finding]:
     try:
         requirements = [Requirement(text) for text in metadata.requires(distribution) or []]
-    except metadata.PackageNotFoundError:  # told as a requirement of ours
+    except metadata.PackageNotFoundError:  # reported as a missing requirement of Gloveflow
         return
     for requirement in requirements:
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
