@@ -209,7 +209,7 @@ def broken_vectors(config: PipelineConfig, tmp_path: Path, on_failure: str) -> P
 
 
 def test_missing_vectors_fail_the_run_by_default(on_finished: Any, config: PipelineConfig, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"absent\.txt: no such file"):
+    with pytest.raises(InputError, match=r"absent\.txt: expected a file"):
         train_pipeline(broken_vectors(config, tmp_path, "error"))
     client = server.open_client()
     experiment = client.get_experiment_by_name("gloveflow/tiny")

@@ -69,12 +69,12 @@ commit._publish = publish_and_die
 IN_TRAINING = (
     KILL
     + """
-import tasks.training.fitting as fitting
-validate = fitting.validate
+import tasks.training.training_state as training_state
+validate = training_state.validate
 def die_in_second_epoch(network, split, seen=[]):
     seen.append(1)
     return die() if len(seen) > 1 else validate(network, split)
-fitting.validate = die_in_second_epoch
+training_state.validate = die_in_second_epoch
 """
 )
 REGISTERING = (
@@ -85,13 +85,13 @@ models.set_alias = die
 """
 )
 WAITING = """
-import tasks.training.fitting as fitting, time
-validate = fitting.validate
+import tasks.training.training_state as training_state, time
+validate = training_state.validate
 def slow(network, split):
     print("TRAINING", flush=True)
     time.sleep(1)
     return validate(network, split)
-fitting.validate = slow
+training_state.validate = slow
 """
 
 
