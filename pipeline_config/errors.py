@@ -35,6 +35,10 @@ class ServiceError(GloveflowError):
     exit_code = 5
 
 
+class UnusableModelError(ServiceError):
+    """A registered model cannot be used: its files are gone or changed, or do not work with the packages here."""
+
+
 class GateError(GloveflowError):
     """A result is below a bound of the configuration: embedding coverage, a metric of the model."""
 

@@ -5,6 +5,7 @@ values out of range are refused. `None` means disabled. Nothing is written back 
 longer than 300 lines so that one page holds every field, its default and its unit.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -26,6 +27,26 @@ def _name_something(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     return value
 
 
+def _name_alias(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,254}", value):
+        raise ValueError(
+            "should begin with a lowercase letter and hold only lowercase letters, digits, _ and -, at most 255 of them"
+        )
+    if value == "latest" or re.fullmatch(r"v[0-9]+", value):
+        raise ValueError("should not be latest or v with a number, which MLflow keeps for versions")
+    return value
+
+
+def _name_model(value: str) -> str:
+    if not re.fullmatch(r"[^\W_]([\w .-]{0,254}\w)?", value):
+        raise ValueError(
+            "should begin with a letter or digit, end with a letter, digit or _, and hold only letters, digits, "
+            "spaces, '.', '_' and '-', at most 256 of them"
+        )
+    return value
+
+
+Alias = Annotated[str, AfterValidator(_name_alias)]
 Sources = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
 
 
@@ -326,11 +347,11 @@ class TrainingConfig(Section):
 class RegistrationConfig(Section):
     """`register_model`: the gate and the aliases."""
 
-    model: str | None = Field(None, description="registered model name; None is gloveflow-<name>")
-    alias: str = Field("champion", pattern=r"^[a-z][a-z0-9_-]*$", description="alias of the model in use")
-    challenger_alias: str = Field(
-        "challenger", pattern=r"^[a-z][a-z0-9_-]*$", description="alias of the newest version"
+    model: Annotated[str, AfterValidator(_name_model)] | None = Field(
+        None, description="registered model name; None is gloveflow-<name>"
     )
+    alias: Alias = Field("champion", description="alias of the model in use")
+    challenger_alias: Alias = Field("challenger", description="alias of the newest version")
     metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="test metric that the gate compares")
     minimum: Fraction | None = Field(
         None, description="smallest value of the metric with which a version takes the alias; None: off"
@@ -339,11 +360,22 @@ class RegistrationConfig(Section):
         0.0, description="how much better than the champion a version must be on the same test split"
     )
 
+    @model_validator(mode="after")
+    def _keep_the_aliases_apart(self) -> Self:
+        if self.alias == self.challenger_alias:
+            raise ValueError(
+                f"alias and challenger_alias must differ, got {self.alias} for both: every version gets the second "
+                "without passing the gate"
+            )
+        return self
+
 
 class PipelineConfig(Section):
     """Everything one run depends on."""
 
-    name: str = Field("custom", pattern=r"^[a-z0-9][a-z0-9-]*$", description="name of the experiment and the model")
+    name: str = Field(
+        "custom", pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=200, description="name of the experiment and the model"
+    )
     seed: Seed = Field(0, description="seed of splits, initial weights, batches")
     corpus: CorpusConfig = CorpusConfig()
     tokenization: TokenizationConfig = TokenizationConfig()

@@ -63,7 +63,11 @@ class TextOptions(BaseModel):
 
 
 class ServedDescription(ModelDescription):
-    """`model.json` of a registered model: the description of the classifier, and how texts are encoded for it."""
+    """`model.json` of a registered model: the description of the classifier, and how texts are encoded for it.
+
+    `files` holds the SHA-256 of each other file of the bundle, which the served model checks before it uses them.
+    """
 
     text: TextOptions
     vocabulary_digest: str
+    files: dict[str, str]

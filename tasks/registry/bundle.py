@@ -10,7 +10,7 @@ from pipeline_config.schemas import PADDING_IDX, UNK_IDX, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks import served
 from tasks.served.tokenizers import is_columnar
-from tasks.store.artifacts import ArtifactRef
+from tasks.store.artifacts import ArtifactRef, file_digest
 from tasks.tokens.vocabulary import Vocabulary
 
 SERVED_MODEL = Path(served.__file__).parent / "model.py"
@@ -18,20 +18,26 @@ _REQUIRED = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow")
 
 
 def build_bundle(folder: Path, *, classifier: ArtifactRef, vocabulary: ArtifactRef, config: PipelineConfig) -> None:
-    """Write the files of a model into a new folder: description, vocabulary, weights, and the modules of its code."""
+    """Write the files of a model into a new folder: vocabulary, weights, the modules of its code, and a description.
+
+    The description holds the digests of the other files.
+    """
     folder.mkdir()
     tokens = Vocabulary.read(vocabulary)
-    description = describe_served(classifier.read_model(ModelDescription), tokens, config)
-    _write_json(folder / ServedDescription.file_name, description.model_dump(mode="json"))
     _write_json(folder / "vocabulary.json", tokens.itos)
     shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / "weights.safetensors")
     for module in SERVED_MODEL.parent.glob("*.py"):
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)
+    files = {path.name: file_digest(path) for path in folder.iterdir()}
+    description = describe_served(classifier.read_model(ModelDescription), tokens, config, files)
+    _write_json(folder / ServedDescription.file_name, description.model_dump(mode="json"))
 
 
-def describe_served(model: ModelDescription, vocabulary: Vocabulary, config: PipelineConfig) -> ServedDescription:
-    """Return the description of a registered model: the network, its classes, and how texts are encoded for it."""
+def describe_served(
+    model: ModelDescription, vocabulary: Vocabulary, config: PipelineConfig, files: dict[str, str]
+) -> ServedDescription:
+    """Return the description of a registered model: the network, its classes, how texts are encoded, and its files."""
     text = TextOptions(
         tokenizer=config.tokenization.tokenizer,
         tokenizer_version=vocabulary.tokenizer,
@@ -41,7 +47,7 @@ def describe_served(model: ModelDescription, vocabulary: Vocabulary, config: Pip
         unk_idx=UNK_IDX,
         specials=vocabulary.specials,
     )
-    return ServedDescription(**dict(model), text=text, vocabulary_digest=vocabulary.digest)
+    return ServedDescription(**dict(model), text=text, vocabulary_digest=vocabulary.digest, files=files)
 
 
 def pip_requirements(tokenizer: str) -> list[str]:

@@ -57,7 +57,7 @@ def register_model(
         version = models.find_version(name, digest)
         created = version is None
         if version is None:
-            model_id = models.log_model(
+            logged = models.log_model(
                 run,
                 code=SERVED_MODEL,
                 bundle=bundle,
@@ -70,7 +70,7 @@ def register_model(
                 models.DIGEST_TAG: digest,
                 "gloveflow.run_id": run.run_id,
             }
-            version = models.register_version(name, run, model_id, tags=tags, description=describe_scores(metrics))
+            version = models.register_version(name, run, logged, tags=tags, description=describe_scores(metrics))
         number = str(version.version)
         models.link_model(run.run_id, models.model_id_of(version), scores)
         models.set_alias(name, gate.challenger_alias, number)

@@ -3,9 +3,11 @@
 MLflow stores this file as the code of the model and runs it when the model is loaded. It imports nothing from the
 project. Network and tokenizers are imported from the source files in the model's bundle, as a package with a unique
 name, so that two versions loaded in one process do not share code. The bundle holds `model.json`, `vocabulary.json`,
-`weights.safetensors` and the other modules of this package; none of its files is a pickle.
+`weights.safetensors` and the other modules of this package; none of its files is a pickle. `model.json` has the
+SHA-256 of each of the others, and they are compared before any of them is used.
 """
 
+import hashlib
 import importlib
 import json
 import sys
@@ -28,9 +30,14 @@ class ServedClassifier(PythonModel):
     """Classify texts exactly as the trained network does."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the bundle."""
+        """Check the files of the bundle, then load it.
+
+        Raises:
+            MlflowException: a file is missing, was changed or was added.
+        """
         bundle = Path(context.artifacts["bundle"])
         description = json.loads((bundle / "model.json").read_text("utf-8"))
+        _check_files(bundle, description["files"])
         vocabulary = json.loads((bundle / "vocabulary.json").read_text("utf-8"))
         self.labels: list[str] = description["labels"]
         self.text: dict[str, Any] = description["text"]
@@ -88,11 +95,25 @@ class ServedClassifier(PythonModel):
         return rows
 
 
+def _check_files(folder: Path, expected: dict[str, str]) -> None:
+    """Compare the files of the bundle with their SHA-256; a file more is refused, as Python might import it."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    found = {name: path for name, path in files.items() if path.is_symlink() or not path.is_dir()}
+    found.pop("model.json", None)
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found:
+            problem = "is missing"
+        elif name not in expected:
+            problem = "was added after the model was registered"
+        elif hashlib.sha256(found[name].read_bytes()).hexdigest() != expected[name]:
+            problem = "was changed after the model was registered"
+        else:
+            continue
+        raise MlflowException(f"{folder / name} {problem}; register the model again")
+
+
 def _load_modules(folder: Path, *names: str) -> list[ModuleType]:
     """Import modules of a folder as modules of a package with a unique name; write no byte code beside them."""
-    missing = [f"{folder / name}.py" for name in names if not (folder / f"{name}.py").is_file()]
-    if missing:
-        raise FileNotFoundError(f"the registered model is incomplete, it lacks {', '.join(missing)}; register it again")
     package = ModuleType(f"served_{uuid.uuid4().hex}")
     package.__path__ = [str(folder)]
     sys.modules[package.__name__] = package

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import mlflow
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
@@ -17,8 +17,17 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
 
-from pipeline_config.errors import ServiceError
+from pipeline_config.errors import ServiceError, UnusableModelError
 from tasks.store.locks import file_lock
+from tasks.tracking.model_files import (
+    FILES_TAG,
+    list_other_packages,
+    open_verified,
+    remove_leftovers,
+    verify_version,
+    version_uri,
+    write_files_tag,
+)
 from tasks.tracking.runs import TrackedRun
 from tasks.tracking.server import ABSENT, mlflow_directory, open_client
 
@@ -40,8 +49,17 @@ SIGNATURE = ModelSignature(
 _model_code_lock = threading.Lock()  # MLflow passes a model made from code through a global variable
 
 
-def log_model(run: TrackedRun, *, code: Path, bundle: Path, digest: str, requirements: list[str], example: str) -> str:
-    """Log a model from code with its bundle of files, and return the logged model's id.
+class LoggedFiles(NamedTuple):
+    """A logged model: its id, and the tag of its files that a version of it gets."""
+
+    model_id: str
+    files_tag: str
+
+
+def log_model(
+    run: TrackedRun, *, code: Path, bundle: Path, digest: str, requirements: list[str], example: str
+) -> LoggedFiles:
+    """Log a model from code with its bundle of files.
 
     No pickle is written: the logged model is the code, the bundle and MLflow's own descriptions.
     """
@@ -66,12 +84,14 @@ def log_model(run: TrackedRun, *, code: Path, bundle: Path, digest: str, require
                     model_id=logged.model_id,
                 ),
             )
+            remove_leftovers(path)
+            files_tag = write_files_tag(path)
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException:
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    return str(logged.model_id)
+    return LoggedFiles(str(logged.model_id), files_tag)
 
 
 def link_model(run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
@@ -87,16 +107,20 @@ def link_model(run_id: str, model_id: str, metrics: Mapping[str, float]) -> None
 
 
 def find_version(name: str, digest: str) -> ModelVersion | None:
-    """Return a model's newest registered version with a digest, or None. Versions whose files are gone do not count."""
+    """Return a model's newest registered version with a digest, or None.
+
+    Versions whose files are gone or changed, or cannot be checked, do not count.
+    """
     client = open_client()
     found = client.search_model_versions(
         f"name = '{name}' AND tags.`{DIGEST_TAG}` = '{digest}'", order_by=["version_number DESC"]
     )
     for version in found:
-        with contextlib.suppress(MlflowException, OSError):
-            if client.list_logged_model_artifacts(model_id_of(version), "artifacts/bundle"):
-                return version
-        logger.warning("version %s of %s is ignored: its files are gone", version.version, name)
+        try:
+            verify_version(version)
+            return version
+        except UnusableModelError as error:
+            logger.warning("a version with the same content is ignored: %s", error)
     return None
 
 
@@ -111,14 +135,19 @@ def find_alias(name: str, alias: str) -> ModelVersion | None:
 
 
 def register_version(
-    name: str, run: TrackedRun, model_id: str, *, tags: Mapping[str, str], description: str
+    name: str, run: TrackedRun, logged: LoggedFiles, *, tags: Mapping[str, str], description: str
 ) -> ModelVersion:
-    """Register a logged model as a new version."""
-    client = open_client()
+    """Register a logged model as a new version, with the digests of its files."""
+    client, model_id = open_client(), logged.model_id
     with contextlib.suppress(MlflowException):
         client.create_registered_model(name, description="LSTM text classifiers, trained by gloveflow")
     version = client.create_model_version(
-        name, f"models:/{model_id}", run.run_id, tags=dict(tags), description=description, model_id=model_id
+        name,
+        f"models:/{model_id}",
+        run.run_id,
+        tags={**tags, FILES_TAG: logged.files_tag},
+        description=description,
+        model_id=model_id,
     )
     versions = json.dumps([{"name": name, "version": str(version.version)}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
@@ -146,17 +175,55 @@ def load_model(name: str, alias: str) -> Classify:
     """Load the registered model that an alias names; return it as a function from texts to answers.
 
     Raises:
-        ServiceError: there is no such model or alias, or its files cannot be read.
+        ServiceError: there is no such model or alias, or the registry cannot be read.
+        UnusableModelError: as in `load_version`.
     """
-    open_client()
     uri = f"models:/{name}@{alias}"
     try:
-        with _model_code_lock:
-            model = mlflow.pyfunc.load_model(uri)
+        version = find_alias(name, alias)
     except MlflowException as error:
-        if error.error_code in ABSENT:
-            raise ServiceError(f"{uri}: no such registered model; `gloveflow run` makes one") from error
-        raise ServiceError(f"{uri}: cannot be loaded: {error.message}") from error
-    except OSError as error:
-        raise ServiceError(f"{uri}: its files cannot be read: {error}") from error
-    return lambda texts: cast("list[dict[str, Any]]", model.predict(texts))
+        raise ServiceError(f"{uri}: cannot be looked up: {error.message}") from error
+    if version is None:
+        raise ServiceError(f"{uri}: no such registered model; `gloveflow run` makes one")
+    try:
+        return load_version(version)
+    except UnusableModelError as error:
+        raise UnusableModelError(
+            f"{error}. To mend it, run `gloveflow run`, which registers a new version, and {describe_alias(alias)}"
+        ) from error
+
+
+def describe_alias(alias: str) -> str:
+    """Return how to set an alias by hand, as the end of a sentence."""
+    return f"set the alias {alias} on that version's page in MLflow (`gloveflow ui`)"
+
+
+def load_version(version: ModelVersion) -> Classify:
+    """Check the files of a registered version, then load it; return it as a function from texts to answers.
+
+    No code of a version runs whose files differ from their digests in the registry.
+
+    Raises:
+        UnusableModelError: its files cannot be had or differ from their digests, or its code fails with the packages
+            that are installed here; the returned function raises it, too.
+    """
+    with open_verified(version) as folder:
+        packages = list_other_packages(folder)
+        try:
+            with _model_code_lock:
+                model = mlflow.pyfunc.load_model(str(folder))
+        except Exception as error:  # whatever the model's code raises
+            raise UnusableModelError(_describe_failure(version, "cannot be loaded", error, packages)) from error
+
+    def classify(texts: list[str]) -> list[dict[str, Any]]:
+        try:
+            return cast("list[dict[str, Any]]", model.predict(texts))
+        except Exception as error:
+            raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
+
+    return classify
+
+
+def _describe_failure(version: ModelVersion, what: str, error: Exception, packages: list[str]) -> str:
+    needs = f"; it was registered with {', '.join(packages)}: install these versions" if packages else ""
+    return f"{version_uri(version)}: {what}: {type(error).__name__}: {error}{needs}"

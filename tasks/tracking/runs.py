@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from pipeline_config.resolve import flatten
@@ -66,7 +66,7 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
 
 
 def end_dead_runs() -> list[str]:
-    """End the runs whose process is gone, as KILLED.
+    """End the runs whose process is gone, as KILLED, and as FAILED the models that they had not logged completely.
 
     Returns:
         The Prefect flow run ids of these runs.
@@ -78,6 +78,7 @@ def end_dead_runs() -> list[str]:
             if not try_lock(file.fileno(), path):
                 continue
             for run in _runs_with_lock(client, path.stem):
+                _end_pending_models(client, run)
                 _end(client, run.info.run_id, "KILLED")
                 logger.warning("MLflow run %s was left running by a killed process: now KILLED", run.info.run_name)
                 flow_run_ids.append(run.data.tags.get("prefect.flow_run_id", ""))
@@ -137,10 +138,22 @@ def _hold_lock(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _runs_with_lock(client: MlflowClient, lock: str) -> list[Any]:
+def _runs_with_lock(client: MlflowClient, lock: str) -> list[Run]:
     experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
     query = f"attributes.status = 'RUNNING' AND tags.`{LOCK_TAG}` = '{lock}'"
     return list(client.search_runs(experiments, query)) if experiments else []
+
+
+def _end_pending_models(client: MlflowClient, run: Run) -> None:
+    """End the logged models that a run left PENDING, as FAILED."""
+    query = f"source_run_id = '{run.info.run_id}'"
+    try:
+        for model in client.search_logged_models([run.info.experiment_id], query):
+            if model.status == LoggedModelStatus.PENDING:
+                client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+                logger.warning("logged model %s was left unfinished by a killed process: now FAILED", model.model_id)
+    except MlflowException as error:
+        logger.warning("logged models of MLflow run %s could not be ended: %s", run.info.run_name, error.message)
 
 
 def _experiment(client: MlflowClient, name: str) -> str:

@@ -214,3 +214,24 @@ def test_resolving_does_not_touch_the_defaults():
 def test_flatten_names_leaves_by_dotted_keys_and_keeps_the_label_map_whole():
     nested = {"seed": 1, "corpus": {"label_map": {"a": "b"}, "format": "csv"}, "empty": {}}
     assert list(flatten(nested)) == [("seed", 1), ("corpus.label_map", {"a": "b"}), ("corpus.format", "csv")]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "registration.alias=latest",
+            "registration.alias: should not be latest or v with a number, which MLflow keeps for versions, got 'latest' "
+            "(set by --set registration.alias=latest)",
+        ),
+        (
+            "registration.challenger_alias=champion",
+            "registration: alias and challenger_alias must differ, got champion for both: every version gets the second "
+            "without passing the gate",
+        ),
+    ],
+)
+def test_a_name_that_the_registry_would_misread_is_refused_when_the_configuration_is_read(override, expected):
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(overrides=[override])
+    assert str(caught.value) == expected

@@ -15,6 +15,31 @@ from pipeline_config.settings import (
 )
 
 SECTIONS = [field.annotation for field in PipelineConfig.model_fields.values() if isinstance(field.annotation, type)]
+BAD_ALIASES = ("", " ", "Champion", "Latest", "1", "a b", "a/b", "a:b", "a@b", "a'b", 'a"b', "a\n", "é", "a" * 256)
+BAD_MODELS = (
+    *(
+        "",
+        " ",
+        ".",
+        "..",
+        "../a",
+        "a/b",
+        "/a",
+        "a:b",
+        "a'b",
+        'a"b',
+        "a`b",
+        "a@b",
+        "a%b",
+        "a\\b",
+        "a\n",
+        "a\nb",
+        " a",
+        "a ",
+        "-a",
+    ),
+    *("_a", "a.", "a?b", "a#b", "a\0", "m" * 257),
+)
 SECTIONS = [section for section in SECTIONS if issubclass(section, BaseModel)]
 
 
@@ -65,7 +90,15 @@ def test_every_field_says_what_it_is(section):
         (TrainingConfig, "learning_rate", float("nan"), "finite number"),
         (TrainingConfig, "weight_decay", float("inf"), "finite number"),
         (TrainingConfig, "clip_norm", 0, "greater than 0"),
-        (RegistrationConfig, "alias", "Champion", "should match pattern"),
+        (PipelineConfig, "name", "a" * 201, "at most 200 characters"),
+        *((RegistrationConfig, "alias", alias, "begin with a lowercase letter") for alias in BAD_ALIASES),
+        (RegistrationConfig, "challenger_alias", "", "begin with a lowercase letter"),
+        *(
+            (RegistrationConfig, "alias", alias, "not be latest or v with a number")
+            for alias in ("latest", "v1", "v42")
+        ),
+        (RegistrationConfig, "challenger_alias", "v1", "not be latest or v with a number"),
+        *((RegistrationConfig, "model", model, "begin with a letter or digit") for model in BAD_MODELS),
         (RegistrationConfig, "min_improvement", -1.1, "greater than or equal to -1"),
     ],
 )
@@ -87,6 +120,11 @@ def test_value_out_of_range_is_refused(section, field, value, expected):
         (TrainingConfig, "learning_rate", 1.0),
         (TrainingConfig, "clip_norm", None),
         (RegistrationConfig, "min_improvement", -1.0),
+        *((RegistrationConfig, "alias", alias) for alias in ("live", "v1-live", "v", "latest-one", "a" * 255)),
+        *(
+            (RegistrationConfig, "model", model)
+            for model in ("a", "main.news.Kategorien_1", "Météo 2", "v1", "m" * 256)
+        ),
     ],
 )
 def test_value_at_the_edge_of_its_range_is_taken(section, field, value):

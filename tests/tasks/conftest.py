@@ -178,6 +178,18 @@ def registered_model(registered_root: Path) -> Path:
     return registered_root / "as-logged"
 
 
+@pytest.fixture
+def registered(artifacts: Path, registered_root: Path, toy_root: tuple[Path, ChainOutputs]) -> ChainOutputs:
+    """The small pipeline with its classifier registered as version 1, in this test's own store and database."""
+    from tasks.tracking.server import open_client
+
+    shutil.copytree(registered_root / "store", artifacts / "store")
+    (artifacts / "mlflow").mkdir()
+    shutil.copyfile(registered_root / "mlflow" / "mlflow.db", artifacts / "mlflow" / "mlflow.db")
+    open_client()  # lets MLflow's own functions find the database, too
+    return toy_root[1]
+
+
 def _corpus() -> str:
     """Return CSV in which the class shows in the words, with one label in ten wrong."""
     generator = random.Random(7)

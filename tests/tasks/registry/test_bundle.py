@@ -1,3 +1,4 @@
+import hashlib
 import inspect
 import json
 
@@ -35,6 +36,14 @@ class TestBundle:
         vocabulary = json.loads((tmp_path / "bundle" / "vocabulary.json").read_text("utf-8"))
         assert vocabulary[:2] == ["<pad>", "<unk>"]
         assert len(vocabulary) == description["architecture"]["num_embeddings"]
+
+    def test_description_has_the_digest_of_every_other_file(self, toy, tmp_path):
+        folder = tmp_path / "bundle"
+        build_bundle(folder, classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+        del files["model.json"]
+        assert json.loads((folder / "model.json").read_text("utf-8"))["files"] == files
+        assert {"weights.safetensors", "vocabulary.json", "network.py"} < files.keys()
 
     @pytest.mark.parametrize(
         ("tokenizer", "needed"),

@@ -1,7 +1,9 @@
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
+from mlflow import MlflowClient
 from sklearn.metrics import accuracy_score, f1_score
 
 from pipeline_config.contracts.evaluation import Metrics
@@ -11,8 +13,12 @@ from pipeline_config.settings import PipelineConfig
 from tasks.registry.gate import pass_gate
 from tasks.store.artifacts import MANIFEST, ArtifactRef, find_output
 from tasks.tracking import models
+from tasks.tracking.model_files import FILES_TAG
 from tasks.tracking.models import load_model
+from tasks.tracking.server import open_client
 from tests.registrations import MODEL, alias, change_documents, change_macro_f1, gated, register, train_another
+
+BY_HAND = "To use version 2 in its place, set the alias champion on that version's page in MLflow (`gloveflow ui`)"
 
 
 class TestGate:
@@ -20,9 +26,10 @@ class TestGate:
 
     @pytest.fixture
     def decide(self, monkeypatch):
-        def decide(score: float, *, champion: float | None = None, version: str = "1", **gate):
+        def decide(score: float, *, champion: float | str | None = None, version: str = "1", **gate):
             tags = {"gloveflow.documents_digest": "same", "test_lstm_macro_f1": str(champion)}
-            found = None if champion is None else SimpleNamespace(version=version, tags=tags)
+            found = None if champion is None else SimpleNamespace(name="toy", version=version, tags=tags)
+            monkeypatch.setattr("tasks.registry.gate.verify_version", lambda *_: None)
             monkeypatch.setattr(models, "find_alias", lambda *_: found)
             documents = SimpleNamespace(digest="same")
             return pass_gate("2", score=score, documents=documents, config=gated(PipelineConfig(), **gate))
@@ -61,6 +68,14 @@ class TestGate:
     def test_the_improvement_asked_for_decides(self, decide, min_improvement, score, passes):
         assert decide(score, champion=0.5, min_improvement=min_improvement)[0] is passes
 
+    @pytest.mark.parametrize("tag", ["", "nan", "inf", "1.01", "-0.1", "high"])
+    def test_a_champion_with_a_senseless_score_stays_and_the_reason_says_how_to_mend_it(self, decide, tag):
+        assert decide(1.0, champion=tag) == (
+            False,
+            f"version 1 stays champion, but it cannot be compared: models:/toy/1: its tag test_lstm_macro_f1 is {tag!r}, "
+            f"expected a number from 0 to 1; set it to the test score of its MLflow run. {BY_HAND}",
+        )
+
     def test_names_of_alias_and_metric_are_the_configured_ones(self, decide):
         assert decide(0.1, alias="live", metric="accuracy", minimum=0.5)[1].startswith("not live: test accuracy 0.1000")
 
@@ -92,25 +107,71 @@ class TestChampionOnNewDocuments:
         assert pass_gate("2", score=score + 1e-9, documents=documents, config=config)[0]
         assert not pass_gate("2", score=score - 1e-9, documents=documents, config=config)[0]
 
-    def test_one_with_other_classes_loses_the_alias(self, registered):
+    def test_one_with_other_classes_stays(self, registered):
         documents = change_documents(registered, lambda label: {"food": "cuisine"}.get(label, label))
-        assert pass_gate("2", score=0.01, documents=documents, config=registered.config) == (
-            True,
-            "champion: cannot be compared with version 1, which has other classes",
+        assert pass_gate("2", score=1.0, documents=documents, config=registered.config) == (
+            False,
+            "version 1 stays champion, but it cannot be compared: it has the classes food, météo, sport, and the corpus has "
+            f"cuisine, météo, sport. {BY_HAND}",
         )
 
-    def test_one_that_cannot_be_loaded_is_an_error(self, registered, monkeypatch):
+
+class TestUnusableChampion:
+    """The run ends well, its version becomes the challenger, and the reason says what is wrong."""
+
+    @pytest.fixture
+    def compete(self, registered):
+        def compete(*, documents: ArtifactRef | None = None) -> str:
+            other = train_another(registered)
+            result = register(registered, classifier=other, macro_f1=1.0, documents=documents)
+            assert (result.version, result.created, result.promoted) == ("2", True, False)
+            assert (alias("champion"), alias("challenger")) == ("1", "2")
+            start = "version 1 stays champion, but it cannot be compared: "
+            assert result.reason.startswith(start)
+            assert result.reason.endswith(f". {BY_HAND}")
+            return result.reason.removeprefix(start).removesuffix(f". {BY_HAND}")
+
+        return compete
+
+    def test_its_files_are_gone(self, compete, monkeypatch, tmp_path):
+        uri = (tmp_path / "nowhere").as_uri()
+        monkeypatch.setattr(MlflowClient, "get_model_version_download_uri", lambda *_: uri)
+        assert compete().startswith("models:/gloveflow-toy/1: ")
+
+    def test_a_file_was_changed(self, compete, monkeypatch, registered_model, tmp_path):
+        shutil.copytree(registered_model, tmp_path / "model")
+        (tmp_path / "model" / "model.py").write_text("raise SystemExit('it ran')\n")
+        monkeypatch.setattr(MlflowClient, "get_model_version_download_uri", lambda *_: (tmp_path / "model").as_uri())
+        assert compete() == "models:/gloveflow-toy/1: its file model.py was changed after it was registered"
+
+    def test_it_has_no_digests(self, compete):
+        open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
+        assert compete().startswith(f"models:/gloveflow-toy/1: it has no tag {FILES_TAG} with the digests of its files")
+
+    def test_its_score_is_missing(self, compete):
+        open_client().delete_model_version_tag(MODEL, "1", "test_lstm_macro_f1")
+        assert "its tag test_lstm_macro_f1 is '', expected a number from 0 to 1" in compete()
+
+    def test_it_does_not_load_with_the_packages_here(self, registered, compete, monkeypatch):
+        def fail(*_: object) -> None:
+            raise ImportError("no lstm")
+
+        monkeypatch.setattr("mlflow.pyfunc.load_model", fail)
+        documents = change_documents(registered, {"food": "sport", "sport": "food", "météo": "météo"}.get)
+        assert compete(documents=documents) == "models:/gloveflow-toy/1: cannot be loaded: ImportError: no lstm"
+
+    def test_it_has_no_tags_but_the_digests_and_is_measured(self, registered):
+        for tag in ("gloveflow.documents_digest", "test_lstm_macro_f1", "test_lstm_accuracy"):
+            open_client().delete_model_version_tag(MODEL, "1", tag)
+        assert register(registered, classifier=train_another(registered), macro_f1=1.0).promoted
+
+    def test_mlflow_out_of_reach_is_an_error_and_no_verdict_on_the_champion(self, registered, monkeypatch):
         def fail(*_: object) -> None:
             raise ServiceError("no answer")
 
-        monkeypatch.setattr(models, "load_model", fail)
+        monkeypatch.setattr(models, "find_alias", fail)
         with pytest.raises(ServiceError, match="no answer"):
-            pass_gate(
-                "2",
-                score=1.0,
-                documents=change_documents(registered, lambda label: label + "s"),
-                config=registered.config,
-            )
+            pass_gate("2", score=1.0, documents=registered.documents, config=registered.config)
 
 
 class TestEditedOutputs:

@@ -102,8 +102,8 @@ class TestRegistering:
         )
         shutil.rmtree(files)
         again = register(registered, config=config)
-        assert (again.version, again.created, again.promoted) == ("2", True, True)
-        assert load_model("gloveflow-fleeting", "champion")(["soup"])
+        assert (again.version, again.created, again.promoted) == ("2", True, False)
+        assert load_model("gloveflow-fleeting", "challenger")(["soup"])
 
     def test_an_interrupted_registration_is_completed_by_the_next_one(self, registered, monkeypatch):
         def fail(*_: object) -> None:

@@ -1,6 +1,7 @@
 import ast
 import asyncio
 import copy
+import hashlib
 import json
 import os
 import shutil
@@ -56,6 +57,13 @@ def serving(model):
 
 def probabilities_of(answers: list[dict]) -> np.ndarray:
     return np.array([[answer["probabilities"][label] for label in LABELS] for answer in answers])
+
+
+def renew_digest(path: Path) -> None:
+    """Give a changed file of a bundle its new digest in the description."""
+    description = json.loads((path.parent / "model.json").read_text("utf-8"))
+    description["files"][path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (path.parent / "model.json").write_text(json.dumps(description), "utf-8")
 
 
 class TestAnswers:
@@ -262,6 +270,7 @@ class TestIndependence:
         source = network.read_text("utf-8")
         assert source.count("return logits\n") == 1  # those of the deep part, which is all in this model
         network.write_text(source.replace("return logits\n", "return logits * 0\n"), "utf-8")
+        renew_digest(network)
         code = other / "model.py"
         code.write_text(code.read_text("utf-8").replace('"score": ', '"certainty": '), "utf-8")
 
@@ -271,9 +280,49 @@ class TestIndependence:
         assert model.predict(TEXTS) == before
         assert mlflow.pyfunc.load_model(str(registered_model)).predict(TEXTS) == before
 
-    def test_a_bundle_without_its_code_is_an_error_that_names_the_file(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"network\.py"):
-            serving_model._load_modules(tmp_path, "network")
+
+class TestCheckedFiles:
+    """The model alone, as MLflow's server loads it, without the project."""
+
+    @pytest.fixture
+    def bundle(self, registered_model, tmp_path):
+        shutil.copytree(registered_model, tmp_path / "model")
+        return tmp_path / "model" / "artifacts" / "bundle"
+
+    @staticmethod
+    def refusal(bundle: Path) -> str:
+        with pytest.raises(MlflowException) as caught:
+            mlflow.pyfunc.load_model(str(bundle.parent.parent))
+        return caught.value.message
+
+    @pytest.mark.parametrize(
+        "name", ["vocabulary.json", "weights.safetensors", *(f"{module}.py" for module in CARRIED)]
+    )
+    def test_a_changed_or_missing_file_is_refused_by_name(self, bundle, name):
+        content = bytearray((bundle / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (bundle / name).write_bytes(content)
+        expected = f"{bundle / name} was changed after the model was registered; register the model again"
+        assert self.refusal(bundle) == expected
+        (bundle / name).unlink()
+        assert self.refusal(bundle) == f"{bundle / name} is missing; register the model again"
+
+    @pytest.mark.parametrize("name", ["re.py", "lstm/__init__.py", "__pycache__/lstm.cpython-311.pyc"])
+    def test_an_added_file_is_refused_by_name(self, bundle, name):
+        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).touch()
+        assert self.refusal(bundle).startswith(f"{bundle / name} was added")
+
+    def test_an_added_link_to_a_directory_is_refused(self, bundle, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (bundle / "lstm").symlink_to(tmp_path / "elsewhere")
+        assert self.refusal(bundle).startswith(f"{bundle / 'lstm'} was added")
+
+    def test_code_that_was_changed_does_not_run(self, bundle, tmp_path):
+        with (bundle / "text.py").open("a") as file:
+            file.write(f"\nopen({str(tmp_path / 'ran')!r}, 'w').close()\n")
+        assert "text.py was changed" in self.refusal(bundle)
+        assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("path", sorted(Path(served.__file__).parent.glob("[a-z]*.py")), ids=lambda path: path.stem)

@@ -26,8 +26,10 @@ RUN_UNTIL_KILLED = """
 import time
 from pipeline_config.settings import PipelineConfig
 from tasks.tracking.runs import track_run
+from tasks.tracking.server import open_client
 
 with track_run(PipelineConfig(name="toy"), name="doomed", tags={"prefect.flow_run_id": "flow-of-the-dead"}) as run:
+    open_client().create_logged_model(run.experiment_id, name="classifier", source_run_id=run.run_id)
     print(run.run_id, flush=True)
     time.sleep(600)
 """
@@ -35,6 +37,13 @@ with track_run(PipelineConfig(name="toy"), name="doomed", tags={"prefect.flow_ru
 
 def status_of(run_id: str) -> str:
     return open_client().get_run(run_id).info.status
+
+
+def model_status_of(run_id: str) -> str:
+    experiment = open_client().get_run(run_id).info.experiment_id
+    models = open_client().search_logged_models([experiment])
+    (model,) = [model for model in models if model.source_run_id == run_id]
+    return str(model.status)
 
 
 def lock_files() -> list[Path]:
@@ -133,16 +142,19 @@ class TestExperiment:
 class TestDeadRuns:
     def test_the_run_of_a_killed_process_is_ended_and_a_living_one_is_left_alone(self, caplog):
         with track_run(CONFIG, name="alive", tags={"prefect.flow_run_id": "flow-of-the-living"}) as alive:
+            open_client().create_logged_model(alive.experiment_id, name="classifier", source_run_id=alive.run_id)
             process = start_python(RUN_UNTIL_KILLED)
             try:
                 dead = process.stdout.readline().strip()
                 assert end_dead_runs() == []
                 assert (status_of(alive.run_id), status_of(dead)) == ("RUNNING", "RUNNING")
+                assert model_status_of(dead) == "PENDING"
             finally:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
             assert end_dead_runs() == ["flow-of-the-dead"]
             assert (status_of(alive.run_id), status_of(dead)) == ("RUNNING", "KILLED")
+            assert (model_status_of(alive.run_id), model_status_of(dead)) == ("PENDING", "FAILED")
             assert "MLflow run doomed was left running by a killed process: now KILLED" in caplog.messages
             assert end_dead_runs() == []
         assert status_of(alive.run_id) == "FINISHED"

@@ -1,0 +1,135 @@
+"""The files of a registered version: their digests in the registry, and the check before any of them is used.
+
+A version has a tag with the SHA-256 of each of its files, `MLmodel` and code included. Before a version is used, its
+files are copied to a private directory, the copies are compared with the tag, and only the copies are loaded. So what
+is loaded is what was checked, even if a process changes the files meanwhile. Reads the registry and MLflow's files.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TypeAlias
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pipeline_config.errors import UnusableModelError
+from tasks.tracking.server import open_client
+
+FILES_TAG = "gloveflow.files"
+Version: TypeAlias = ModelVersion  # for modules that do not import mlflow
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a directory, by its path in the directory, sorted."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            with path.open("rb") as file:
+                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what MLflow writes into the directory of a model that it loads: the version's name, and byte code."""
+    (folder / "registered_model_meta").unlink(missing_ok=True)
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+
+
+def write_files_tag(folder: Path) -> str:
+    """Return the value of the tag for the files of a model in a directory."""
+    return json.dumps(hash_files(folder), separators=(",", ":"))
+
+
+def find_difference(found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
+    """Compare digests of files by name; return which file is missing, changed or added, or None.
+
+    If several differ, the first by name is given.
+    """
+    for name in sorted(found.keys() | expected.keys()):
+        if name not in found:
+            return f"its file {name} is missing"
+        if name not in expected:
+            return f"the file {name} was added to it after it was registered"
+        if found[name] != expected[name]:
+            return f"its file {name} was changed after it was registered"
+    return None
+
+
+@contextlib.contextmanager
+def open_verified(version: Version) -> Iterator[Path]:
+    """Give the body a private copy of a version's files, which agrees with the version's tag.
+
+    Raises:
+        UnusableModelError: the version has no readable tag, its files cannot be had, or one differs from the tag.
+    """
+    expected = _read_files_tag(version)
+    with tempfile.TemporaryDirectory(prefix="gloveflow-model-") as folder:
+        copy = _copy_files(version, Path(folder))
+        problem = find_difference(hash_files(copy), expected)
+        if problem:
+            raise UnusableModelError(f"{version_uri(version)}: {problem}")
+        yield copy
+
+
+def verify_version(version: Version) -> None:
+    """Check the files of a version against its tag, without loading them.
+
+    Raises:
+        UnusableModelError: as in `open_verified`.
+    """
+    with open_verified(version):
+        pass
+
+
+def list_other_packages(folder: Path) -> list[str]:
+    """Return the packages of a model's `requirements.txt` that are here in another version, or not at all, in words."""
+    different = []
+    for line in (folder / "requirements.txt").read_text("utf-8").splitlines():
+        name, _, needed = line.partition("==")
+        try:
+            here = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            here = "none"
+        if here != needed:
+            different.append(f"{name} {needed} (installed: {here})")
+    return different
+
+
+def version_uri(version: Version) -> str:
+    """Return the MLflow address of a version."""
+    return f"models:/{version.name}/{version.version}"
+
+
+def _read_files_tag(version: Version) -> dict[str, str]:
+    text = version.tags.get(FILES_TAG)
+    if text is None:
+        raise UnusableModelError(
+            f"{version_uri(version)}: it has no tag {FILES_TAG} with the digests of its files, so they cannot be "
+            f"checked; it was registered by an older release or not by gloveflow"
+        )
+    with contextlib.suppress(ValueError):
+        digests = json.loads(text)
+        if isinstance(digests, dict) and digests and all(isinstance(digest, str) for digest in digests.values()):
+            return digests
+    raise UnusableModelError(
+        f"{version_uri(version)}: its tag {FILES_TAG} is not a JSON object of file names and SHA-256 digests"
+    )
+
+
+def _copy_files(version: Version, folder: Path) -> Path:
+    """Copy a version's files into a directory, and return the copy."""
+    try:
+        location = open_client().get_model_version_download_uri(version.name, str(version.version))
+        copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=str(folder)))
+    except (MlflowException, OSError) as error:
+        reason = error.message if isinstance(error, MlflowException) else error
+        raise UnusableModelError(f"{version_uri(version)}: its files cannot be read: {reason}") from error
+    remove_leftovers(copy)
+    return copy
