@@ -146,7 +146,7 @@ def load_model(name: str, alias: str) -> Classify:
     """Load the registered model that an alias names; return it as a function from texts to answers.
 
     Raises:
-        ServiceError: there is no such model or alias, or its files cannot be read.
+        ServiceError: there is no such model or alias, its files cannot be read, or its tokenizer cannot be used here.
     """
     open_client()
     uri = f"models:/{name}@{alias}"
@@ -159,4 +159,6 @@ def load_model(name: str, alias: str) -> Classify:
         raise ServiceError(f"{uri}: cannot be loaded: {error.message}") from error
     except OSError as error:
         raise ServiceError(f"{uri}: its files cannot be read: {error}") from error
+    except ValueError as error:
+        raise ServiceError(f"{uri}: cannot be loaded: {error}") from error
     return lambda texts: cast("list[dict[str, Any]]", model.predict(texts))
