@@ -33,7 +33,7 @@ from tasks.runtime.loggers import open_loggers
 from tasks.served.tokenizers import identify_tokenizer
 from tasks.store.artifacts import ArtifactRef, SourceRef
 from tasks.tokens.build_vocabulary import build_vocabulary
-from tasks.tokens.tokenize_corpus import tokenize_corpus
+from tasks.tokens.tokenize_corpus import check_tokenizer, tokenize_corpus
 from tasks.tracking.runs import end_dead_runs, log_tags, track_run
 from tasks.training.train_baseline import train_baseline
 from tasks.training.train_classifier import check_machine, train_classifier
@@ -93,6 +93,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
     started = time.perf_counter()
     config.corpus.require_source()
     check_machine(config.training)
+    check_tokenizer(config.tokenization)
     with track_run(config, name=runtime.flow_run.name, tags=_prefect_tags()) as run:
         publish_link(run.url)
         data = submit_data_stages(config, run.run_id)

@@ -156,7 +156,7 @@ class TokenizationConfig(Section):
         "basic_english",
         min_length=1,
         description="basic_english, treebank, whitespace, a name that torchtext's get_tokenizer accepts, or "
-        "<module>:<function>, an importable function from a text to a list of tokens",
+        "<module>:<function>, a function from a text to a list of tokens that GLOVEFLOW_TOKENIZERS lists",
     )
     shard_documents: Positive = Field(10_000, description="documents per token shard")
 

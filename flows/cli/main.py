@@ -155,10 +155,12 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
     config.corpus.require_source()
     from flows.cli.servers import running_servers, start_pages
     from flows.deployments import check_schedule, serve_pipeline
+    from tasks.tokens.tokenize_corpus import check_tokenizer
     from tasks.training.train_classifier import check_machine
 
     check_schedule(options.cron, options.timezone)
     check_machine(config.training)
+    check_tokenizer(config.tokenization)
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # a service logs all lines of all runs
     starts = start_pages(root)[1:] if "PREFECT_API_URL" in os.environ else start_pages(root)
     with running_servers(root, starts) as servers:

@@ -7,6 +7,7 @@ unchanged. `basic_english` gives exactly the tokens of the tokenizer of that nam
 import hashlib
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -136,20 +137,23 @@ def _find_matches(texts: pa.Array, pattern: str) -> np.ndarray:
 
 Tokenize = Callable[[pa.Array], pa.Array]
 COLUMNAR: dict[str, Tokenize] = {"basic_english": basic_english, "treebank": treebank, "whitespace": whitespace}
+LISTED = "GLOVEFLOW_TOKENIZERS"  # environment variable: functions that may be tokenizers, `<module>:<function>,...`
 VERSION = 1  # of the columnar tokenizers; raise it when one of them gives other tokens (a test notices)
 
 
 def load_tokenizer(name: str) -> Tokenize:
     """Return the tokenizer of a name: a function from a large_string array of texts to large_list of tokens.
 
-    Besides the columnar tokenizers, a name is `<module>:<function>`, a function from a text to a list of tokens, or
-    one of torchtext's tokenizers (`toktok`, `moses`, `spacy`, ...), some of which need a package of their own.
+    Besides the columnar tokenizers, a name is `<module>:<function>`, a function from a text to a list of tokens that
+    `GLOVEFLOW_TOKENIZERS` lists, or one of torchtext's tokenizers (`toktok`, `moses`, `spacy`, ...), some of which need
+    a package of their own.
 
     Raises:
-        ValueError: the tokenizer does not exist, or its package is not installed.
+        ValueError: the tokenizer does not exist, its package is not installed, or it is a function that is not listed.
     """
     if name in COLUMNAR:
         return COLUMNAR[name]
+    require_listed(name)
     try:
         split = _import_function(name) if ":" in name else _torchtext_tokenizer(name)
     except (ValueError, ImportError, AttributeError, OSError) as error:
@@ -161,15 +165,35 @@ def load_tokenizer(name: str) -> Tokenize:
     return lambda texts: pa.array([_check_tokens(split(text), name) for text in texts.to_pylist()], TOKEN_LISTS)
 
 
+def require_listed(name: str) -> None:
+    """Check that a name does not name code, or that `GLOVEFLOW_TOKENIZERS` on this machine lists it.
+
+    Configurations, flow parameters and registered models come from elsewhere. The environment belongs to who runs this.
+
+    Raises:
+        ValueError: the name is that of a function that is not listed.
+    """
+    listed = [entry.strip() for entry in os.environ.get(LISTED, "").split(",")]
+    if ":" in name and name not in listed:
+        raise ValueError(
+            f"tokenizer {name!r} is a function, and {LISTED} does not list it; expected {LISTED}={name} (several names "
+            "are separated by commas) in the environment of the process that runs it, because it runs code"
+        )
+
+
 def identify_tokenizer(name: str) -> str:
     """Return the name and version of a tokenizer, such as `treebank 1` or `toktok torchtext 0.6.0`.
 
     The version of a function of the user is the digest of its source file.
+
+    Raises:
+        ValueError: the name is that of a function that `GLOVEFLOW_TOKENIZERS` does not list.
     """
     if name in COLUMNAR:
         return f"{name} {VERSION}"
     if ":" not in name:
         return f"{name} torchtext {metadata.version('torchtext')}"
+    require_listed(name)
     try:
         source = inspect.getsourcefile(_import_function(name))
         digest = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else "no source"

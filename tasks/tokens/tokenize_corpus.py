@@ -27,7 +27,7 @@ from tasks.runtime.arrow import whole_column
 from tasks.runtime.parallel import HELPERS, THREADS, map_ahead
 from tasks.runtime.progress import track_progress
 from tasks.served.text import TEXT
-from tasks.served.tokenizers import Tokenize, load_tokenizer
+from tasks.served.tokenizers import Tokenize, load_tokenizer, require_listed
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.output import StageOutput
 from tasks.store.stage import stage
@@ -84,6 +84,18 @@ class TokenDictionary:
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, DICTIONARY, strict=True)], schema=DICTIONARY)
 
 
+def check_tokenizer(config: TokenizationConfig) -> None:
+    """Check that a configured tokenizer may be used on this machine; nothing is imported.
+
+    Raises:
+        ConfigError: it is a function that `GLOVEFLOW_TOKENIZERS` does not list.
+    """
+    try:
+        require_listed(config.tokenizer)
+    except ValueError as error:
+        raise ConfigError(f"tokenization.tokenizer: {error}") from error
+
+
 @stage(version=3)
 def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: TokenizationConfig, tokenizer: str) -> None:
     """Write the token shards, the token dictionary and the description of the tokenizer.
@@ -95,7 +107,7 @@ def tokenize_corpus(output: StageOutput, documents: ArtifactRef, config: Tokeniz
         tokenizer: its version, from `tasks.served.tokenizers.identify_tokenizer`; part of the cache key.
 
     Raises:
-        ConfigError: the tokenizer does not exist, or its package is not installed.
+        ConfigError: the tokenizer does not exist, its package is not installed, or it is a function that is not listed.
     """
     try:
         tokenize = load_tokenizer(config.tokenizer)

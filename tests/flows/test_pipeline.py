@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import threading
 import time
 from pathlib import Path
@@ -257,6 +258,19 @@ def test_a_run_without_a_corpus_ends_before_anything_starts(on_finished: Any, co
     with pytest.raises(ConfigError, match=r"^corpus\.source: not set"):
         train_pipeline(without)
     assert server.open_client().get_experiment_by_name("gloveflow/no-corpus") is None
+
+
+def test_a_flow_parameter_that_names_code_ends_the_run_before_anything_is_imported_or_computed(
+    on_finished: Any, config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLOVEFLOW_TOKENIZERS", raising=False)
+    (tmp_path / "hostile_tokens.py").write_text("split = str.split\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    tokenization = config.tokenization.model_copy(update={"tokenizer": "hostile_tokens:split"})
+    with pytest.raises(ConfigError, match=r"^tokenization\.tokenizer: .*'hostile_tokens:split' is a function"):
+        train_pipeline(config.model_copy(update={"name": "hostile", "tokenization": tokenization}))
+    assert "hostile_tokens" not in sys.modules
+    assert server.open_client().get_experiment_by_name("gloveflow/hostile") is None
 
 
 def test_the_flow_ends_while_a_task_that_does_not_stop_still_runs(

@@ -280,6 +280,27 @@ class TestIndependence:
         assert model.predict(TEXTS) == before
         assert mlflow.pyfunc.load_model(str(registered_model)).predict(TEXTS) == before
 
+    def test_a_function_that_the_model_names_is_imported_only_if_this_machine_lists_it(
+        self, registered_model, tmp_path, monkeypatch
+    ):
+        other, marker = tmp_path / "other", tmp_path / "ran"
+        shutil.copytree(registered_model, other)
+        description = other / "artifacts" / "bundle" / "model.json"
+        values = json.loads(description.read_text("utf-8"))
+        values["text"]["tokenizer"] = "served_tokens:split"
+        description.write_text(json.dumps(values), "utf-8")
+        source = f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nsplit = str.split\n"
+        (tmp_path / "served_tokens.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(
+            ValueError, match="'served_tokens:split' is a function, and GLOVEFLOW_TOKENIZERS does not list"
+        ):
+            mlflow.pyfunc.load_model(str(other))
+        assert not marker.exists()
+        monkeypatch.setenv("GLOVEFLOW_TOKENIZERS", "served_tokens:split")
+        assert len(mlflow.pyfunc.load_model(str(other)).predict(TEXTS)) == len(TEXTS)
+        assert marker.exists()
+
 
 class TestCheckedFiles:
     """The model alone, as MLflow's server loads it, without the project."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import sys
 import uuid
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ from tasks.served.tokenizers import (
     identify_tokenizer,
     is_columnar,
     load_tokenizer,
+    require_listed,
     tokenize_texts,
     treebank,
     whitespace,
@@ -206,13 +208,38 @@ def test_a_tokenizer_whose_package_is_missing_is_an_error(name: str) -> None:
         load_tokenizer(name)
 
 
+FUNCTIONS = ("split", "T.run", "ids", "none", "x", "")
+
+
 @pytest.fixture
 def my_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"my_tokens_{uuid.uuid4().hex}"
     source = "def split(text):\n    return text.split('-')\nclass T:\n    run = staticmethod(list)\ndef ids(text):\n    return [1]\nx = 1\n"
     (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv(tokenizers.LISTED, ", ".join(f"{name}:{function}" for function in FUNCTIONS))
     return name
+
+
+@pytest.mark.parametrize("listed", [None, "", "{0}", "{0}:", "{0}:spli", "{0}:split.x", "{0}:Split", "*", "{0}:*"])
+def test_a_function_that_is_not_listed_is_refused_and_not_imported(
+    my_module: str, monkeypatch: pytest.MonkeyPatch, listed: str | None
+) -> None:
+    if listed is None:
+        monkeypatch.delenv(tokenizers.LISTED)
+    else:
+        monkeypatch.setenv(tokenizers.LISTED, listed.format(my_module))
+    refusal = f"^tokenizer '{my_module}:split' is a function, and GLOVEFLOW_TOKENIZERS does not list it; expected"
+    for use in (load_tokenizer, identify_tokenizer, require_listed, lambda name: tokenize_texts(["a"], name)):
+        with pytest.raises(ValueError, match=refusal):
+            use(f"{my_module}:split")
+    assert my_module not in sys.modules
+
+
+@pytest.mark.parametrize("name", [*COLUMNAR, "toktok", "spacy"])
+def test_names_that_do_not_name_code_need_no_list(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(tokenizers.LISTED, raising=False)
+    require_listed(name)
 
 
 def test_a_function_of_ones_own_is_found_by_module_and_name(my_module: str) -> None:
@@ -231,7 +258,8 @@ def test_a_missing_function_is_an_error(my_module: str, function: str, reason: s
         load_tokenizer(f"{my_module}:{function}")
 
 
-def test_a_missing_module_is_an_error() -> None:
+def test_a_missing_module_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tokenizers.LISTED, "no_such:f")
     with pytest.raises(ValueError, match=r"^tokenizer 'no_such:f': No module named 'no_such'; expected"):
         load_tokenizer("no_such:f")
 
@@ -241,13 +269,16 @@ def test_a_function_that_returns_other_things_than_strings_is_an_error(my_module
         load_tokenizer(f"{my_module}:ids")(column(["a"]))
 
 
-def test_a_tokenizer_is_identified_by_what_its_tokens_depend_on(my_module: str, tmp_path: Path) -> None:
+def test_a_tokenizer_is_identified_by_what_its_tokens_depend_on(
+    my_module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert identify_tokenizer("basic_english") == "basic_english 1"
     assert identify_tokenizer("toktok") == "toktok torchtext 0.6.0"
     before = identify_tokenizer(f"{my_module}:split")
     assert before.startswith(f"{my_module}:split ")
     (tmp_path / f"{my_module}.py").write_text("def split(text):\n    return [text]\n")
     assert identify_tokenizer(f"{my_module}:split") != before
+    monkeypatch.setenv(tokenizers.LISTED, "no_such:f")
     assert identify_tokenizer("no_such:f") == "no_such:f unknown"
 
 

@@ -1,5 +1,6 @@
 """The stage `tokenize_corpus`: codes per document, one dictionary, counts worked out by hand."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from tasks.store.commit import commit_output
 from tasks.tokens.tokenize_corpus import (
     Chunk,
     TokenDictionary,
+    check_tokenizer,
     encode_chunk,
     encode_shards,
     iterate_shards,
@@ -225,8 +227,16 @@ def test_a_function_of_ones_own_can_be_the_tokenizer(
 ) -> None:
     (tmp_path / "my_tokens.py").write_text("def shout(text):\n    return text.upper().split()\n")
     monkeypatch.syspath_prepend(tmp_path)
-    tokens = tokenize_corpus.fn(documents, TokenizationConfig(tokenizer="my_tokens:shout"), "version 1")
-    assert decoded(tokens) == [shout(text) for text, _, _ in CORPUS]
+    config = TokenizationConfig(tokenizer="my_tokens:shout")
+    for use in (check_tokenizer, lambda config: tokenize_corpus.fn(documents, config, "version 1")):
+        with pytest.raises(
+            ConfigError, match=r"^tokenization\.tokenizer: tokenizer 'my_tokens:shout' is a function, and"
+        ):
+            use(config)
+    assert "my_tokens" not in sys.modules
+    monkeypatch.setenv("GLOVEFLOW_TOKENIZERS", "my_tokens:shout")
+    check_tokenizer(config)
+    assert decoded(tokenize_corpus.fn(documents, config, "version 1")) == [shout(text) for text, _, _ in CORPUS]
 
 
 @pytest.mark.parametrize("seed", range(3))
