@@ -19,7 +19,7 @@ from prefect.states import Cancelled
 from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
 from flows.publishing import close_flow_runs, log_results, publish_link, publish_results
 from pipeline_config.contracts.evaluation import Metrics
-from pipeline_config.errors import GloveflowError
+from pipeline_config.errors import GloveflowError, ServiceError
 from pipeline_config.schemas import REPORT_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.batches.bucket_corpus import bucket_corpus
@@ -27,14 +27,15 @@ from tasks.corpus.ingest_corpus import find_corpus, ingest_corpus
 from tasks.corpus.sources import CorpusRef
 from tasks.embeddings.align_embeddings import align_embeddings
 from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier
-from tasks.registry.register_model import register_model
+from tasks.registry.register_model import Registration, register_model
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
 from tasks.served.tokenizers import identify_tokenizer
 from tasks.store.artifacts import ArtifactRef, SourceRef
 from tasks.tokens.build_vocabulary import build_vocabulary
 from tasks.tokens.tokenize_corpus import check_tokenizer, tokenize_corpus
-from tasks.tracking.runs import end_dead_runs, log_tags, track_run
+from tasks.tracking.reachability import require_tracking_server
+from tasks.tracking.runs import TrackedRun, end_dead_runs, log_tags_if_possible, track_run
 from tasks.training.train_baseline import train_baseline
 from tasks.training.train_classifier import check_machine, train_classifier
 from tasks.vectors.download_glove import download_glove, find_vectors
@@ -77,6 +78,7 @@ def train_pipeline(config: PipelineConfig) -> PipelineResult:
     """Train, evaluate and register a text classifier on pre-trained GloVe vectors."""
     open_loggers()
     allow_work()
+    require_tracking_server()
     close_flow_runs(end_dead_runs())
     try:
         return run_stages(config)
@@ -101,15 +103,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         raise_first_error([*data, *(future for training in trainings for future in training)])
         spread, best = compare_seeds([training.evaluation.result() for training in trainings], config.training.metric)
         outputs = collect_outputs(data, trainings[best])
-        log_results(run, outputs, spread)
-        registration = register_model(
-            run,
-            classifier=outputs.classifier,
-            vocabulary=outputs.vocabulary,
-            evaluation=outputs.evaluation,
-            documents=outputs.documents,
-            config=config,
-        )
+        registration = log_and_register(run, outputs, spread, config)
         publish_results(outputs.evaluation, registration, url=run.url, spread=spread)
     return PipelineResult(
         stages=[summarize_stage(future) for future in list_stage_runs(data, trainings[best])],
@@ -126,6 +120,30 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         seconds=time.perf_counter() - started,
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
+
+
+def log_and_register(
+    run: TrackedRun, outputs: RunOutputs, spread: dict[str, float], config: PipelineConfig
+) -> Registration:
+    """Log the results to MLflow and register the model.
+
+    Raises:
+        ServiceError: MLflow is away. All outputs are in the store; the same run again logs and registers them.
+    """
+    try:
+        log_results(run, outputs, spread)
+        return register_model(
+            run,
+            classifier=outputs.classifier,
+            vocabulary=outputs.vocabulary,
+            evaluation=outputs.evaluation,
+            documents=outputs.documents,
+            config=config,
+        )
+    except ServiceError as error:
+        raise ServiceError(
+            f"{error}. The results are kept; the same run again logs and registers them, once MLflow answers"
+        ) from error
 
 
 def submit_data_stages(config: PipelineConfig, run_id: str) -> DataStages:
@@ -262,7 +280,7 @@ def _vectors_usable(futures: Sequence[PrefectFuture[Any] | None], config: Pipeli
             config.embeddings.source,
             error,
         )
-        log_tags(run_id, {"gloveflow.embeddings": f"trained from scratch: {error}"[:4000]})
+        log_tags_if_possible(run_id, {"gloveflow.embeddings": f"trained from scratch: {error}"[:4000]})
         return False
     return True
 

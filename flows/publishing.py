@@ -3,14 +3,18 @@
 Publishing twice shows everything once.
 """
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
+import httpx
 from prefect import get_client, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed
 
 from flows.outputs import RunOutputs
@@ -57,9 +61,12 @@ def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, flo
     for stage, name in _REPORTS.items():
         if stage in by_stage:
             runs.log_file(identity, by_stage[stage].path(name), "reports")
-    for name, rows in report_tables(outputs).items():
+    tables = report_tables(outputs)
+    for name, rows in tables.items():
         runs.log_table(identity, rows, name)
-        create_table_artifact(key=f"table-{name}", table=rows, description=f"{name} of the data")
+    with on_page("the tables of the data"):
+        for name, rows in tables.items():
+            create_table_artifact(key=f"table-{name}", table=rows, description=f"{name} of the data")
     for name in FIGURES:
         runs.log_file(identity, evaluation.path(name), "figures")
     runs.log_file(identity, evaluation.path(REPORT_FILE))
@@ -127,25 +134,37 @@ def report_tables(outputs: RunOutputs) -> dict[str, list[dict[str, Any]]]:
 
 def publish_link(url: str) -> None:
     """Link the MLflow run on the page of the Prefect run."""
-    create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run", description=f"MLflow run: {url}")
+    with on_page("the link to MLflow"):
+        create_link_artifact(link=url, link_text="MLflow run", key="mlflow-run", description=f"MLflow run: {url}")
 
 
 def publish_results(evaluation: ArtifactRef, registration: Registration, *, url: str, spread: dict[str, float]) -> None:
     """Show scores and the registered version on the page of the Prefect run; `url` is that of the MLflow run."""
-    create_table_artifact(
-        key="results",
-        table=results_table(evaluation, spread),
-        description=f"Scores on held-out documents; [MLflow run]({url})",
-    )
-    version_url = server.model_url(registration.model, registration.version)
-    create_markdown_artifact(
-        key="registered-model",
-        description="The registered version and the decision of the gate",
-        markdown=(
-            f"## [{registration.model} version {registration.version}]({version_url})\n\n"
-            f"{registration.reason}\n\n{describe_scores(evaluation.read_model(Metrics))}\n"
-        ),
-    )
+    with on_page("the results"):
+        create_table_artifact(
+            key="results",
+            table=results_table(evaluation, spread),
+            description=f"Scores on held-out documents; [MLflow run]({url})",
+        )
+        version_url = server.model_url(registration.model, registration.version)
+        create_markdown_artifact(
+            key="registered-model",
+            description="The registered version and the decision of the gate",
+            markdown=(
+                f"## [{registration.model} version {registration.version}]({version_url})\n\n"
+                f"{registration.reason}\n\n{describe_scores(evaluation.read_model(Metrics))}\n"
+            ),
+        )
+
+
+@contextlib.contextmanager
+def on_page(what: str) -> Iterator[None]:
+    """Let the run go on without what its page shows if Prefect is away; asked at most twice, and logged."""
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):
+            yield
+    except httpx.HTTPError as error:
+        logger.warning("the page of the Prefect run lacks %s: Prefect does not answer: %s", what, error)
 
 
 def results_table(evaluation: ArtifactRef, spread: dict[str, float]) -> list[dict[str, Any]]:

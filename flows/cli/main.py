@@ -137,7 +137,9 @@ def _run(options: argparse.Namespace, root: Path) -> int:
     config.corpus.require_source()
     from flows.cli.console import print_summary, show_log_lines
     from flows.cli.session import run_flow
+    from tasks.tracking.reachability import require_tracking_server
 
+    require_tracking_server()
     show_log_lines()
 
     def load() -> Callable[..., object]:
@@ -194,6 +196,9 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
     if not texts:
         raise InputError("predict: expected a text as an argument or on standard input, got none")
     from tasks.runtime.loggers import open_loggers
+    from tasks.tracking.reachability import require_tracking_server
+
+    require_tracking_server()
     from tasks.tracking.models import load_model
 
     open_loggers()
@@ -219,7 +224,9 @@ def _score(options: argparse.Namespace, root: Path) -> int:
     output = (options.output or source.with_name(f"{source.stem}-scored.parquet")).absolute()
     from flows.cli.console import show_log_lines
     from flows.cli.session import run_flow
+    from tasks.tracking.reachability import require_tracking_server
 
+    require_tracking_server()
     show_log_lines()
 
     def load() -> Callable[..., object]:

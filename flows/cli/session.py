@@ -15,6 +15,7 @@ from uuid import UUID
 from flows.cli.servers import embedded_prefect
 from pipeline_config.errors import GloveflowError, ServiceError
 from tasks.runtime.loggers import open_loggers
+from tasks.runtime.services import hide_credentials, require_answer
 
 T = TypeVar("T")
 FLUSH_SECONDS = 3.0
@@ -40,11 +41,14 @@ def run_flow(root: Path, load: Callable[[], Callable[..., Any]], **parameters: A
         Exception: the flow's own error.
     """
     embedded = "PREFECT_API_URL" not in os.environ
+    if not embedded:
+        url = os.environ["PREFECT_API_URL"].rstrip("/")
+        require_answer("Prefect", f"{url}/health", advice="start it, or correct or unset PREFECT_API_URL")
     with _terminate_like_ctrl_c(), embedded_prefect(root) as wait_for_server:
         flow = load()
         # set again, because a library may have replaced the handler below Python's: polars does, and mlflow imports it
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+        from prefect.settings import temporary_settings
 
         open_loggers()
         wait_for_server()
@@ -53,14 +57,14 @@ def run_flow(root: Path, load: Callable[[], Callable[..., Any]], **parameters: A
             on_running=[lambda _flow, flow_run, _state: flow_run_ids.append(flow_run.id)]
         )
         try:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # the heartbeat delays the end by 1 s
+            with temporary_settings(_client_settings()):
                 state = observed(**parameters, return_state=True)
         except KeyboardInterrupt as error:
             raise Interrupted(_describe_interrupt(error)) from None
         except Exception as error:
             if _is_unreachable(error):
                 raise ServiceError(
-                    f"Prefect at {os.environ.get('PREFECT_API_URL')} does not answer: {error}"
+                    f"Prefect at {hide_credentials(os.environ.get('PREFECT_API_URL', ''))} does not answer: {error}"
                 ) from error
             raise
         finally:
@@ -119,6 +123,16 @@ def _terminate_like_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _client_settings() -> dict[Any, Any]:
+    """Return Prefect's settings for a run of the command line."""
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+
+    settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # the heartbeat delays the end by 1 s
+    if "PREFECT_CLIENT_MAX_RETRIES" not in os.environ:
+        settings[PREFECT_CLIENT_MAX_RETRIES] = 2  # a lost server is reported after some 6 s, not after a minute
+    return settings
 
 
 def _describe_interrupt(error: KeyboardInterrupt) -> str:

@@ -22,6 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from pipeline_config.errors import ServiceError
 from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
 from tasks.store.locks import file_lock, try_lock
@@ -44,7 +45,11 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
     """Open an MLflow run for the body, and end it in the state that fits.
 
     FINISHED if the body returns, FAILED if it raises an error, KILLED if it is interrupted (Ctrl-C, termination). If
-    the process is killed, the run stays open and its lock file stays behind without a lock: `end_dead_runs` finds it.
+    the process is killed, or the server is away at the end, the run stays open and its lock file stays behind without a
+    lock: `end_dead_runs` finds it.
+
+    Raises:
+        ServiceError: MLflow does not answer.
     """
     client = open_client()
     experiment_id = _experiment(client, f"gloveflow/{config.name}")
@@ -61,8 +66,9 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
         except BaseException:
             _end(client, run_id, "KILLED")
             raise
-        _end(client, run_id, "FINISHED")
-    _lock_path(lock).unlink(missing_ok=True)
+        ended = _end(client, run_id, "FINISHED")
+    if ended:
+        _lock_path(lock).unlink(missing_ok=True)
 
 
 def end_dead_runs() -> list[str]:
@@ -70,6 +76,9 @@ def end_dead_runs() -> list[str]:
 
     Returns:
         The Prefect flow run ids of these runs.
+
+    Raises:
+        ServiceError: MLflow does not answer; the lock files stay for the next call.
     """
     client = open_client()
     flow_run_ids = []
@@ -79,8 +88,10 @@ def end_dead_runs() -> list[str]:
                 continue
             for run in _runs_with_lock(client, path.stem):
                 _end_pending_models(client, run)
-                _end(client, run.info.run_id, "KILLED")
-                logger.warning("MLflow run %s was left running by a killed process: now KILLED", run.info.run_name)
+                client.set_terminated(run.info.run_id, "KILLED")
+                logger.warning(
+                    "MLflow run %s was left running by a process that is gone: now KILLED", run.info.run_name
+                )
                 flow_run_ids.append(run.data.tags.get("prefect.flow_run_id", ""))
             path.unlink(missing_ok=True)
     return [identity for identity in flow_run_ids if identity]
@@ -89,6 +100,14 @@ def end_dead_runs() -> list[str]:
 def log_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
     open_client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def log_tags_if_possible(run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run that goes on without them: if MLflow is away, a warning is logged."""
+    try:
+        log_tags(run_id, tags)
+    except ServiceError as error:
+        logger.warning("the MLflow run lacks %s: %s", ", ".join(tags), error)
 
 
 def log_json(run_id: str, value: dict[str, Any], name: str) -> None:
@@ -176,11 +195,14 @@ def _log_config(client: MlflowClient, run_id: str, config: PipelineConfig) -> No
     client.log_text(run_id, yaml.safe_dump(values, sort_keys=False), "config.yaml")
 
 
-def _end(client: MlflowClient, run_id: str, status: str) -> None:
+def _end(client: MlflowClient, run_id: str, status: str) -> bool:
+    """End a run and return whether it worked."""
     try:
         client.set_terminated(run_id, status)
-    except MlflowException as error:
-        logger.warning("MLflow run %s could not be ended as %s: %s", run_id, status, error.message)
+    except (MlflowException, ServiceError) as error:
+        logger.warning("MLflow run %s could not be ended as %s: %s", run_id, status, error)
+        return False
+    return True
 
 
 def _user() -> str:

@@ -13,6 +13,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from pipeline_config.errors import ServiceError
 from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import file_lock
+from tasks.tracking.client import TrackingClient
 
 ABSENT = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}  # of a model or alias
 
@@ -28,18 +29,20 @@ def mlflow_directory() -> Path:
 
 
 def open_client() -> MlflowClient:
-    """Return a client. One process sets up a new database while other processes wait.
+    """Return a client, whose calls raise `ServiceError` while the server is away.
+
+    One process sets up a new database while other processes wait.
 
     Raises:
-        ServiceError: MLflow cannot be reached.
+        ServiceError: the database cannot be opened.
     """
     uri = tracking_uri()
     _set_tracking_uri(uri)
     if not uri.startswith("sqlite:///"):
-        return MlflowClient(uri)
+        return TrackingClient(uri)
     with file_lock(mlflow_directory() / ".database.lock", waiting_for="another run to set up the MLflow database"):
         try:
-            return MlflowClient(uri)
+            return TrackingClient(uri)
         except Exception as error:
             raise ServiceError(f"{uri}: MLflow cannot open its database: {error}") from error
 

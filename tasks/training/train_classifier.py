@@ -36,7 +36,7 @@ from tasks.store.output import StageOutput
 from tasks.store.stage import stage
 from tasks.tokens.vocabulary import Vocabulary, check_vocabulary
 from tasks.tracking.metrics import MetricStream
-from tasks.tracking.runs import log_tags
+from tasks.tracking.runs import log_tags_if_possible
 
 if TYPE_CHECKING:
     import torch
@@ -166,7 +166,7 @@ def _record_machines(output: StageOutput, checkpoints: "Checkpoints", run_id: st
     """Write the machine and any earlier ones to the facts; tag the MLflow run if there were earlier ones."""
     output.facts.update(machine=checkpoints.machine, resumed_from_machines=checkpoints.machines)
     if checkpoints.machines and run_id:
-        log_tags(run_id, {"gloveflow.resumed_elsewhere": json.dumps(checkpoints.machines)[:4000]})
+        log_tags_if_possible(run_id, {"gloveflow.resumed_elsewhere": json.dumps(checkpoints.machines)[:4000]})
 
 
 def _write_training(output: StageOutput, history: "History", weights: "Mapping[str, Mapping[str, Tensor]]") -> None:

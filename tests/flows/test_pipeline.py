@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 import threading
 import time
@@ -11,6 +12,8 @@ from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from prefect import flow, get_client, task
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -27,7 +30,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import pipeline
 from flows.pipeline import train_pipeline
-from pipeline_config.errors import ConfigError, InputError
+from pipeline_config.errors import ConfigError, InputError, ServiceError
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.cancellation import WorkStopped, allow_work, raise_if_stopped
 from tasks.tracking import server
@@ -308,3 +311,30 @@ def test_the_flow_ends_while_a_task_that_does_not_stop_still_runs(
         released.set()
         allow_work()
         ended.wait(60)
+
+
+@pytest.mark.usefixtures("prefect_api")
+@pytest.mark.parametrize("call", ["log_inputs", "set_registered_model_alias"], ids=["logging", "registering"])
+def test_mlflow_away_after_training_costs_nothing_and_the_next_run_completes_it(
+    finished: tuple[Path, Any], config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MlflowException("connection refused")
+
+    shutil.copytree(finished[0] / "store", tmp_path / "artifacts" / "store")
+    shutil.copytree(finished[0] / "mlflow", tmp_path / "artifacts" / "mlflow")
+    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setattr(pipeline, "log_results", pipeline.log_results.with_options(retries=0))
+    monkeypatch.setattr(pipeline, "register_model", pipeline.register_model.with_options(retries=0))
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, refuse)
+        patch.setattr(MlflowClient, "set_terminated", refuse)
+        with pytest.raises(ServiceError, match=r"failed at `.*`: .*The results are kept; the same run again"):
+            train_pipeline(config)
+    result = train_pipeline(config)
+    assert all(stage.cached for stage in result.stages)
+    client = server.open_client()
+    runs = client.search_runs([mlflow_run(result).info.experiment_id])
+    assert [run.info.status for run in runs][:2] == ["FINISHED", "KILLED"]
+    assert len(mlflow_run(result).inputs.dataset_inputs) == 4
+    assert client.get_model_version_by_alias("gloveflow-tiny", "champion").version == 1

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -216,6 +217,19 @@ class TestPrefectPage:
         assert f"gloveflow-tiny version {registration.version}" in text
         assert registration.reason in text
         assert "Classes: food, sports, weather" in text
+
+
+def test_a_run_goes_on_without_its_page_while_prefect_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(**_: object) -> None:
+        raise httpx.ConnectError("connection refused")
+
+    monkeypatch.setattr("flows.publishing.create_link_artifact", refuse)
+    publish_link("http://127.0.0.1:5000/")
+    assert caplog.messages == [
+        "the page of the Prefect run lacks the link to MLflow: Prefect does not answer: connection refused"
+    ]
 
 
 @flow(name="toy")

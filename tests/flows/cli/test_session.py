@@ -18,6 +18,8 @@ from prefect.states import Cancelled, Completed, Pending, Running
 from flows.cli import session
 from flows.cli.session import Interrupted, exit_process, flush_and_close_task_runs, run_flow
 from pipeline_config.errors import EXIT_INTERRUPTED, InputError, ServiceError
+from tasks.runtime import services
+from tests.flaky_server import MODES, flaky_server
 
 
 @flow(name="toy")
@@ -79,6 +81,7 @@ class TestEngineErrors:
     @pytest.fixture(autouse=True)
     def server_of_the_user(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
+        monkeypatch.setattr(session, "require_answer", lambda *_, **__: None)
 
     def test_sigterm_is_an_interruption_and_the_handler_is_restored(self, artifacts: Any) -> None:
         before = signal.getsignal(signal.SIGTERM)
@@ -105,6 +108,21 @@ class TestEngineErrors:
         with pytest.raises(ZeroDivisionError):
             run_fake(artifacts, raise_error(ZeroDivisionError()))
         assert calls == [[]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_prefect_server_that_is_away_at_the_start_is_reported_before_anything_is_loaded(
+    mode: str, monkeypatch: pytest.MonkeyPatch, artifacts: Any
+) -> None:
+    monkeypatch.setattr(services, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(services, "PAUSE_SECONDS", 0.05)
+    with flaky_server() as server:
+        monkeypatch.setenv("PREFECT_API_URL", f"{server.url}/api")
+        server.fail(mode)
+        with pytest.raises(
+            ServiceError, match=r"^Prefect at http://127\.0\.0\.1:\d+/api/health does not answer: .*; start"
+        ):
+            run_flow(artifacts, lambda: pytest.fail("loaded the flow"))
 
 
 @task

@@ -1,28 +1,35 @@
 import contextlib
-from types import SimpleNamespace
+import threading
+import time
+from collections.abc import Callable
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from pipeline_config.errors import ServiceError
 from tasks.tracking import metrics
 from tasks.tracking.metrics import MetricStream, log_history, log_metrics
 from tasks.tracking.server import open_client
+from tests.flaky_server import MODES, flaky_server
 
 
 class RecordingClient:
     """Stands in for MLflow's client: takes batches, or fails."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None) -> None:
         self.batches: list[list[tuple[str, float, int]]] = []
         self.attempts = 0
-        self._error = error
+        self.error = error
+        self.attempted = threading.Event()
 
     def log_batch(self, _run_id: str, metrics: list) -> None:
         self.attempts += 1
-        if self._error:
-            raise self._error
-        self.batches.append([(metric.key, metric.value, metric.step) for metric in metrics])
+        try:
+            if self.error:
+                raise self.error
+            self.batches.append([(metric.key, metric.value, metric.step) for metric in metrics])
+        finally:
+            self.attempted.set()
 
 
 @pytest.fixture
@@ -53,22 +60,24 @@ class TestMetricStream:
         with MetricStream("run") as stream:
             for step in (1, 2, 3):
                 stream.log({"loss": 0.5, "rate": 0.1}, step)
-                assert client.attempts == (step >= 2)
         assert client.batches == [
             [("loss", 0.5, 1), ("rate", 0.1, 1), ("loss", 0.5, 2), ("rate", 0.1, 2)],
             [("loss", 0.5, 3), ("rate", 0.1, 3)],
         ]
 
-    def test_they_are_sent_when_the_last_batch_is_some_seconds_ago(self, stub_client, monkeypatch):
-        client, now = stub_client(), SimpleNamespace(seconds=100.0)
-        monkeypatch.setattr(metrics.time, "monotonic", lambda: now.seconds)
+    def test_a_full_batch_is_sent_at_once_and_another_after_some_seconds(self, stub_client, monkeypatch):
+        client = stub_client()
+        monkeypatch.setattr(metrics, "FLUSH_METRICS", 2)
         with MetricStream("run") as stream:
-            stream.log({"loss": 0.5}, 1)
-            now.seconds += metrics.FLUSH_SECONDS + 0.1
+            stream.log({"loss": 0.5, "rate": 0.1}, 1)
+            assert client.attempted.wait(1)
+            client.attempted.clear()
             stream.log({"loss": 0.4}, 2)
-            assert client.batches == [[("loss", 0.5, 1), ("loss", 0.4, 2)]]
-            stream.log({"loss": 0.3}, 3)
-            assert client.attempts == 1
+            assert not client.attempted.wait(0.05)
+            monkeypatch.setattr(metrics, "FLUSH_SECONDS", 0.01)
+            with stream._changed:
+                stream._changed.notify()
+        assert client.batches == [[("loss", 0.5, 1), ("rate", 0.1, 1)], [("loss", 0.4, 2)]]
 
     def test_they_are_sent_even_when_training_fails(self, stub_client):
         client = stub_client()
@@ -83,17 +92,85 @@ class TestMetricStream:
             stream.log({"loss": 0.5}, 1)
         assert client.attempts == 0
 
-    @pytest.mark.parametrize(
-        "error", [MlflowException("no route to host"), ServiceError("no route to host")], ids=["refused", "unreachable"]
-    )
-    def test_a_client_that_fails_loses_the_metrics_and_is_logged_once(self, stub_client, monkeypatch, caplog, error):
-        client = stub_client(error)
+    def test_metrics_that_mlflow_refuses_are_dropped_with_one_warning(self, stub_client, monkeypatch, caplog):
+        client = stub_client(MlflowException("no such run", error_code=RESOURCE_DOES_NOT_EXIST))
         monkeypatch.setattr(metrics, "FLUSH_METRICS", 1)
         with MetricStream("run") as stream:
             for step in range(5):
                 stream.log({"loss": 0.5}, step)
         assert client.attempts == 1
-        assert caplog.messages == ["live metrics are off: MLflow does not accept them: no route to host"]
+        assert caplog.messages == ["live metrics are off: MLflow does not accept them: no such run"]
+
+
+STEPS = 200
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for name, value in {"FLUSH_SECONDS": 0.02, "RETRY_SECONDS": 0.05, "FLUSH_METRICS": 20}.items():
+        monkeypatch.setattr(metrics, name, value)
+
+
+@pytest.mark.usefixtures("impatient", "artifacts")
+@pytest.mark.parametrize("mode", MODES)
+class TestOutages:
+    @staticmethod
+    def log_steps(stream: MetricStream, steps: range) -> float:
+        """Log a metric per step and return the seconds that the slowest call took."""
+        slowest = 0.0
+        for step in steps:
+            started = time.perf_counter()
+            stream.log({"loss": 1 / (step + 1)}, step)
+            slowest = max(slowest, time.perf_counter() - started)
+        return slowest
+
+    def test_the_training_is_not_held_up_and_what_came_in_between_arrives_later(self, monkeypatch, caplog, mode):
+        caplog.set_level("INFO", "tasks")
+        monkeypatch.setattr(metrics, "CLOSE_SECONDS", 10.0)
+        with flaky_server() as server:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+            with MetricStream("run") as stream:
+                server.fail(mode)
+                assert self.log_steps(stream, range(STEPS)) < 0.5
+                wait_until(lambda: any("live metrics wait" in message for message in caplog.messages))
+                server.recover()
+        arrived = {metric["step"] for _, body in server.accepted for metric in body["metrics"]}
+        assert arrived == set(range(STEPS))
+        assert [message.partition(":")[0] for message in caplog.messages] == [
+            "live metrics wait, the training goes on",
+            "MLflow answers again, live metrics go on",
+        ]
+
+    def test_the_end_waits_only_for_a_while_and_reports_what_did_not_arrive(self, monkeypatch, caplog, mode):
+        monkeypatch.setattr(metrics, "CLOSE_SECONDS", 0.2)
+        with flaky_server() as server:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+            server.fail(mode)
+            with MetricStream("run") as stream:
+                self.log_steps(stream, range(STEPS))
+                started = time.monotonic()
+            assert time.monotonic() - started < 1
+        assert caplog.messages[-1].startswith(f"{STEPS} live metrics did not arrive at MLflow. The output of the")
+
+    def test_a_long_outage_keeps_a_bounded_number_and_counts_the_rest(self, monkeypatch, caplog, mode):
+        monkeypatch.setattr(metrics, "CLOSE_SECONDS", 0.1)
+        monkeypatch.setattr(metrics, "KEPT_METRICS", 50)
+        with flaky_server() as server:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+            server.fail(mode)
+            with MetricStream("run") as stream:
+                self.log_steps(stream, range(STEPS))
+                assert len(stream._kept) <= 50
+        assert caplog.messages[-1].startswith(f"{STEPS} live metrics did not arrive")
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class TestLogging:

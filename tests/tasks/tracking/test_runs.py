@@ -14,7 +14,15 @@ from pipeline_config.settings import PipelineConfig
 from tasks.runtime.cancellation import WorkStopped
 from tasks.store.artifacts import artifacts_root
 from tasks.tracking import runs
-from tasks.tracking.runs import end_dead_runs, log_dataset, log_file, log_table, log_tags, track_run
+from tasks.tracking.runs import (
+    end_dead_runs,
+    log_dataset,
+    log_file,
+    log_table,
+    log_tags,
+    log_tags_if_possible,
+    track_run,
+)
 from tasks.tracking.server import open_client
 from tests.tasks.tracking.processes import start_python
 
@@ -83,7 +91,38 @@ class TestRunStatus:
         monkeypatch.setattr(MlflowClient, "set_terminated", refuse)
         with pytest.raises(ValueError, match="the reason"), track_run(CONFIG, name="run", tags={}) as run:
             raise ValueError("the reason")
-        assert f"MLflow run {run.run_id} could not be ended as FAILED: out of order" in caplog.messages
+        (message,) = (
+            m for m in caplog.messages if m.startswith(f"MLflow run {run.run_id} could not be ended as FAILED:")
+        )
+        assert message.endswith("out of order")
+
+    def test_a_run_that_could_not_be_finished_is_ended_by_the_next_one(self, monkeypatch):
+        def refuse(*_: object) -> None:
+            raise MlflowException("out of order")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "set_terminated", refuse)
+            with track_run(CONFIG, name="run", tags={"prefect.flow_run_id": "7"}) as run:
+                pass
+        assert status_of(run.run_id) == "RUNNING"
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, "set_terminated", refuse)
+            with pytest.raises(ServiceError, match="out of order"):
+                end_dead_runs()
+        assert end_dead_runs() == ["7"]
+        assert status_of(run.run_id) == "KILLED"
+        assert lock_files() == []
+
+    def test_a_tag_that_a_run_can_do_without_is_only_warned_about(self, monkeypatch, caplog):
+        def refuse(*_: object, **__: object) -> None:
+            raise MlflowException("out of order")
+
+        with track_run(CONFIG, name="run", tags={}) as run:
+            log_tags_if_possible(run.run_id, {"a": "1"})
+            monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+            log_tags_if_possible(run.run_id, {"b": "2", "c": "3"})
+        assert open_client().get_run(run.run_id).data.tags["a"] == "1"
+        assert caplog.messages[0].startswith("the MLflow run lacks b, c: MLflow at ")
 
 
 @pytest.fixture
@@ -155,7 +194,7 @@ class TestDeadRuns:
             assert end_dead_runs() == ["flow-of-the-dead"]
             assert (status_of(alive.run_id), status_of(dead)) == ("RUNNING", "KILLED")
             assert (model_status_of(alive.run_id), model_status_of(dead)) == ("PENDING", "FAILED")
-            assert "MLflow run doomed was left running by a killed process: now KILLED" in caplog.messages
+            assert "MLflow run doomed was left running by a process that is gone: now KILLED" in caplog.messages
             assert end_dead_runs() == []
         assert status_of(alive.run_id) == "FINISHED"
         assert lock_files() == []

@@ -1,0 +1,54 @@
+import pytest
+from mlflow.exceptions import MlflowException
+
+from pipeline_config.errors import ServiceError
+from tasks.tracking.client import TrackingClient
+from tasks.tracking.server import open_client
+from tests.flaky_server import MODES, flaky_server
+
+RUN = "0" * 32
+REASONS = dict(zip(MODES, ("connection refused", "no answer in time", "HTTP status 500"), strict=True))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_is_away_is_a_service_error_in_plain_words(mode):
+    with flaky_server() as server:
+        client = TrackingClient(server.url.replace("//", "//me:secret@"))
+        server.fail(mode)
+        with pytest.raises(ServiceError) as caught:
+            client.get_run(RUN)
+        assert str(caught.value) == f"MLflow at {server.url} failed at `get_run`: {REASONS[mode]}"
+
+
+@pytest.mark.parametrize(("status", "reason"), [(500, "HTTP status 500"), (403, "403 Client Error")])
+def test_a_server_that_does_not_take_a_file_is_one_too(tmp_path, status, reason):
+    (tmp_path / "a.txt").write_text("a")
+    run = f"{status:032}"  # MLflow remembers where the files of a run are
+    with flaky_server() as server:
+        info = {"run_id": run, "artifact_uri": "mlflow-artifacts:/1/2/artifacts"}
+        server.answer = {"run": {"info": info, "data": {}}}
+        server.statuses["PUT"] = status
+        with pytest.raises(ServiceError, match=f"failed at `log_artifact`: {reason}"):
+            TrackingClient(server.url).log_artifact(run, str(tmp_path / "a.txt"))
+
+
+@pytest.mark.usefixtures("tracked")
+def test_what_does_not_exist_stays_an_error_of_mlflow():
+    client = open_client()
+    assert isinstance(client, TrackingClient)
+    with pytest.raises(MlflowException) as caught:
+        client.get_run(RUN)
+    assert caught.value.error_code == "RESOURCE_DOES_NOT_EXIST"
+
+
+def test_a_file_of_ours_that_is_missing_stays_an_error_of_the_system(tracked):
+    client = open_client()
+    run = client.create_run(client.create_experiment("x", artifact_location=(tracked / "files").as_uri()))
+    with pytest.raises(FileNotFoundError):
+        client.log_artifact(run.info.run_id, str(tracked / "missing"))
