@@ -9,6 +9,7 @@ from cronsim import CronSim, CronSimError
 
 from pipeline_config.errors import ConfigError
 from pipeline_config.settings import PipelineConfig
+from tasks.runtime.escaping import escape_markdown
 
 
 def check_schedule(cron: str, timezone: str) -> None:
@@ -37,7 +38,7 @@ def describe_deployment(config: PipelineConfig, cron: str, timezone: str) -> dic
         "schedules": [Cron(cron, timezone=timezone, slug="scheduled")],
         "global_limit": ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
         "parameters": {"config": config.model_dump(mode="json")},
-        "description": f"Train, evaluate and register {config.registered_model}",
+        "description": f"Train, evaluate and register {escape_markdown(config.registered_model)}",
         "tags": ["gloveflow", config.name],
         "pause_on_shutdown": False,  # a restart of this process must not stop the schedule
         "print_starting_message": False,

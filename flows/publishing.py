@@ -33,6 +33,7 @@ from pipeline_config.schemas import (
     VECTORS_FILE,
 )
 from tasks.registry.register_model import Registration, describe_scores
+from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef
 from tasks.tracking import metrics, runs, server
 
@@ -151,8 +152,8 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, *, url:
             key="registered-model",
             description="The registered version and the decision of the gate",
             markdown=(
-                f"## [{registration.model} version {registration.version}]({version_url})\n\n"
-                f"{registration.reason}\n\n{describe_scores(evaluation.read_model(Metrics))}\n"
+                f"## [{escape_markdown(registration.model)} version {registration.version}]({version_url})\n\n"
+                f"{escape_markdown(registration.reason)}\n\n{describe_scores(evaluation.read_model(Metrics))}\n"
             ),
         )
 

@@ -1,7 +1,8 @@
 """The flow `score-texts`: classify a file of texts with the registered champion.
 
 Reads CSV, TSV, JSON lines or Parquet with a text column, or plain text with one text per line. Writes the same rows
-with `label`, `score` and one column `p_<class>` per class, as Parquet or CSV.
+with `label`, `score` and one column `p_<class>` per class, as Parquet or CSV. In CSV, texts that a spreadsheet would run
+as a formula get an apostrophe in front; Parquet keeps every text as it is.
 """
 
 import logging
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.errors import InputError, StoreError
 from tasks.runtime.cancellation import allow_work
+from tasks.runtime.escaping import escape_cell
 from tasks.runtime.loggers import open_loggers
 from tasks.runtime.progress import track_progress
 from tasks.tracking.models import Classify, find_alias, load_model
@@ -120,7 +122,7 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            frame.apply(_escape_column).rename(columns=escape_cell).to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False)
         temporary.replace(path)
@@ -128,3 +130,7 @@ def write_frame(frame: pd.DataFrame, path: Path) -> None:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _escape_column(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    return column if pd.api.types.is_numeric_dtype(column) else column.map(escape_cell)

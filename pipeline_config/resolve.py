@@ -14,6 +14,9 @@ from pipeline_config.errors import ConfigError
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets, preset_path
 from pipeline_config.renamed import rename_settings
 from pipeline_config.settings import PipelineConfig
+from pipeline_config.yaml_text import MAX_DEPTH, parse_yaml
+
+MAX_SHOWN = 200  # characters of a value in a message
 
 
 class ResolvedConfig(NamedTuple):
@@ -49,7 +52,7 @@ def resolve_config(
     layers = [(f"preset {preset}", _read_preset(preset))]
     if file is not None:
         layers.append((f"file {file}", _read_yaml(file.name, _read_file(file))))
-    layers.extend((f"--set {text}", _parse_override(text)) for text in overrides)
+    layers.extend((f"--set {_shorten(text)}", _parse_override(text)) for text in overrides)
     merged: dict[str, Any] = {}
     origins = {key: "default" for key, _ in flatten(PipelineConfig().model_dump())}
     for origin, given in layers:
@@ -73,7 +76,7 @@ def describe_validation_error(error: ValidationError, origins: Mapping[str, str]
         if item["type"] == "extra_forbidden":
             message = f"unknown key; expected one of {', '.join(_section_fields(parts[:-1]))}"
         whole_section = item["type"] == "value_error" and isinstance(item["input"], Mapping)
-        got = "" if item["type"] == "extra_forbidden" or whole_section else f", got {item['input']!r}"
+        got = "" if item["type"] == "extra_forbidden" or whole_section else f", got {_shorten(repr(item['input']))}"
         origin = _find_origin(key, origins or {}, inside=not whole_section)
         where = f" (set by {origin})" if origin else ""
         lines.append(f"{key}: {message}{got}{where}")
@@ -134,7 +137,7 @@ def _read_file(path: Path) -> str:
 
 def _read_yaml(where: str, text: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
+        values = parse_yaml(text, where)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: for example the date 2024-13-45
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
     if values is None:
@@ -149,12 +152,18 @@ def _parse_override(text: str) -> dict[str, Any]:
     parts = [part.strip() for part in key.split(".")]
     if not separator or not all(parts):
         raise ConfigError(f"--set {text}: expected section.key=value, for example training.epochs=3")
+    if len(parts) > MAX_DEPTH:
+        raise ConfigError(f"--set {_shorten(text)}: {len(parts)} names, expected section.key=value")
     if "label_map" in parts[:-1]:
         raise ConfigError(f"--set {text}: expected the whole map, for example corpus.label_map={{'0': negative}}")
     try:
-        value: Any = yaml.safe_load(raw)
+        value: Any = parse_yaml(raw, f"--set {_shorten(text)}", one_line=True)
     except (yaml.YAMLError, ValueError):
         value = raw
     for part in reversed(parts):
         value = {part: value}
     return dict(value)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -15,6 +15,7 @@ from pipeline_config.contracts.evaluation import Metrics, ModelScores
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
 from tasks.registry.gate import DOCUMENTS_TAG, pass_gate, score_tag
+from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef, tree_digest
 from tasks.tracking import models, runs
 
@@ -99,4 +100,5 @@ def describe_scores(metrics: Metrics) -> str:
         for title, scores in (("LSTM", metrics.test.lstm), ("TF-IDF + logistic regression", metrics.test.baseline))
     ]
     head = ["| on the test split | accuracy | macro F1 | log-loss |", "|---|---|---|---|"]
-    return "\n".join([f"Classes: {', '.join(metrics.test.lstm.classes)}", "", *head, *rows])
+    classes = ", ".join(escape_markdown(label) for label in metrics.test.lstm.classes)
+    return "\n".join([f"Classes: {classes}", "", *head, *rows])

@@ -19,6 +19,7 @@ from prefect.context import TaskRunContext
 from tqdm import tqdm
 
 from tasks.runtime.cancellation import raise_if_stopped
+from tasks.runtime.escaping import escape_markdown
 
 logger = logging.getLogger(__name__)
 LOG_SECONDS = 10.0
@@ -45,7 +46,7 @@ def track_progress(
     started = time.monotonic()
     done, next_line, next_update = initial, started + LOG_SECONDS, started + ARTIFACT_SECONDS
     artifact_id = (
-        create_progress_artifact(0.0, key=artifact, description=description)
+        create_progress_artifact(0.0, key=artifact, description=escape_markdown(description))
         if (artifact and TaskRunContext.get())
         else None
     )

@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from pipeline_config.errors import ServiceError
 from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
+from tasks.runtime.escaping import escape_cell
 from tasks.store.locks import file_lock, try_lock
 from tasks.tracking.server import mlflow_directory, open_client, run_url, tracking_uri
 
@@ -116,11 +117,14 @@ def log_json(run_id: str, value: dict[str, Any], name: str) -> None:
 
 
 def log_table(run_id: str, rows: list[dict[str, Any]], name: str) -> None:
-    """Log rows as `tables/<name>.csv`, which MLflow's page shows as a table; a second call replaces the file."""
+    """Log rows as `tables/<name>.csv`, which MLflow's page shows as a table; a second call replaces the file.
+
+    Texts that a spreadsheet would run as a formula get an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({name: escape_cell(name) for name in writer.fieldnames})
+    writer.writerows({name: escape_cell(cell) for name, cell in row.items()} for row in rows)
     open_client().log_text(run_id, text.getvalue(), f"tables/{name}.csv")
 
 

@@ -5,6 +5,7 @@ By default, runs and models are in `<artifacts>/mlflow` (SQLite and files). `MLF
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import mlflow
 from mlflow import MlflowClient
@@ -54,7 +55,7 @@ def run_url(experiment_id: str, run_id: str) -> str:
 
 def model_url(name: str, version: str) -> str:
     """Return the address of a model version's page."""
-    return f"{ui_url()}/#/models/{name}/versions/{version}"
+    return f"{ui_url()}/#/models/{quote(name, safe='')}/versions/{version}"
 
 
 def ui_url() -> str:

@@ -23,6 +23,7 @@ from flows.publishing import (
     results_table,
 )
 from pipeline_config.settings import PipelineConfig
+from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef, find_output
 from tasks.tracking.runs import track_run
 from tasks.tracking.server import open_client
@@ -215,7 +216,7 @@ class TestPrefectPage:
         assert "[MLflow run](http://runs.example/1)" in last_artifact("results").description
         text = last_artifact("registered-model").data
         assert f"gloveflow-tiny version {registration.version}" in text
-        assert registration.reason in text
+        assert escape_markdown(registration.reason) in text
         assert "Classes: food, sports, weather" in text
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -81,6 +82,37 @@ def test_unusable_files_are_errors(tmp_path: Path, name: str, content: str, mess
 def test_a_name_that_is_neither_parquet_nor_csv_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ends in \.parquet or \.csv"):
         write_frame(pd.DataFrame(), tmp_path / "scored.xls")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_cells_that_a_spreadsheet_would_run_are_texts_in_csv_and_unchanged_in_parquet(
+    tmp_path: Path, suffix: str
+) -> None:
+    path, formula = tmp_path / f"scored{suffix}", '=HYPERLINK("https://attacker.example")'
+    frame = pd.DataFrame(
+        {
+            "text": [formula, "-0.5", "plain"],
+            "label": ["@SUM(A1)", None, "a"],
+            "score": np.array([-0.1, np.nan, 0.3], np.float32),
+            "p_=1": [1, -2, 3],
+        }
+    )
+    frame["=head"] = frame["label"].astype("category")
+    write_frame(frame, path)
+    if suffix == ".parquet":
+        assert pd.read_parquet(path).equals(frame)
+        return
+    assert path.read_text("utf-8").splitlines() == [
+        "text,label,score,p_=1,'=head",
+        '"\'=HYPERLINK(""https://attacker.example"")",\'@SUM(A1),-0.1,1,\'@SUM(A1)',
+        "-0.5,,,-2,",
+        "plain,a,0.3,3,a",
+    ]
+
+
+def test_a_table_without_rows_is_written_with_its_header(tmp_path: Path) -> None:
+    write_frame(pd.DataFrame({"text": [], "score": []}), tmp_path / "scored.csv")
+    assert (tmp_path / "scored.csv").read_text("utf-8") == "text,score\n"
 
 
 def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

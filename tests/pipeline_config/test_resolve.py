@@ -6,6 +6,7 @@ from pipeline_config.errors import ConfigError
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
 from pipeline_config.resolve import flatten, resolve_config
 from pipeline_config.settings import PipelineConfig
+from pipeline_config.yaml_text import parse_yaml
 
 
 @pytest.fixture
@@ -235,3 +236,72 @@ def test_a_name_that_the_registry_would_misread_is_refused_when_the_configuratio
     with pytest.raises(ConfigError) as caught:
         resolve_config(overrides=[override])
     assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "training: {epochs: 3}\ntraining: {epochs: 4}\n",
+            "my.yaml:2: the key 'training' is given twice in one section",
+        ),
+        ("training:\n  epochs: 3\n  patience: 1\n  epochs: 4\n", "my.yaml:4: the key 'epochs' is given twice"),
+        ("training: {epochs: 3, 'epochs': 4}\n", "my.yaml:1: the key 'epochs' is given twice in one section, first in"),
+        ("corpus: {label_map: {1: a, 0x1: b}}\n", "my.yaml:1: the key '0x1' is given twice in one section"),
+        ("a: &a {epochs: 1}\ntraining: {<<: *a, <<: *a}\n", "my.yaml:2: the key '<<' is given twice in one section"),
+        ("corpus: &a\n  label_map: *a\n", "my.yaml:2: the value of the anchor &a contains itself; write the value out"),
+        ("corpus: &a {<<: *a}\n", "my.yaml:1: the value of the anchor &a contains itself"),
+        ("corpus: &a [1, [2, *a]]\n", "my.yaml:1: the value of the anchor &a contains itself"),
+        ("&a *a\n", "my.yaml: not valid YAML: "),
+        (f"corpus: {'[' * 5000}{']' * 5000}\n", "my.yaml:1: nested more than 20 levels deep, expected sections with"),
+        ("\n".join(f"{' ' * n}a:" for n in range(3000)), "my.yaml:21: nested more than 20 levels deep"),
+        (
+            "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 400)),
+            "my.yaml:20: nested more than 20 levels deep",
+        ),
+        (
+            "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 15)),
+            "my.yaml:5: more than 100,000 values (each alias counts as what it stands for)",
+        ),
+        ("? [a]\n: 1\n", "my.yaml: not valid YAML: "),
+    ],
+)
+def test_yaml_that_contradicts_or_contains_itself_is_refused_with_its_line(write_file, content, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(file=write_file(content))
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training={epochs: 3, epochs: 4}", "the key 'epochs' is given twice in one section; keep one of them"),
+        ("corpus.label_map=&a {x: *a}", "the value of the anchor &a contains itself; write the value out"),
+        (f"corpus.source={'[' * 5000}", "nested more than 20 levels deep, expected sections with settings"),
+        (f"{'a.' * 5000}a=1", "5001 names, expected section.key=value"),
+    ],
+)
+def test_override_that_contradicts_or_contains_itself_is_refused(override, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(overrides=[override])
+    assert str(caught.value).startswith(f"--set {override[:150]}")
+    assert str(caught.value).endswith(message)
+    assert len(str(caught.value)) < 400
+
+
+def test_aliases_and_merged_sections_are_read(write_file):
+    file = write_file("corpus: &a {label_map: {x: y}, validation_fraction: 0.3}\n")
+    assert resolve_config(file=file).config.corpus.label_map == {"x": "y"}
+    text = "training: &t {epochs: 5, patience: 2}\nbaseline: {min_df: &n 7, ngram_max: 1}\nvocabulary: {min_freq: *n}\n"
+    config = resolve_config(file=write_file(text)).config
+    assert (config.training.epochs, config.vocabulary.min_freq) == (5, 7)
+    merged = parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: [*a, {z: 4}]}\n=: 5\n", "text")
+    assert merged == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 2, "z": 4}, "=": 5}
+
+
+def test_error_of_a_long_value_is_short():
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(overrides=[f"training.epochs={'x' * 5000}"])
+    assert len(str(caught.value)) < 600

@@ -139,3 +139,16 @@ def test_description_of_a_version_is_a_table_of_the_test_scores(toy):
     lstm = metrics.test.lstm
     scores = [f"{value:.4f}" for value in (lstm.accuracy, lstm.macro_f1, lstm.log_loss)]
     assert f"| LSTM | {' | '.join(scores)} |" in lines
+
+
+def test_labels_in_the_description_of_a_version_are_shown_and_not_run(toy):
+    metrics = toy.evaluation.read_model(Metrics)
+    hostile = ["a|b", "[x](https://attacker.example)", "<img src=x onerror=alert(1)>", "`a`\n\n# head", "=1"]
+    some = next(iter(metrics.test.lstm.classes.values()))
+    lstm = metrics.test.lstm.model_copy(update={"classes": dict.fromkeys(hostile, some)})
+    test = metrics.test.model_copy(update={"lstm": lstm})
+    lines = describe_scores(metrics.model_copy(update={"test": test})).splitlines()
+    assert lines[0] == (
+        r"Classes: a\|b, \[x\](https://attacker.example), &lt;img src=x onerror=alert(1)&gt;, \`a\` \# head, =1"
+    )
+    assert lines[1:] == describe_scores(metrics).splitlines()[1:]

@@ -246,6 +246,9 @@ class TestLogging:
             log_table(run_id, [{"class": "a,b", "train": 1}, {"class": "c", "train": 2}], "classes")
         path = open_client().download_artifacts(run_id, "tables/classes.csv")
         assert Path(path).read_text("utf-8") == 'class,train\n"a,b",1\nc,2\n'
+        log_table(run_id, [{"=class": "=1+1", "train": -1}, {"=class": "-0.5", "train": -0.5}], "hostile")
+        path = open_client().download_artifacts(run_id, "tables/hostile.csv")
+        assert Path(path).read_text("utf-8") == "'=class,train\n'=1+1,-1\n-0.5,-0.5\n"
         log_table(run_id, [], "nothing")
         assert Path(open_client().download_artifacts(run_id, "tables/nothing.csv")).read_text("utf-8").strip() == ""
 
