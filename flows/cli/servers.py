@@ -23,6 +23,7 @@ from tasks.store.locks import file_lock
 
 START_SECONDS = 120.0
 STOP_SECONDS = 8.0
+REASON = "gloveflow: "  # how the line of the log begins in which our server says why it did not start
 
 
 class Server(NamedTuple):
@@ -43,8 +44,18 @@ class Server(NamedTuple):
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.url + self.health):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise ServiceError(f"the {self.name} server did not start on {self.url}; its output is in {self.log}")
+                raise ServiceError(
+                    f"the {self.name} server did not start on {self.url}; its output is in {self.log}{self._reason()}"
+                )
             time.sleep(0.05)
+
+    def _reason(self) -> str:
+        """Return the reason that `flows.cli.prefect_server` gave as its last line, if it did."""
+        with contextlib.suppress(OSError):
+            last = self.log.read_bytes().decode("utf-8", "replace").rstrip("\n").rpartition("\n")[2]
+            if last.startswith(REASON):
+                return f": {last.removeprefix(REASON)}"
+        return ""
 
     def stop(self) -> None:
         """End the server with SIGTERM, and with SIGKILL if it still runs after `STOP_SECONDS`."""
@@ -115,7 +126,8 @@ def start_prefect(root: Path, port: int, *, pages: bool) -> Server:
         **({} if pages else {"PREFECT__SERVER_EPHEMERAL": "1"}),
     }
     command = [
-        "uvicorn", "prefect.server.api.server:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port),
+        "flows.cli.prefect_server", "prefect.server.api.server:create_app", "--factory",
+        "--host", "127.0.0.1", "--port", str(port),
         "--log-level", "error", "--lifespan", "on", "--timeout-keep-alive", "5", "--timeout-graceful-shutdown", "3",
     ]  # fmt: skip
     return _start(

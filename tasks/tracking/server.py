@@ -11,17 +11,19 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from pipeline_config.errors import ServiceError
+from pipeline_config.errors import ServiceError, StoreError
 from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import file_lock
 from tasks.tracking.client import TrackingClient
+from tasks.tracking.database import prepare_mlflow_database
 
+_SQLITE = "sqlite:///"
 ABSENT = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE)}  # of a model or alias
 
 
 def tracking_uri() -> str:
     """Return where runs are tracked: `MLFLOW_TRACKING_URI`, or SQLite under the artifacts directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlflow_directory()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{mlflow_directory()}/mlflow.db"
 
 
 def mlflow_directory() -> Path:
@@ -32,18 +34,22 @@ def mlflow_directory() -> Path:
 def open_client() -> MlflowClient:
     """Return a client, whose calls raise `ServiceError` while the server is away.
 
-    One process sets up a new database while other processes wait.
+    One process sets up or migrates a database while other processes wait.
 
     Raises:
         ServiceError: the database cannot be opened.
+        StoreError: the database cannot be migrated or written.
     """
     uri = tracking_uri()
     _set_tracking_uri(uri)
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(_SQLITE):
         return TrackingClient(uri)
     with file_lock(mlflow_directory() / ".database.lock", waiting_for="another run to set up the MLflow database"):
         try:
+            _prepare(uri)
             return TrackingClient(uri)
+        except StoreError:
+            raise
         except Exception as error:
             raise ServiceError(f"{uri}: MLflow cannot open its database: {error}") from error
 
@@ -64,6 +70,15 @@ def ui_url() -> str:
     return (uri if uri.startswith("http") else os.environ.get("GLOVEFLOW_MLFLOW_URL", "http://127.0.0.1:5000")).rstrip(
         "/"
     )
+
+
+def _prepare(uri: str) -> None:
+    """Make an SQLite database ready for a client."""
+    name, own = uri.removeprefix(_SQLITE), mlflow_directory() / "mlflow.db"
+    if name == str(own):
+        prepare_mlflow_database(own, files=mlflow_directory() / "files")
+    elif name and not {":", "?"} & set(name):  # neither in memory nor with options
+        prepare_mlflow_database(Path(name), files=None)
 
 
 def _set_tracking_uri(uri: str) -> None:

@@ -186,6 +186,7 @@ def registered(artifacts: Path, registered_root: Path, toy_root: tuple[Path, Cha
     shutil.copytree(registered_root / "store", artifacts / "store")
     (artifacts / "mlflow").mkdir()
     shutil.copyfile(registered_root / "mlflow" / "mlflow.db", artifacts / "mlflow" / "mlflow.db")
+    shutil.copytree(registered_root / "mlflow" / "files", artifacts / "mlflow" / "files")
     open_client()  # lets MLflow's own functions find the database, too
     return toy_root[1]
 

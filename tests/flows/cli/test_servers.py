@@ -85,6 +85,17 @@ def test_a_server_that_ends_before_it_is_up_is_an_error_that_names_its_log(
         server.wait_until_up()
 
 
+def test_the_reason_that_a_server_gives_in_its_log_is_part_of_the_error(
+    make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(servers, "answers", lambda _: False)
+    (tmp_path / "toy.log").write_text(f"old lines\n{servers.REASON}prefect.db: cannot be migrated\n")
+    server = make_server("raise SystemExit(1)")
+    server.process.wait()
+    with pytest.raises(ServiceError, match=r"its output is in .*/toy\.log: prefect\.db: cannot be migrated$"):
+        server.wait_until_up()
+
+
 def test_a_server_that_does_not_answer_in_time_is_an_error(
     make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
