@@ -1,5 +1,6 @@
 """Schedules: serve a deployment of the pipeline whose runs start by cron, one at a time."""
 
+import os
 import warnings
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ from cronsim import CronSim, CronSimError
 from pipeline_config.errors import ConfigError
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.escaping import escape_markdown
+from tasks.runtime.parent import PARENT_VARIABLE
 
 
 def check_schedule(cron: str, timezone: str) -> None:
@@ -45,13 +47,17 @@ def describe_deployment(config: PipelineConfig, cron: str, timezone: str) -> dic
     }
 
 
-def serve_pipeline(config: PipelineConfig, *, cron: str, timezone: str) -> None:
-    """Start scheduled runs when they are due, until the process is ended.
+def serve_pipeline(config: PipelineConfig, *, cron: str, timezone: str, own_server: bool) -> None:
+    """Start scheduled runs when they are due, until the process is ended. The runs end with this process.
 
-    `PREFECT_API_URL` must name a server with a scheduler.
+    `PREFECT_API_URL` must name a server with a scheduler; `own_server` tells whether it is that of the artifacts
+    directory. Runs whose process is gone are ended at the start and from time to time.
     """
     from flows.pipeline import train_pipeline
+    from flows.recovery import sweeping
 
     # Prefect's runner warns when it is ended by SIGTERM
     warnings.filterwarnings("ignore", "coroutine 'Runner.astop' was never awaited", RuntimeWarning)
-    train_pipeline.serve(**describe_deployment(config, cron, timezone))
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    with sweeping(f"{train_pipeline.name}/{config.name}", own_server=own_server):
+        train_pipeline.serve(**describe_deployment(config, cron, timezone))

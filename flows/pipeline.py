@@ -17,7 +17,8 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
 
 from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
-from flows.publishing import close_flow_runs, log_results, publish_link, publish_results
+from flows.publishing import log_results, publish_link, publish_results
+from flows.recovery import hold_flow_run, sweep
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import GloveflowError, ServiceError
 from pipeline_config.schemas import REPORT_FILE
@@ -30,12 +31,13 @@ from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classif
 from tasks.registry.register_model import Registration, register_model
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
+from tasks.runtime.parent import end_with_parent
 from tasks.served.tokenizers import identify_tokenizer
 from tasks.store.artifacts import ArtifactRef, SourceRef
 from tasks.tokens.build_vocabulary import build_vocabulary
 from tasks.tokens.tokenize_corpus import check_tokenizer, tokenize_corpus
 from tasks.tracking.reachability import require_tracking_server
-from tasks.tracking.runs import TrackedRun, end_dead_runs, log_tags_if_possible, track_run
+from tasks.tracking.runs import TrackedRun, log_tags_if_possible, track_run
 from tasks.training.train_baseline import train_baseline
 from tasks.training.train_classifier import check_machine, train_classifier
 from tasks.vectors.download_glove import download_glove, find_vectors
@@ -78,8 +80,10 @@ def train_pipeline(config: PipelineConfig) -> PipelineResult:
     """Train, evaluate and register a text classifier on pre-trained GloVe vectors."""
     open_loggers()
     allow_work()
+    end_with_parent()
+    hold_flow_run(str(runtime.flow_run.id))
     require_tracking_server()
-    close_flow_runs(end_dead_runs())
+    sweep()
     try:
         return run_stages(config)
     except KeyboardInterrupt:

@@ -194,7 +194,7 @@ def results_table(evaluation: ArtifactRef, spread: dict[str, float]) -> list[dic
 
 
 def close_flow_runs(flow_run_ids: list[str]) -> None:
-    """Set flow runs to Crashed whose process was killed; those that are final or unknown stay as they are."""
+    """Set flow runs to Crashed whose process is gone; those that are final or unknown stay as they are."""
     if not flow_run_ids:
         return
     with get_client(sync_client=True) as client:
@@ -202,8 +202,11 @@ def close_flow_runs(flow_run_ids: list[str]) -> None:
             try:
                 state = client.read_flow_run(UUID(identity)).state
                 if state is not None and not state.is_final():
-                    crashed: State[None] = Crashed(message="The process of this run was killed.")
+                    crashed: State[None] = Crashed(message="The process of this run is gone.")
                     client.set_flow_run_state(UUID(identity), crashed, force=True)
+                    logger.warning(
+                        "flow run %s was left %s by a process that is gone: now Crashed", identity, state.name
+                    )
             except ObjectNotFound:
                 logger.info("flow run %s does not exist on this Prefect server", identity)
 

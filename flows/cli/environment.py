@@ -16,6 +16,8 @@ MLFLOW_PORT = 5000
 _DEFAULTS = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # in PREFECT_HOME, so that a slot of a deployment is given back even if the server was killed meanwhile
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line prints the project's own lines
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "DO_NOT_TRACK": "1",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.cli.environment import prepare_environment
+from flows.cli.environment import prepare_environment, read_servers
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
 
@@ -157,22 +157,25 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
     config.corpus.require_source()
     from flows.cli.servers import running_servers, start_pages
     from flows.deployments import check_schedule, serve_pipeline
-    from tasks.tokens.tokenize_corpus import check_tokenizer
-    from tasks.training.train_classifier import check_machine
 
     check_schedule(options.cron, options.timezone)
-    check_machine(config.training)
-    check_tokenizer(config.tokenization)
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # a service logs all lines of all runs
     starts = start_pages(root)[1:] if "PREFECT_API_URL" in os.environ else start_pages(root)
     with running_servers(root, starts) as servers:
         for server in servers:
             print(f"{server.name:8} {server.url}", flush=True)
         prepare_environment(root)
+        # not before: prefect reads the address of its server when it is imported, and would start another one
+        from tasks.tokens.tokenize_corpus import check_tokenizer
+        from tasks.training.train_classifier import check_machine
+
+        check_machine(config.training)
+        check_tokenizer(config.tokenization)
         print(
             f"runs of train-classifier/{config.name} at {options.cron!r} ({options.timezone}); Ctrl-C ends", flush=True
         )
-        serve_pipeline(config, cron=options.cron, timezone=options.timezone)
+        own = os.environ.get("PREFECT_API_URL") == f"{read_servers(root).get('prefect')}/api"
+        serve_pipeline(config, cron=options.cron, timezone=options.timezone, own_server=own)
     return 0
 
 

@@ -6,6 +6,7 @@ Imports only the standard library, because commands lock files before they impor
 import contextlib
 import fcntl
 import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,3 +54,21 @@ def try_lock(descriptor: int, path: Path) -> bool:
     except OSError as error:
         raise StoreError(f"{path}: its file system has no file locks ({error.strerror})") from error
     return True
+
+
+def lock_before_naming(path: Path) -> int:
+    """Make a lock file that is locked before it gets its name, so that nobody ever finds it unlocked.
+
+    Returns:
+        The file descriptor that holds the lock, until it is closed or the process ends.
+
+    Raises:
+        StoreError: the file cannot be made, or its file system has no locks.
+    """
+    unnamed = path.with_suffix(".new")
+    with store_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(unnamed, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try_lock(descriptor, path)
+        unnamed.rename(path)
+    return descriptor

@@ -15,7 +15,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from mlflow import MlflowClient
@@ -26,7 +26,7 @@ from pipeline_config.errors import ServiceError
 from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.escaping import escape_cell
-from tasks.store.locks import file_lock, try_lock
+from tasks.store.locks import file_lock, lock_before_naming, try_lock
 from tasks.tracking.server import mlflow_directory, open_client, run_url, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -151,14 +151,13 @@ def _lock_path(lock: str) -> Path:
 
 
 @contextlib.contextmanager
-def _hold_lock(path: Path) -> Iterator[BinaryIO]:
-    """Hold a lock file. It is locked before it gets its name, so that `end_dead_runs` never finds it unlocked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unnamed = path.with_suffix(".new")
-    with unnamed.open("wb") as file:
-        try_lock(file.fileno(), path)
-        unnamed.rename(path)
-        yield file
+def _hold_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file that `end_dead_runs` never finds unlocked."""
+    descriptor = lock_before_naming(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _runs_with_lock(client: MlflowClient, lock: str) -> list[Run]:

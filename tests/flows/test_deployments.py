@@ -1,7 +1,11 @@
 """Schedules: a served deployment gets its runs, and only one runs at a time."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +15,17 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 
 from flows.deployments import check_schedule
 from pipeline_config.errors import ConfigError
+
+STOPS_BEFORE_THE_SERVERS = """
+import sys
+import flows.cli.servers
+def stop(*_):
+    print("prefect:", "prefect" in sys.modules)
+    sys.exit()
+flows.cli.servers.running_servers = stop
+from flows.cli.main import main
+main(sys.argv[1:])
+"""
 
 
 @pytest.mark.parametrize(
@@ -45,6 +60,18 @@ def test_a_served_cron_deployment_gets_scheduled_runs(
     assert "Traceback" not in output
     with get_client(sync_client=True) as client:
         assert not client.read_deployment(deployment.id).paused
+
+
+def test_prefect_is_not_imported_before_its_server_is_known(tmp_path: Path) -> None:
+    """It reads the address when it is imported; without one, it would start a server that outlives the service."""
+    ended = subprocess.run(
+        [sys.executable, "-c", STOPS_BEFORE_THE_SERVERS, "serve", "--preset", "smoke", "--cron", "0 3 * * *"],
+        env={**os.environ, "GLOVEFLOW_ARTIFACTS": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stdout == "prefect: False\n", ended.stderr
 
 
 def wait_for_runs(name: str, *, seconds: float) -> tuple[Any, list[Any]]:

@@ -1,0 +1,151 @@
+"""Runs whose process is gone: find them, end them in Prefect and MLflow, and free what they held.
+
+Every flow run holds a lock file in `<artifacts>/prefect/live` until its process ends, however it ends. A file that
+nobody holds is a run whose process is gone.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+from prefect import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+
+from flows.publishing import close_flow_runs
+from pipeline_config.errors import GloveflowError
+from tasks.store.artifacts import artifacts_root
+from tasks.store.locks import lock_before_naming, try_lock
+from tasks.tracking.runs import end_dead_runs
+
+logger = logging.getLogger(__name__)
+SWEEP_SECONDS = 30.0
+_STARTED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+
+
+def hold_flow_run(identity: str) -> None:
+    """Hold the lock file of a flow run until this process ends."""
+    lock_before_naming(_live() / f"{identity}.lock")
+
+
+def sweep() -> None:
+    """End the flow runs, task runs and MLflow runs whose process is gone; each is logged.
+
+    A flow run that is set to Crashed gives the slot of its deployment back.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+        httpx.HTTPError: Prefect does not answer.
+    """
+    with _ended_flow_runs() as ended:
+        identities = sorted({*end_dead_runs(), *ended})
+        close_flow_runs(identities)
+        close_task_runs(identities)
+
+
+def close_task_runs(flow_run_ids: list[str]) -> None:
+    """Set the task runs of ended flow runs to Crashed that are still open."""
+    if not flow_run_ids:
+        return
+    query = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(identity) for identity in flow_run_ids]))
+    with get_client(sync_client=True) as client:
+        for run in client.read_task_runs(flow_run_filter=query):
+            if run.state and run.state.type in _STARTED and run.state.name != "NotReady":
+                client.set_task_run_state(run.id, Crashed(message="The process of this run is gone."), force=True)
+                logger.warning("task run %s was left %s: now Crashed", run.name, run.state.name)
+
+
+def recover_deployment(name: str, *, before: datetime) -> None:
+    """End the flow runs that an earlier service started for a deployment and that no process holds; free its slot.
+
+    Only for a server of this artifacts directory, and only while no other service serves the deployment: the runs of
+    another machine hold no lock file here.
+
+    Args:
+        name: flow and deployment, as `train-classifier/sentiment`.
+        before: runs that came into their state later are left alone.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            return
+        query = FlowRunFilter.model_validate({"state": {"type": {"any_": _STARTED}}})
+        runs = client.read_flow_runs(
+            flow_run_filter=query, deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+        )
+        dead = [
+            str(run.id)
+            for run in runs
+            if run.state and run.state.timestamp < before and not (_live() / f"{run.id}.lock").exists()
+        ]
+        close_flow_runs(dead)
+        close_task_runs(dead)
+        limit = client.read_deployment(deployment.id).global_concurrency_limit
+        if limit and limit.active_slots and len(dead) == len(runs):
+            client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(active_slots=0))
+            logger.warning("the slot of %s was held by no run: it is free", name)
+
+
+@contextlib.contextmanager
+def sweeping(name: str, *, own_server: bool) -> Iterator[None]:
+    """Sweep at the start and then every `SWEEP_SECONDS` during the body, in a thread.
+
+    Args:
+        name: flow and deployment that the body serves.
+        own_server: whether the Prefect server is that of this artifacts directory.
+    """
+    started, ended = datetime.now(UTC), threading.Event()
+    lock = artifacts_root() / "prefect" / f"serving-{name.replace('/', '-')}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+
+    def sweep_on() -> None:
+        while not ended.wait(SWEEP_SECONDS):
+            _try_sweep()
+
+    with lock.open("a") as file:
+        alone = try_lock(file.fileno(), lock)
+        _try_sweep(*([(name, started)] if own_server and alone else []))
+        thread = threading.Thread(target=sweep_on, name="sweep", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+def _try_sweep(*deployments: tuple[str, datetime]) -> None:
+    """Sweep; if a server is away, log it, because the next sweep comes soon."""
+    try:
+        sweep()
+        for name, before in deployments:
+            recover_deployment(name, before=before)
+    except (GloveflowError, httpx.HTTPError) as error:
+        logger.warning("runs of processes that are gone could not be ended this time: %s", error)
+
+
+@contextlib.contextmanager
+def _ended_flow_runs() -> Iterator[list[str]]:
+    """Yield the flow runs whose lock file nobody holds, and remove these files after a body without an error."""
+    with contextlib.ExitStack() as held:
+        found: dict[str, Path] = {}
+        for path in _live().glob("*.lock"):
+            with contextlib.suppress(FileNotFoundError):  # another sweep may remove it at this moment
+                file = held.enter_context(path.open("rb"))
+                if try_lock(file.fileno(), path):
+                    found[path.stem] = path
+        yield list(found)
+        for path in found.values():
+            path.unlink(missing_ok=True)
+
+
+def _live() -> Path:
+    return artifacts_root() / "prefect" / "live"
