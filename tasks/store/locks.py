@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline_config.errors import StoreError
 from tasks.store.disk_errors import store_errors
+from tasks.store.private_files import make_directory
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def file_lock(path: Path, *, waiting_for: str) -> Iterator[None]:
         StoreError: the file cannot be opened, or its file system has no locks.
     """
     with store_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         file = path.open("a")
     with file:
         logged = False

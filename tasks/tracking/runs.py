@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
 from tasks.store.locks import file_lock, try_lock
+from tasks.store.private_files import make_directory
 from tasks.tracking.server import mlflow_directory, open_client, run_url, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _lock_path(lock: str) -> Path:
 @contextlib.contextmanager
 def _hold_lock(path: Path) -> Iterator[BinaryIO]:
     """Hold a lock file. It is locked before it gets its name, so that `end_dead_runs` never finds it unlocked."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     unnamed = path.with_suffix(".new")
     with unnamed.open("wb") as file:
         try_lock(file.fileno(), path)
