@@ -24,6 +24,7 @@ from flows.publishing import close_flow_runs
 from pipeline_config.errors import GloveflowError
 from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import lock_before_naming, try_lock
+from tasks.store.private_files import make_directory
 from tasks.tracking.runs import end_dead_runs
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def sweeping(name: str, *, own_server: bool) -> Iterator[None]:
     """
     started, ended = datetime.now(UTC), threading.Event()
     lock = artifacts_root() / "prefect" / f"serving-{name.replace('/', '-')}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(lock.parent)
 
     def sweep_on() -> None:
         while not ended.wait(SWEEP_SECONDS):

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from flows.cli.environment import answers, read_servers
 from pipeline_config.errors import GloveflowError
 from tasks.store.locks import file_lock
+from tasks.store.private_files import make_directory
 
 MIN_FREE_BYTES = 2 << 30
 
@@ -69,7 +70,7 @@ def _compare_requirements(distribution: str) -> Iterator[Finding]:
 def check_prefect_server(_root: Path) -> Iterator[Finding]:
     """Import Prefect's server; wrong versions of fastapi or SQLAlchemy make this fail."""
     with contextlib.suppress(KeyError, OSError):
-        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # importing prefect warns if it is missing
+        make_directory(Path(os.environ["PREFECT_HOME"]))  # importing prefect warns if it is missing
     try:
         import prefect.server.api.server  # noqa: F401
     except Exception as error:

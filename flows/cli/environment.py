@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from tasks.runtime.loggers import OUR_LOGGERS
+from tasks.store.private_files import make_directory
 
 PREFECT_PORT = 4200
 MLFLOW_PORT = 5000
@@ -60,7 +61,7 @@ def read_servers(root: Path) -> dict[str, str]:
 
 def write_servers(root: Path, servers: dict[str, str]) -> None:
     """Record the addresses of servers, beside those that are recorded already."""
-    root.mkdir(parents=True, exist_ok=True)
+    make_directory(root)
     temporary = root / f".servers-{os.getpid()}.json"
     temporary.write_text(json.dumps({**read_servers(root), **servers}), "utf-8")
     temporary.replace(root / "servers.json")

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from flows.cli.environment import MLFLOW_PORT, PREFECT_PORT, answers, write_servers
 from pipeline_config.errors import ServiceError
 from tasks.store.locks import file_lock
+from tasks.store.private_files import make_directory, open_to_append
 
 START_SECONDS = 120.0
 STOP_SECONDS = 8.0
@@ -115,7 +116,7 @@ def running_servers(root: Path, starts: list[Callable[[], Server]]) -> Iterator[
 def start_prefect(root: Path, port: int, *, pages: bool) -> Server:
     """Start a Prefect API server; with `pages` it also serves the UI and runs the scheduler."""
     url = f"http://127.0.0.1:{port}"
-    Path(os.environ.get("PREFECT_HOME", root)).mkdir(parents=True, exist_ok=True)
+    make_directory(Path(os.environ.get("PREFECT_HOME", root)))
     environment = {
         "PREFECT_UI_ENABLED": "true" if pages else "false",
         "PREFECT_SERVER_UI_API_URL": f"{url}/api",
@@ -193,10 +194,9 @@ def _start(
         without: variables of this process that the server must not inherit.
     """
     log = root / "logs" / f"{name}-server.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     inherited = {key: value for key, value in os.environ.items() if key not in without}
     scripts = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', '')}"  # where mlflow finds uvicorn
-    with log.open("ab") as output:
+    with open_to_append(log) as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             env={**inherited, **environment, "PATH": scripts},

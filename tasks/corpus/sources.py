@@ -21,6 +21,7 @@ from tasks.corpus.formats import list_class_files
 from tasks.fetching.mirrors import download_file
 from tasks.store.artifacts import SourceRef, artifacts_root, file_digest, tree_digest
 from tasks.store.locks import file_lock
+from tasks.store.private_files import make_directory
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
@@ -136,7 +137,7 @@ def _copy(system: object, name: str) -> Path:
     """Copy a file of an fsspec file system to the downloads, under a name that changes with its version."""
     version = hashlib.sha256(f"{system.to_json()} {name} {system.ukey(name)}".encode()).hexdigest()[:16]  # type: ignore[attr-defined]
     path = artifacts_root() / "downloads" / f"{version}-{Path(name).name}"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with file_lock(path.with_name(f".{path.name}.lock"), waiting_for=f"another run to fetch {name}"):
         if not path.exists():
             part = path.with_name(f"{path.name}.part")

@@ -31,6 +31,7 @@ from tasks.store.artifacts import (
 from tasks.store.disk_errors import store_errors
 from tasks.store.locks import file_lock
 from tasks.store.output import StageOutput
+from tasks.store.private_files import make_directory
 
 _TOOLS = ("gloveflow", "torch", "torchtext", "pyarrow", "numpy", "scikit-learn", "safetensors")
 
@@ -57,7 +58,7 @@ def commit_output(
     """
     directory = output_directory(stage, key)
     with store_errors(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(directory.parent)
     with file_lock(directory.parent / f".{key}.lock", waiting_for=f"another run to finish {stage}"):
         found = find_output(stage, key)
         scratch = artifacts_root() / "checkpoints" / stage / key

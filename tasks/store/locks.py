@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline_config.errors import StoreError
 from tasks.store.disk_errors import store_errors
+from tasks.store.private_files import make_directory
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def file_lock(path: Path, *, waiting_for: str) -> Iterator[None]:
         StoreError: the file cannot be opened, or its file system has no locks.
     """
     with store_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         file = path.open("a")
     with file:
         logged = False
@@ -67,7 +68,7 @@ def lock_before_naming(path: Path) -> int:
     """
     unnamed = path.with_suffix(".new")
     with store_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         descriptor = os.open(unnamed, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try_lock(descriptor, path)
         unnamed.rename(path)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline_config.errors import TrainingError
 from tasks.store.commit import sync
+from tasks.store.private_files import make_directory
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.safetensors"
@@ -59,7 +60,7 @@ class Checkpoints:
         text = json.dumps({"state": state, "machines": [*self.machines, self.machine]}, allow_nan=False)
         header = {"content": text, "sha256": _digest(tensors, text)}
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self.directory)
             save_file(tensors, temporary, metadata=header)
             sync(temporary)
             temporary.replace(self.directory / CHECKPOINT)
