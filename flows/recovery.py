@@ -7,21 +7,26 @@ nobody holds is a run whose process is gone.
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from flows.publishing import close_flow_runs
-from pipeline_config.errors import GloveflowError
 from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import lock_before_naming, try_lock
 from tasks.store.private_files import make_directory
@@ -57,11 +62,27 @@ def close_task_runs(flow_run_ids: list[str]) -> None:
     if not flow_run_ids:
         return
     query = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(identity) for identity in flow_run_ids]))
+    _close_task_runs(flow_run_filter=query)
+
+
+def close_late_task_runs(deployment: str) -> None:
+    """Do the same for all crashed runs of a deployment: Prefect may record a task run after its flow run was ended.
+
+    Args:
+        deployment: name of the deployment, without its flow.
+    """
+    _close_task_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": [StateType.CRASHED]}}}),
+        deployment_filter=DeploymentFilter.model_validate({"name": {"any_": [deployment]}}),
+    )
+
+
+def _close_task_runs(**filters: Any) -> None:
+    open_ones = TaskRunFilter.model_validate({"state": {"name": {"any_": ["Pending", "Running"]}}})  # not NotReady
     with get_client(sync_client=True) as client:
-        for run in client.read_task_runs(flow_run_filter=query):
-            if run.state and run.state.type in _STARTED and run.state.name != "NotReady":
-                client.set_task_run_state(run.id, Crashed(message="The process of this run is gone."), force=True)
-                logger.warning("task run %s was left %s: now Crashed", run.name, run.state.name)
+        for run in client.read_task_runs(task_run_filter=open_ones, **filters):
+            client.set_task_run_state(run.id, Crashed(message="The process of this run is gone."), force=True)
+            logger.warning("task run %s was left %s: now Crashed", run.name, run.state_name)
 
 
 def recover_deployment(name: str, *, before: datetime) -> None:
@@ -110,11 +131,11 @@ def sweeping(name: str, *, own_server: bool) -> Iterator[None]:
 
     def sweep_on() -> None:
         while not ended.wait(SWEEP_SECONDS):
-            _try_sweep()
+            _try(sweep, lambda: close_late_task_runs(name.partition("/")[2]))
 
     with lock.open("a") as file:
         alone = try_lock(file.fileno(), lock)
-        _try_sweep(*([(name, started)] if own_server and alone else []))
+        _try(sweep, *([lambda: recover_deployment(name, before=started)] if own_server and alone else []))
         thread = threading.Thread(target=sweep_on, name="sweep", daemon=True)
         thread.start()
         try:
@@ -123,13 +144,12 @@ def sweeping(name: str, *, own_server: bool) -> Iterator[None]:
             ended.set()
 
 
-def _try_sweep(*deployments: tuple[str, datetime]) -> None:
-    """Sweep; if a server is away, log it, because the next sweep comes soon."""
+def _try(*steps: Callable[[], None]) -> None:
+    """Do the steps; an error, such as a server that is away, is logged, because the next sweep comes soon."""
     try:
-        sweep()
-        for name, before in deployments:
-            recover_deployment(name, before=before)
-    except (GloveflowError, httpx.HTTPError) as error:
+        for step in steps:
+            step()
+    except Exception as error:  # a service must not lose its sweep to any of them
         logger.warning("runs of processes that are gone could not be ended this time: %s", error)
 
 

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.states import Pending, Running
 
 from flows import recovery
-from flows.recovery import close_task_runs, hold_flow_run, recover_deployment, sweep, sweeping
+from flows.recovery import close_late_task_runs, close_task_runs, hold_flow_run, recover_deployment, sweep, sweeping
 
 HOLD = """
 import sys, time
@@ -115,6 +115,18 @@ class TestSweep:
             sweep()
             assert [client.read_task_run(identity).state_name for identity in left] == ["Crashed"] * 2
 
+    def test_a_task_run_that_is_recorded_after_its_flow_run_was_ended_is_ended_later(self, deployment: Any) -> None:
+        crashed, alive = (start_run(deployment, running=False) for _ in range(2))
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(crashed, recovery.Crashed(), force=True)
+            late, own, not_ready = (
+                client.create_task_run(work, run, dynamic_key=key, state=Pending(name=key)).id
+                for run, key in ((crashed, "Pending"), (alive, "Pending"), (crashed, "NotReady"))
+            )
+            close_late_task_runs(deployment.name)
+            states = [str(client.read_task_run(identity).state_name) for identity in (late, own, not_ready)]
+            assert states == ["Crashed", "Pending", "NotReady"]
+
     def test_a_run_that_ended_by_itself_keeps_its_state(self, deployment: Any, artifacts: Path) -> None:
         with get_client(sync_client=True) as client:
             run = client.create_flow_run_from_deployment(deployment.id).id
@@ -185,9 +197,9 @@ class TestSweeping:
     def test_it_sweeps_at_the_start_and_goes_on(self, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         again = threading.Event()
         monkeypatch.setattr(recovery, "SWEEP_SECONDS", 0.01)
+        monkeypatch.setattr(recovery, "close_late_task_runs", lambda name: again.set() if name == "x" else None)
         with sweeping("toy/x", own_server=True):
             assert calls[:2] == ["sweep", "toy/x"]
-            monkeypatch.setattr(recovery, "sweep", again.set)
             assert again.wait(5)
 
     def test_runs_of_other_machines_and_of_another_service_are_left_alone(self, calls: list[str]) -> None:
