@@ -10,7 +10,7 @@ from flows.cli.environment import prepare_environment
 
 # What the command line sets, before any other conftest imports prefect; no test may reach the user's own servers.
 _unused = tempfile.TemporaryDirectory(prefix="gloveflow-tests-")
-for _name in ("PREFECT_API_URL", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
+for _name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):
     os.environ.pop(_name, None)
 prepare_environment(Path(_unused.name))
 Path(os.environ["PREFECT_HOME"]).mkdir()

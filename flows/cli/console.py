@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cli.prefect_secret import secret_path
 from pipeline_config.preset_files import DEFAULT_PRESET
 from tasks.runtime.loggers import OUR_LOGGERS
 
@@ -37,6 +38,11 @@ def show_log_lines() -> None:
 def print_error(message: str) -> None:
     """Print an error to standard error."""
     print(f"gloveflow: {message}", file=sys.stderr)
+
+
+def print_login(root: Path) -> None:
+    """Say where the password of the Prefect pages is; the password itself must not get into a log."""
+    print(f"Prefect asks for a password, once per browser: it is the line in {secret_path(root)}", flush=True)
 
 
 def print_summary(result: "PipelineResult", *, name: str) -> None:

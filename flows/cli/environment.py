@@ -9,6 +9,7 @@ import json
 import os
 from pathlib import Path
 
+from flows.cli.prefect_secret import identify_server, read_secret
 from tasks.runtime.loggers import OUR_LOGGERS
 from tasks.store.private_files import make_directory
 
@@ -44,8 +45,10 @@ def prepare_environment(artifacts: Path | None = None) -> Path:
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(root / "prefect"))
     servers = read_servers(root)
-    if "PREFECT_API_URL" not in os.environ and (url := servers.get("prefect")) and answers(f"{url}/api/health"):
+    url, secret = servers.get("prefect"), read_secret(root)
+    if "PREFECT_API_URL" not in os.environ and url and secret and identify_server(url, secret):
         os.environ["PREFECT_API_URL"] = f"{url}/api"
+        os.environ["PREFECT_API_AUTH_STRING"] = secret
     if url := servers.get("mlflow"):
         os.environ.setdefault("GLOVEFLOW_MLFLOW_URL", url)
     return root

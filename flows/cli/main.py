@@ -155,6 +155,7 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
     """Start scheduled runs, one at a time, until the command is ended."""
     config = _resolve(options)
     config.corpus.require_source()
+    from flows.cli.console import print_login
     from flows.cli.servers import running_servers, start_pages
     from flows.deployments import check_schedule, serve_pipeline
 
@@ -164,6 +165,8 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
     with running_servers(root, starts) as servers:
         for server in servers:
             print(f"{server.name:8} {server.url}", flush=True)
+        if len(starts) == 2:
+            print_login(root)
         prepare_environment(root)
         # not before: prefect reads the address of its server when it is imported, and would start another one
         from tasks.tokens.tokenize_corpus import check_tokenizer
@@ -181,12 +184,14 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
 
 def _ui(options: argparse.Namespace, root: Path) -> int:
     """Start the Prefect and MLflow pages on 127.0.0.1 and print their addresses."""
+    from flows.cli.console import print_login
     from flows.cli.servers import running_servers, start_pages, wait_for_end
 
     print("starting the pages ...", flush=True)
     with running_servers(root, start_pages(root)) as servers:
         for server in servers:
             print(f"{server.name:8} {server.url}", flush=True)
+        print_login(root)
         print("Ctrl-C ends both", flush=True)
         wait_for_end(servers)
     return 0

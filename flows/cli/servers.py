@@ -1,7 +1,9 @@
 """The servers that commands start: Prefect's API (with or without its pages) and MLflow's pages.
 
-They listen on 127.0.0.1, write their output to `<artifacts>/logs`, and end with the process that started them, even if
-that is killed. Imports only the standard library, so that a server starts while the command still imports prefect.
+They listen on 127.0.0.1 and answer only requests to that address from pages of their own, which MLflow checks itself.
+Prefect asks for the secret of these artifacts. They write their output to `<artifacts>/logs`, and end with the process
+that started them, even if that is killed. Imports only the standard library, so that a server starts while the command
+still imports prefect.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from flows.cli.environment import MLFLOW_PORT, PREFECT_PORT, answers, write_servers
+from flows.cli.prefect_secret import identify_server, make_secret
 from pipeline_config.errors import ServiceError
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory, open_to_append
@@ -25,6 +28,12 @@ from tasks.store.private_files import make_directory, open_to_append
 START_SECONDS = 120.0
 STOP_SECONDS = 8.0
 REASON = "gloveflow: "  # how the line of the log begins in which our server says why it did not start
+# variables of MLflow that would switch off its checks of host and origin, or widen them
+MLFLOW_CHECKS = (
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE",
+    "MLFLOW_SERVER_ALLOWED_HOSTS",
+    "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS",
+)
 
 
 class Server(NamedTuple):
@@ -35,6 +44,7 @@ class Server(NamedTuple):
     health: str
     log: Path
     process: subprocess.Popen[bytes]
+    secret: str | None = None
 
     def wait_until_up(self) -> None:
         """Wait until the server answers.
@@ -43,7 +53,7 @@ class Server(NamedTuple):
             ServiceError: it ended, or did not answer within `START_SECONDS`.
         """
         deadline = time.monotonic() + START_SECONDS
-        while not answers(self.url + self.health):
+        while not self.is_up():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise ServiceError(
                     f"the {self.name} server did not start on {self.url}; its output is in {self.log}{self._reason()}"
@@ -57,6 +67,12 @@ class Server(NamedTuple):
             if last.startswith(REASON):
                 return f": {last.removeprefix(REASON)}"
         return ""
+
+    def is_up(self) -> bool:
+        """Return whether the server answers; one with a secret must prove that it is the process that was started."""
+        if not answers(self.url + self.health):
+            return False
+        return self.secret is None or identify_server(self.url, self.secret) == self.process.pid
 
     def stop(self) -> None:
         """End the server with SIGTERM, and with SIGKILL if it still runs after `STOP_SECONDS`."""
@@ -83,7 +99,9 @@ def embedded_prefect(root: Path) -> Iterator[Callable[[], None]]:
         file_lock(root / "prefect" / ".start.lock", waiting_for="another run to start its Prefect server")
     )
     server = start_prefect(root, find_port(0), pages=False)
+    before = os.environ.get("PREFECT_API_AUTH_STRING")
     os.environ["PREFECT_API_URL"] = f"{server.url}/api"
+    os.environ["PREFECT_API_AUTH_STRING"] = server.secret or ""
     os.environ.setdefault("PREFECT_UI_URL", f"http://127.0.0.1:{PREFECT_PORT}")  # where `gloveflow ui` shows the run
 
     def wait() -> None:
@@ -95,6 +113,9 @@ def embedded_prefect(root: Path) -> Iterator[Callable[[], None]]:
     finally:
         lock.close()
         os.environ.pop("PREFECT_API_URL", None)
+        os.environ.pop("PREFECT_API_AUTH_STRING", None)
+        if before is not None:
+            os.environ["PREFECT_API_AUTH_STRING"] = before
         server.stop()
 
 
@@ -117,21 +138,25 @@ def start_prefect(root: Path, port: int, *, pages: bool) -> Server:
     """Start a Prefect API server; with `pages` it also serves the UI and runs the scheduler."""
     url = f"http://127.0.0.1:{port}"
     make_directory(Path(os.environ.get("PREFECT_HOME", root)))
+    secret = make_secret(root)
     environment = {
         "PREFECT_UI_ENABLED": "true" if pages else "false",
         "PREFECT_SERVER_UI_API_URL": f"{url}/api",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_API_AUTH_STRING": secret,
+        "PREFECT_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url},http://localhost:{port}",
         "PREFECT__SERVER_FINAL": "1",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         **({} if pages else {"PREFECT__SERVER_EPHEMERAL": "1"}),
     }
     command = [
-        "flows.cli.prefect_server", "prefect.server.api.server:create_app", "--factory",
-        "--host", "127.0.0.1", "--port", str(port),
+        "flows.cli.prefect_server", "flows.cli.prefect_app:create_app", "--factory",
+        "--host", "127.0.0.1", "--port", str(port), "--app-dir", str(Path(__file__).parents[2]),
         "--log-level", "error", "--lifespan", "on", "--timeout-keep-alive", "5", "--timeout-graceful-shutdown", "3",
     ]  # fmt: skip
-    return _start(
+    server = _start(
         "prefect",
         command,
         url=url,
@@ -140,6 +165,7 @@ def start_prefect(root: Path, port: int, *, pages: bool) -> Server:
         environment=environment,
         without=("PREFECT_API_URL",),
     )
+    return server._replace(secret=secret)
 
 
 def start_mlflow(root: Path, port: int) -> Server:
@@ -150,8 +176,11 @@ def start_mlflow(root: Path, port: int) -> Server:
     command = [
         "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         "--backend-store-uri", tracking_uri(), "--artifacts-destination", str(root / "mlflow" / "files"),
+        "--allowed-hosts", f"127.0.0.1:{port},localhost:{port}",
+        "--cors-allowed-origins", f"http://127.0.0.1:{port},http://localhost:{port}",
     ]  # fmt: skip
-    return _start("mlflow", command, url=f"http://127.0.0.1:{port}", health="/health", root=root)
+    url = f"http://127.0.0.1:{port}"
+    return _start("mlflow", command, url=url, health="/health", root=root, without=MLFLOW_CHECKS)
 
 
 def start_pages(root: Path) -> list[Callable[[], Server]]:

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 
 from flows.cli.servers import find_port, start_prefect
 from pipeline_config.resolve import resolve_config
@@ -93,7 +98,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server = start_prefect(root, find_port(0), pages=True)
     try:
         server.wait_until_up()
-        yield f"{server.url}/api"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PREFECT_API_AUTH_STRING", server.secret or "")
+            yield f"{server.url}/api"
         EventsWorker.drain_all(timeout=5)
         APILogWorker.drain_all(timeout=5)
     finally:
@@ -103,8 +110,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def prefect_api(prefect_server: str) -> Iterator[str]:
     """Let flows of this process use the server."""
-    with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with temporary_settings(client_settings(prefect_server)):
         yield prefect_server
+
+
+def client_settings(api: str) -> dict[Any, Any]:
+    """Return the settings of Prefect with which this process uses the shared server."""
+    secret = os.environ["PREFECT_API_AUTH_STRING"]
+    return {PREFECT_API_URL: api, PREFECT_API_AUTH_STRING: secret, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +129,7 @@ def finished(prefect_server: str, config: PipelineConfig, tmp_path_factory: pyte
         patch.setenv("PREFECT_API_URL", prefect_server)
         from flows.pipeline import train_pipeline
 
-        with temporary_settings({PREFECT_API_URL: prefect_server, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        with temporary_settings(client_settings(prefect_server)):
             return root, train_pipeline(config)
 
 

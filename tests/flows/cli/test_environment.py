@@ -10,11 +10,18 @@ import pytest
 
 from flows.cli import environment
 from flows.cli.environment import prepare_environment, read_servers, write_servers
+from flows.cli.prefect_secret import make_secret
 
 
 @pytest.fixture(autouse=True)
 def clean_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GLOVEFLOW_ARTIFACTS", "PREFECT_HOME", "PREFECT_API_URL", "GLOVEFLOW_MLFLOW_URL"):
+    for name in (
+        "GLOVEFLOW_ARTIFACTS",
+        "PREFECT_HOME",
+        "PREFECT_API_URL",
+        "PREFECT_API_AUTH_STRING",
+        "GLOVEFLOW_MLFLOW_URL",
+    ):
         monkeypatch.setenv(name, "")  # so that monkeypatch undoes what the code sets
         monkeypatch.delenv(name)
 
@@ -36,13 +43,16 @@ def test_variables_that_the_user_has_set_are_not_changed(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("up", [True, False])
-def test_a_recorded_server_is_used_only_while_it_answers(
+def test_a_recorded_server_is_used_only_while_it_proves_that_it_is_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: bool
 ) -> None:
     write_servers(tmp_path, {"prefect": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:2"})
-    monkeypatch.setattr(environment, "answers", lambda url: up and url == "http://127.0.0.1:1/api/health")
+    secret = make_secret(tmp_path)
+    known = {("http://127.0.0.1:1", secret): 7} if up else {}
+    monkeypatch.setattr(environment, "identify_server", lambda *asked: known.get(asked))
     prepare_environment(tmp_path)
     assert os.environ.get("PREFECT_API_URL") == ("http://127.0.0.1:1/api" if up else None)
+    assert os.environ.get("PREFECT_API_AUTH_STRING") == (secret if up else None)
     assert os.environ["GLOVEFLOW_MLFLOW_URL"] == "http://127.0.0.1:2"
 
 

@@ -15,6 +15,7 @@ from prefect.server.api.server import create_app
 
 from flows.cli import servers
 from flows.cli.environment import read_servers
+from flows.cli.prefect_secret import make_secret
 from flows.cli.servers import Server, embedded_prefect, find_port, running_servers, start_prefect, wait_for_end
 from pipeline_config.errors import ServiceError
 
@@ -184,7 +185,7 @@ def test_a_server_of_the_user_is_used_and_none_is_started(tmp_path: Path, monkey
 def test_the_embedded_server_serves_the_body_and_is_stopped_after_an_error(
     make_server: Callable[..., Server], all_up: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("PREFECT_API_URL", "PREFECT_UI_URL"):
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_UI_URL"):
         monkeypatch.setenv(name, "")  # so that monkeypatch undoes what the code sets
         monkeypatch.delenv(name)
     server = make_server(url="http://127.0.0.1:9")
@@ -207,7 +208,7 @@ def test_only_one_embedded_server_starts_at_a_time(
 ) -> None:
     from tasks.store.locks import try_lock
 
-    for name in ("PREFECT_API_URL", "PREFECT_UI_URL"):
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_UI_URL"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(servers, "start_prefect", lambda *_, **__: make_server())
@@ -242,6 +243,9 @@ def test_prefect_is_started_for_its_purpose_and_without_the_address_of_another_s
     assert environment["PREFECT_UI_ENABLED"] == ("true" if pages else "false")
     assert ("PREFECT__SERVER_EPHEMERAL" in environment) is not pages  # without it, the scheduler runs
     assert "PREFECT_API_URL" not in environment
+    assert environment["PREFECT_SERVER_API_AUTH_STRING"] == server.secret == make_secret(tmp_path)
+    assert environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4299,http://localhost:4299"
+    assert server.secret not in str(seen["command"])  # every user can read the arguments of a process
     assert seen["command"][-1:] == ["3"]  # type: ignore[index]
     assert seen["start_new_session"] is True
 

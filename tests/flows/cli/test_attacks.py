@@ -1,0 +1,156 @@
+"""Attacks on our servers: pages of other sites, names that resolve to 127.0.0.1, other users of the machine."""
+
+import base64
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from prefect import get_client
+
+from flows.cli.prefect_app import create_app
+from flows.cli.prefect_secret import identify_server
+from flows.cli.servers import find_port, start_mlflow
+from tests.flows.cli.test_session import toy
+
+EVIL = "http://evil.example"
+
+
+@pytest.fixture
+def deployment(prefect_api: str) -> str:
+    """A deployment, as `gloveflow serve` makes one; returns the address that creates runs of it."""
+    with get_client(sync_client=True) as client:
+        identity = client.create_deployment(flow_id=client.create_flow(toy), name="attacked")
+    return f"{prefect_api}/deployments/{identity}/create_flow_run"
+
+
+@pytest.fixture
+def login(prefect_api: str) -> dict[str, str]:
+    """The header of a client that knows the secret."""
+    secret = os.environ["PREFECT_API_AUTH_STRING"]
+    return {"authorization": f"Basic {base64.b64encode(secret.encode()).decode()}"}
+
+
+def post_run(deployment: str, headers: dict[str, str]) -> int:
+    body = {"parameters": {"config": {"tokenization": {"tokenizer": "os:system"}}}, "enforce_parameter_schema": False}
+    return httpx.post(deployment, json=body, headers=headers).status_code
+
+
+def host_of(url: str, name: str) -> dict[str, str]:
+    return {"host": f"{name}:{urlsplit(url).port}"}
+
+
+def test_a_client_with_the_secret_creates_a_run(deployment: str, login: dict[str, str]) -> None:
+    """Otherwise the refusals below would prove nothing."""
+    assert post_run(deployment, login) == 201
+    assert post_run(deployment, login | host_of(deployment, "localhost")) == 201
+    own_page = {"origin": f"http://127.0.0.1:{urlsplit(deployment).port}"}
+    assert post_run(deployment, login | own_page) == 201
+
+
+@pytest.mark.parametrize("password", [None, "gloveflow:", "gloveflow:wrong"])
+def test_another_user_of_the_machine_creates_no_run(deployment: str, password: str | None) -> None:
+    guess = {} if password is None else {"authorization": f"Basic {base64.b64encode(password.encode()).decode()}"}
+    assert post_run(deployment, guess) == 401
+    api = deployment.partition("/deployments")[0]
+    assert httpx.post(f"{api}/flow_runs/filter", json={}, headers=guess).status_code == 401
+    assert httpx.get(f"{api}/admin/settings", headers=guess).status_code == 401
+
+
+@pytest.mark.parametrize("origin", [EVIL, "null", "http://127.0.0.1", "http://127.0.0.1:1", "https://localhost"])
+def test_a_page_of_another_site_is_refused_even_with_the_secret(
+    deployment: str, login: dict[str, str], origin: str
+) -> None:
+    assert post_run(deployment, login | {"origin": origin}) == 403
+    preflight = {"origin": origin, "access-control-request-method": "POST"}
+    answer = httpx.options(deployment, headers=preflight)
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example", "user@127.0.0.1", "0.0.0.0"])
+def test_a_foreign_name_for_this_machine_is_refused_even_with_the_secret(
+    deployment: str, login: dict[str, str], name: str
+) -> None:
+    assert post_run(deployment, login | host_of(deployment, name)) == 403
+    assert post_run(deployment, login | {"host": "127.0.0.1:1"}) == 403
+    page = f"http://{urlsplit(deployment).netloc}/"
+    assert httpx.get(page, headers=host_of(deployment, name)).status_code == 403
+
+
+@pytest.mark.parametrize("headers", [{"origin": EVIL}, {"host": "evil.example"}])
+def test_foreign_web_sockets_are_refused(prefect_api: str, headers: dict[str, str]) -> None:
+    upgrade = {"connection": "upgrade", "upgrade": "websocket", "sec-websocket-protocol": "prefect"}
+    upgrade |= {"sec-websocket-version": "13", "sec-websocket-key": base64.b64encode(bytes(16)).decode()}
+    assert httpx.get(f"{prefect_api}/events/out", headers=upgrade).status_code == 101
+    assert httpx.get(f"{prefect_api}/events/out", headers=upgrade | headers).status_code == 403
+
+
+def test_the_pages_ask_for_the_secret_and_never_contain_it(prefect_api: str) -> None:
+    site = prefect_api.removesuffix("/api")
+    secret = os.environ["PREFECT_API_AUTH_STRING"]
+    settings = httpx.get(f"{site}/ui-settings")
+    assert settings.json()["auth"] == "BASIC"
+    assert settings.json()["api_url"] == prefect_api
+    page = httpx.get(site, headers={"accept": "text/html"}, follow_redirects=True)
+    assert page.status_code == 200
+    assert "<script" in page.text
+    assert secret.partition(":")[2] not in settings.text + page.text
+
+
+def test_the_server_proves_that_it_is_ours(prefect_api: str) -> None:
+    site = prefect_api.removesuffix("/api")
+    assert identify_server(site, os.environ["PREFECT_API_AUTH_STRING"])
+    assert identify_server(site, "gloveflow:wrong") is None
+
+
+def test_without_a_secret_the_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_PORT", "4200")
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    with pytest.raises(KeyError, match="PREFECT_SERVER_API_AUTH_STRING"):
+        create_app()
+
+
+@pytest.fixture(scope="module")
+def mlflow_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server as `gloveflow ui` starts it, by a user whose environment switches its checks off."""
+    root = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOVEFLOW_ARTIFACTS", str(root))
+        patch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
+        patch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "*")
+        patch.setenv("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "*")
+        server = start_mlflow(root, find_port(0))
+    try:
+        server.wait_until_up()
+        yield server.url
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (lambda _: {}, 200),
+        (lambda url: {"origin": url}, 200),
+        (lambda url: host_of(url, "localhost"), 200),
+        (lambda _: {"origin": EVIL}, 403),
+        (lambda _: {"origin": "null"}, 403),
+        (lambda url: host_of(url, "evil.example"), 403),
+        (lambda url: host_of(url, "10.0.0.1"), 403),
+    ],
+    ids=["a client", "its own page", "localhost", "another site", "a file", "a foreign name", "another address"],
+)
+def test_mlflow_answers_only_its_own_names_and_pages(
+    mlflow_site: str, headers: Callable[[str], dict[str, str]], status: int
+) -> None:
+    search = f"{mlflow_site}/api/2.0/mlflow/experiments/search"
+    assert httpx.post(search, json={"max_results": 1}, headers=headers(mlflow_site)).status_code == status
+
+
+def test_a_secret_of_one_store_does_not_open_another(prefect_api: str, tmp_path: Path) -> None:
+    from flows.cli.prefect_secret import make_secret
+
+    assert identify_server(prefect_api.removesuffix("/api"), make_secret(tmp_path)) is None
