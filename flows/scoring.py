@@ -1,8 +1,8 @@
 """The flow `score-texts`: classify a file of texts with the registered champion.
 
 Reads CSV, TSV, JSON lines or Parquet with a text column, or plain text with one text per line. Writes the same rows
-with `label`, `score` and one column `p_<class>` per class, as Parquet or CSV. In CSV, texts that a spreadsheet would run
-as a formula get an apostrophe in front; Parquet keeps every text as it is.
+with `label`, `score` and one column `p_<class>` per class, as Parquet or CSV. In CSV, texts that a spreadsheet would
+run as a formula get an apostrophe in front; Parquet keeps every text as it is.
 """
 
 import logging
