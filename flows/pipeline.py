@@ -21,6 +21,7 @@ from flows.publishing import log_results, publish_link, publish_results
 from flows.recovery import hold_flow_run, sweep
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import GloveflowError, ServiceError
+from pipeline_config.masking import split_user
 from pipeline_config.schemas import REPORT_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.batches.bucket_corpus import bucket_corpus
@@ -290,7 +291,7 @@ def _vectors_usable(futures: Sequence[PrefectFuture[Any] | None], config: Pipeli
 
 
 def _flow_run_url() -> str:
-    return str(runtime.flow_run.ui_url or "")
+    return split_user(str(runtime.flow_run.ui_url or ""))[0]
 
 
 def _prefect_tags() -> dict[str, str]:

@@ -1,14 +1,19 @@
 """Errors that a user can act on, each with the exit code of the command line.
 
 A message says what is wrong, what was expected and where. Any other exception is a defect, of the project or of a
-library, and ends with exit code 1; `--debug` shows its traceback.
+library, and ends with exit code 1; `--debug` shows its traceback. Secrets of addresses are masked in every message.
 """
+
+from pipeline_config.masking import mask_secrets
 
 
 class GloveflowError(Exception):
     """Base class of all errors that the project raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(mask_secrets(value) if isinstance(value, str) else value for value in arguments))
 
 
 class ConfigError(GloveflowError):

@@ -11,7 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline_config.errors import ConfigError
+from pipeline_config.masking import mask_secrets
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets, preset_path
+from pipeline_config.references import hide_secrets
 from pipeline_config.renamed import rename_settings
 from pipeline_config.settings import PipelineConfig
 from pipeline_config.yaml_text import MAX_DEPTH, parse_yaml
@@ -39,7 +41,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def resolve_config(
     *, preset: str = DEFAULT_PRESET, file: Path | None = None, overrides: Iterable[str] = ()
 ) -> ResolvedConfig:
-    """Merge the layers and validate the result.
+    """Merge the layers and validate the result. Secrets in addresses of sources become references to variables.
 
     Args:
         preset: name of a YAML file in `pipeline_config/presets`.
@@ -59,11 +61,12 @@ def resolve_config(
         layer = _rename(given, origin)
         _merge(merged, layer)
         origins.update({key: origin for key, _ in flatten(layer)})
+    hide_secrets(merged)
     try:
         config = PipelineConfig.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(describe_validation_error(error, origins)) from None
-    return ResolvedConfig(config, origins)
+    return ResolvedConfig(config, {key: mask_secrets(origin) for key, origin in origins.items()})
 
 
 def describe_validation_error(error: ValidationError, origins: Mapping[str, str] | None = None) -> str:

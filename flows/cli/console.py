@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.prefect_secret import secret_path
+from pipeline_config.masking import mask_secrets
 from pipeline_config.preset_files import DEFAULT_PRESET
 from tasks.runtime.loggers import OUR_LOGGERS
 
@@ -23,7 +24,7 @@ class ProgressHandler(logging.Handler):
         from tqdm import tqdm
 
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname}: "
-        tqdm.write(f"{time.strftime('%H:%M:%S')}  {mark}{record.getMessage()}", file=sys.stderr)
+        tqdm.write(f"{time.strftime('%H:%M:%S')}  {mark}{mask_secrets(record.getMessage())}", file=sys.stderr)
 
 
 def show_log_lines() -> None:
@@ -36,8 +37,8 @@ def show_log_lines() -> None:
 
 
 def print_error(message: str) -> None:
-    """Print an error to standard error."""
-    print(f"gloveflow: {message}", file=sys.stderr)
+    """Print an error to standard error, without secrets of addresses."""
+    print(f"gloveflow: {mask_secrets(message)}", file=sys.stderr)
 
 
 def print_login(root: Path) -> None:

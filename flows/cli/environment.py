@@ -8,8 +8,10 @@ that the user has set are not changed. Reads and writes `<artifacts>/servers.jso
 import json
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 from flows.cli.prefect_secret import identify_server, read_secret
+from pipeline_config.masking import split_user
 from tasks.runtime.loggers import OUR_LOGGERS
 from tasks.store.private_files import make_directory
 
@@ -42,6 +44,7 @@ def prepare_environment(artifacts: Path | None = None) -> Path:
     os.environ["GLOVEFLOW_ARTIFACTS"] = str(root)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    move_credentials()
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(root / "prefect"))
     servers = read_servers(root)
@@ -52,6 +55,17 @@ def prepare_environment(artifacts: Path | None = None) -> Path:
     if url := servers.get("mlflow"):
         os.environ.setdefault("GLOVEFLOW_MLFLOW_URL", url)
     return root
+
+
+def move_credentials() -> None:
+    """Move user and password of `PREFECT_API_URL` to the variable from which Prefect sends them.
+
+    Prefect writes the address into messages and links.
+    """
+    url, user = split_user(os.environ.get("PREFECT_API_URL", ""))
+    if user:
+        os.environ["PREFECT_API_URL"] = url
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", unquote(user))
 
 
 def read_servers(root: Path) -> dict[str, str]:

@@ -7,14 +7,22 @@ import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from flows.cli.environment import prepare_environment, read_servers
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
+from pipeline_config.masking import mask_secrets
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
 
 if TYPE_CHECKING:
     from pipeline_config.settings import PipelineConfig
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors, which quote what was typed, show no secrets."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(mask_secrets(message))
 
 
 class _ShowVersion(argparse.Action):
@@ -50,7 +58,7 @@ def run_command(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except GloveflowError as error:
         if options.debug:
-            traceback.print_exc()
+            print_error(traceback.format_exc())
         print_error(str(error))
         return error.exit_code
     except BrokenPipeError:
@@ -58,7 +66,7 @@ def run_command(arguments: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         if options.debug:
-            traceback.print_exc()
+            print_error(traceback.format_exc())
         print_error(f"unexpected error: {type(error).__name__}: {error} (--debug shows the traceback)")
         return 1
 
@@ -66,19 +74,19 @@ def run_command(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in sorted(EXIT_CODES.items()))
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="gloveflow",
         description="From GloVe vectors and a labelled corpus to a registered, servable LSTM text classifier.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     shared.add_argument(
         "--artifacts", type=Path, help="directory of all outputs (default: $GLOVEFLOW_ARTIFACTS or ./artifacts)"
     )
     shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    configured = argparse.ArgumentParser(add_help=False)
+    configured = _Parser(add_help=False)
     configured.add_argument(
         "--preset", default=DEFAULT_PRESET, help=f"one of {', '.join(list_presets())} (default: %(default)s)"
     )
@@ -91,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="set one value; can be repeated",
     )
-    served = argparse.ArgumentParser(add_help=False)
+    served = _Parser(add_help=False)
     served.add_argument("--alias", help="alias of the model version (default: the configured champion alias)")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, function, parents, add in (
@@ -133,8 +141,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, root: Path) -> int:
     """Run the whole pipeline and register the model."""
-    config = _resolve(options)
-    config.corpus.require_source()
+    config = _resolve_to_run(options)
     from flows.cli.console import print_summary, show_log_lines
     from flows.cli.session import run_flow
     from tasks.tracking.reachability import require_tracking_server
@@ -153,8 +160,7 @@ def _run(options: argparse.Namespace, root: Path) -> int:
 
 def _serve(options: argparse.Namespace, root: Path) -> int:
     """Start scheduled runs, one at a time, until the command is ended."""
-    config = _resolve(options)
-    config.corpus.require_source()
+    config = _resolve_to_run(options)
     from flows.cli.console import print_login
     from flows.cli.servers import running_servers, start_pages
     from flows.deployments import check_schedule, serve_pipeline
@@ -282,7 +288,7 @@ def _doctor(options: argparse.Namespace, root: Path) -> int:
 
     findings = examine(root)
     for finding in findings:
-        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject:14} {finding.text}")
+        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject:14} {mask_secrets(finding.text)}")
     return 0 if all(finding.ok for finding in findings) else 4
 
 
@@ -290,6 +296,16 @@ def _resolve(options: argparse.Namespace) -> "PipelineConfig":
     from pipeline_config.resolve import resolve_config
 
     return resolve_config(preset=options.preset, file=options.config, overrides=options.overrides).config
+
+
+def _resolve_to_run(options: argparse.Namespace) -> "PipelineConfig":
+    """Return the configuration of a run, which needs a corpus and every variable that a source refers to."""
+    from pipeline_config.references import check_references
+
+    config = _resolve(options)
+    config.corpus.require_source()
+    check_references(config.model_dump())
+    return config
 
 
 if __name__ == "__main__":

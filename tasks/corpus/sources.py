@@ -2,7 +2,8 @@
 
 A source is a path, a glob, a directory (of data files, or with one sub-folder per class), an https URL, the URL of any
 file system that fsspec supports, or `package:<distribution>:<path>` for data files of an installed distribution, which
-is not imported. Remote files are copied to `<artifacts>/downloads` first.
+is not imported. `${NAME}` in it stands for an environment variable. Remote files are copied to `<artifacts>/downloads`
+first.
 """
 
 import glob
@@ -15,6 +16,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.errors import GloveflowError, InputError, ServiceError
+from pipeline_config.references import fill_references
 from pipeline_config.schemas import Split
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.formats import list_class_files
@@ -46,7 +48,7 @@ def locate_corpus(config: CorpusConfig) -> CorpusRef:
     """Return the files of a corpus and its digest, after copying remote files.
 
     Raises:
-        ConfigError: `corpus.source` is not set.
+        ConfigError: `corpus.source` is not set, or a variable that a source refers to.
         InputError: a file, folder or distribution does not exist, or the format of a file is unknown.
         ServiceError: a URL cannot be fetched.
     """
@@ -83,6 +85,7 @@ def _find_paths(names: str | Sequence[str], wanted: str, field: str) -> list[Pat
 
 def _resolve_name(name: str, field: str) -> list[Path]:
     """Return the local paths that a source names, after copying remote files."""
+    name = fill_references(name, field)
     if name.startswith("https://"):
         return [download_file([name])]
     if "://" in name:

@@ -6,7 +6,6 @@ mirror is tried again in turn, with growing pauses, until the deadline.
 """
 
 import contextlib
-import hashlib
 import logging
 import random
 import ssl
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from pipeline_config.errors import InputError, ServiceError
+from pipeline_config.masking import digest_url, mask_secrets
 from tasks.fetching.archives import check_complete
 from tasks.fetching.partial_file import PartialFile
 from tasks.fetching.transfer import DeadlineError, TransientError, transfer_bytes
@@ -48,7 +48,7 @@ def download_file(
         ServiceError: no address gave the file; a later call may succeed.
     """
     require_https(urls)
-    final = get_local_path(urls[0], Path(urlsplit(urls[0]).path).name or "file")
+    final = get_local_path(urls[0], Path(urlsplit(mask_secrets(urls[0])).path).name or "file")
     with lock_download(final, urls[0]):
         if is_intact(final, sha256):
             return final
@@ -72,8 +72,11 @@ def require_https(urls: Sequence[str]) -> None:
 
 
 def get_local_path(url: str, name: str) -> Path:
-    """Return where a file from an address is stored; files of the same name from two addresses are kept apart."""
-    return artifacts_root() / "downloads" / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}"
+    """Return where a file from an address is stored; files of the same name from two addresses are kept apart.
+
+    A new password or signature in the address changes nothing.
+    """
+    return artifacts_root() / "downloads" / f"{digest_url(url)[:8]}-{name}"
 
 
 def get_partial_file(final: Path) -> PartialFile:
@@ -83,7 +86,7 @@ def get_partial_file(final: Path) -> PartialFile:
 
 def lock_download(final: Path, url: str) -> contextlib.AbstractContextManager[None]:
     """Hold the lock that lets one run at a time download a file."""
-    return file_lock(final.with_name(f".{final.name}.lock"), waiting_for=f"another run to download {url}")
+    return file_lock(final.with_name(f".{final.name}.lock"), waiting_for=f"another run to download {mask_secrets(url)}")
 
 
 def require_online(offline: bool, final: Path, url: str) -> None:
@@ -153,7 +156,7 @@ def try_mirrors(
                 return fetch(url)
             except (ServiceError, httpx.HTTPError, httpx.InvalidURL) as error:
                 failures[url] = str(error) or type(error).__name__
-                logger.warning("%s: %s", url, failures[url])
+                logger.warning("%s: %s", mask_secrets(url), mask_secrets(failures[url]))
                 if isinstance(error, DeadlineError):
                     raise _summarize(failures) from error
                 if not _is_transient(error):

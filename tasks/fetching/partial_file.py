@@ -1,12 +1,14 @@
 """An unfinished download on disk: `<name>.part` with the bytes so far, and a sidecar that says where they are from.
 
-The sidecar `<name>.part.json` holds the URL, the ETag and the span. A download is only resumed from the same URL, with
-the same span and a strong ETag; otherwise it starts over.
+The sidecar `<name>.part.json` holds the URL with its secrets masked, the ETag and the span. A download is only resumed
+from the same URL, with the same span and a strong ETag; otherwise it starts over.
 """
 
 import json
 from pathlib import Path
 from typing import NamedTuple
+
+from pipeline_config.masking import mask_secrets
 
 
 class Span(NamedTuple):
@@ -37,7 +39,7 @@ class PartialFile(NamedTuple):
         """Return the number of bytes so far and their ETag, or None if the download has to start over."""
         try:
             origin = json.loads(self.sidecar.read_text("utf-8"))
-            same = origin["url"] == url and origin["span"] == (span and list(span))
+            same = origin["url"] == mask_secrets(url) and origin["span"] == (span and list(span))
             etag = origin["etag"] if same else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -45,7 +47,7 @@ class PartialFile(NamedTuple):
 
     def write_sidecar(self, url: str, etag: str | None, span: Span | None) -> None:
         """Write down where the bytes are from."""
-        self.sidecar.write_text(json.dumps({"url": url, "etag": etag, "span": span}), "utf-8")
+        self.sidecar.write_text(json.dumps({"url": mask_secrets(url), "etag": etag, "span": span}), "utf-8")
 
     def discard(self) -> None:
         """Delete the bytes and the sidecar."""

@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from pipeline_config.errors import InputError, ServiceError
+from pipeline_config.masking import mask_secrets
 from tasks.fetching.archives import Member, find_data_start, find_member, open_member, open_packed, read_directory
 from tasks.fetching.mirrors import (
     check_and_record_digest,
@@ -92,7 +93,7 @@ def download_member(
     require_https(urls)
     member = get_local_path(urls[0], Path(wanted.member).name)
     files = _LocalFiles(
-        archive=get_local_path(urls[0], Path(urlsplit(urls[0]).path).name or "archive.zip"),
+        archive=get_local_path(urls[0], Path(urlsplit(mask_secrets(urls[0])).path).name or "archive.zip"),
         packed=member.with_name(f"{member.name}.gz"),
         member=member,
     )
@@ -130,7 +131,7 @@ def _fetch(url: str, files: _LocalFiles, wanted: WantedMember, *, deadline: floa
         transfer_bytes(url, partial, files.packed, span=span, deadline=deadline)
         _store_member(partial, member, files, wanted=wanted)
     except RangeRefusedError as error:
-        logger.info("%s: %s; downloading the whole archive", url, error)
+        logger.info("%s: %s; downloading the whole archive", mask_secrets(url), error)
         fetch_file(url, get_partial_file(files.archive), files.archive, sha256=wanted.archive_sha256, deadline=deadline)
         _check_member(files, wanted)
         partial.discard()

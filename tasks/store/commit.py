@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline_config.errors import StoreError
+from pipeline_config.masking import mask_values
 from tasks.store.artifacts import (
     MANIFEST,
     ArtifactRef,
@@ -105,7 +106,7 @@ def _write_manifest(output: StageOutput, *, stage: str, key: str, inputs: Mappin
         "digest": content_digest({name: entry["sha256"] for name, entry in files.items()}),
         "files": files,
         "facts": output.facts,
-        "inputs": {name: keyed(value) for name, value in inputs.items()},
+        "inputs": mask_values({name: keyed(value) for name, value in inputs.items()}),
         "seconds": round(seconds, 3),
         "tools": {name: metadata.version(name) for name in _TOOLS},
     }

@@ -23,6 +23,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, 
 from mlflow.exceptions import MlflowException
 
 from pipeline_config.errors import ServiceError
+from pipeline_config.masking import mask_secrets, mask_values
 from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.escaping import escape_cell
@@ -56,7 +57,13 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
     experiment_id = _experiment(client, f"gloveflow/{config.name}")
     lock = uuid.uuid4().hex
     with _hold_lock(_lock_path(lock)):
-        values = {**tags, **_source_tags(), LOCK_TAG: lock, "mlflow.source.name": "gloveflow", "mlflow.user": _user()}
+        values = {
+            **mask_values(tags),
+            **_source_tags(),
+            LOCK_TAG: lock,
+            "mlflow.source.name": "gloveflow",
+            "mlflow.user": _user(),
+        }
         run_id = client.create_run(experiment_id, tags=values, run_name=name).info.run_id
         try:
             _log_config(client, run_id, config)
@@ -100,7 +107,7 @@ def end_dead_runs() -> list[str]:
 
 def log_tags(run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run."""
-    open_client().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    open_client().log_batch(run_id, tags=[RunTag(key, mask_secrets(value)) for key, value in tags.items()])
 
 
 def log_tags_if_possible(run_id: str, tags: Mapping[str, str]) -> None:
@@ -113,7 +120,7 @@ def log_tags_if_possible(run_id: str, tags: Mapping[str, str]) -> None:
 
 def log_json(run_id: str, value: dict[str, Any], name: str) -> None:
     """Log a value as a JSON file of the run."""
-    open_client().log_dict(run_id, value, name)
+    open_client().log_dict(run_id, mask_values(value), name)
 
 
 def log_table(run_id: str, rows: list[dict[str, Any]], name: str) -> None:
@@ -192,7 +199,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def _log_config(client: MlflowClient, run_id: str, config: PipelineConfig) -> None:
-    values = config.model_dump(mode="json")
+    values = mask_values(config.model_dump(mode="json"))
     params = [Param(key, "null" if value is None else str(value)) for key, value in flatten(values)]
     client.log_batch(run_id, params=params)
     client.log_text(run_id, yaml.safe_dump(values, sort_keys=False), "config.yaml")

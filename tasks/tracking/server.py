@@ -5,13 +5,14 @@ By default, runs and models are in `<artifacts>/mlflow` (SQLite and files). `MLF
 
 import os
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from pipeline_config.errors import ServiceError, StoreError
+from pipeline_config.masking import split_user
 from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import file_lock
 from tasks.tracking.client import TrackingClient
@@ -23,7 +24,21 @@ ABSENT = {ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAME
 
 def tracking_uri() -> str:
     """Return where runs are tracked: `MLFLOW_TRACKING_URI`, or SQLite under the artifacts directory."""
+    move_credentials()
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{mlflow_directory()}/mlflow.db"
+
+
+def move_credentials() -> None:
+    """Move user and password of an HTTP address to the variables from which MLflow sends them.
+
+    MLflow and this project write the address into messages, tags and links.
+    """
+    url, user = split_user(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if user and url.startswith("http"):
+        name, _, password = user.partition(":")
+        os.environ["MLFLOW_TRACKING_URI"] = url
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(name))
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(password))
 
 
 def mlflow_directory() -> Path:

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from prefect import task
 
 from pipeline_config.errors import InputError
+from pipeline_config.masking import digest_url, mask_secrets
+from pipeline_config.references import fill_references
 from pipeline_config.schemas import ODD_LINES, ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
 from tasks.fetching.archives import OpenedFile, open_packed
@@ -39,12 +41,13 @@ def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
     """Return where the configured vectors are, and a digest of their content; downloads nothing.
 
     Raises:
+        ConfigError: a variable that the source refers to is not set.
         InputError: there is no such set or file, or a packaged file is damaged.
     """
     source = _locate_source(config.source)
     if config.keep is None:
         return source
-    keep = _digest_file(Path(config.keep).expanduser(), "embeddings.keep")
+    keep = _digest_file(_keep_path(config.keep), "embeddings.keep")
     return source.model_copy(update={"digest": f"{source.digest}:{keep}"})
 
 
@@ -59,7 +62,7 @@ def download_glove(output: StageOutput, source: SourceRef, config: EmbeddingsCon
         InputError: the set has another dimension or too many unusable lines, or its archive is refused.
         ServiceError: the set could not be downloaded.
     """
-    keep = None if config.keep is None else read_tokens(Path(config.keep).expanduser())
+    keep = None if config.keep is None else read_tokens(_keep_path(config.keep))
     selection = VectorSelection(config.dim, keep=keep, max_vectors=config.max_vectors)
     if source.kind == "package":
         _write_tables(output, _read_packaged(PACKAGED[source.location], selection), selection)
@@ -98,12 +101,19 @@ def read_tokens(path: Path) -> set[str]:
     return {form for token in tokens if token for form in (token, token.lower())}
 
 
-def _locate_source(source: str) -> SourceRef:
+def _keep_path(keep: str) -> Path:
+    return Path(fill_references(keep, "embeddings.keep")).expanduser()
+
+
+def _locate_source(setting: str) -> SourceRef:
+    source = fill_references(setting, "embeddings.source")
     name = source if source.startswith("glove.") else f"glove.{source}"
     if name in PACKAGED and (files := _find_packaged_files(PACKAGED[name])):
         return SourceRef(location=name, kind="package", digest=tree_digest(files))
     if source.startswith("https://"):
-        return SourceRef(location=source, kind="url", digest=f"url:{source}")
+        shown = mask_secrets(source)
+        identity = shown if shown == source else f"{shown}:{digest_url(source)}"
+        return SourceRef(location=setting, kind="url", digest=f"url:{identity}")
     path = Path(source).expanduser()
     if path.is_file():
         return SourceRef(location=str(path.absolute()), kind="file", digest=_digest_file(path, "embeddings.source"))
@@ -142,7 +152,9 @@ def _fetch_file(source: SourceRef, config: EmbeddingsConfig) -> tuple[Path, str 
     """Return the local file of a source and, if it is an archive of several sets, the wanted member."""
     if source.kind == "file":
         return Path(source.location), None
-    published = PublishedSet((source.location,)) if source.kind == "url" else find_published(source.location)
+    published = find_published(source.location) if source.kind == "published" else None
+    if published is None:
+        published = PublishedSet((fill_references(source.location, "embeddings.source"),))
     offline, seconds = config.offline, config.timeout_seconds
     if published.member is None:
         path = download_file(published.urls, sha256=published.sha256, offline=offline, timeout_seconds=seconds)
