@@ -89,9 +89,15 @@ def config(overrides: list[str]) -> PipelineConfig:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_server_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the Prefect server: its database and its log."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_server_root: Path) -> Iterator[str]:
     """Run one Prefect server, scheduler included, and return its API's address."""
-    root = tmp_path_factory.mktemp("prefect")
+    root = prefect_server_root
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(root / "home"))
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
