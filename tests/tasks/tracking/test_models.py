@@ -43,17 +43,6 @@ class TestRegistryLookups:
             load_model(name, "champion")
         assert str(caught.value) == message
 
-    @pytest.mark.usefixtures("artifacts")
-    def test_a_model_that_this_machine_refuses_is_an_error_that_says_why(self, monkeypatch):
-        def refuse(_uri: str) -> None:
-            raise ValueError("tokenizer 'a:b' is a function")
-
-        monkeypatch.setattr(models.mlflow.pyfunc, "load_model", refuse)
-        with pytest.raises(
-            ServiceError, match=r"^models:/known@champion: cannot be loaded: tokenizer 'a:b' is a function$"
-        ):
-            load_model("known", "champion")
-
 
 class TestPrivateNames:
     """What MLflow does not document and we use; the list is in flows/README.md."""
