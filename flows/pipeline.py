@@ -220,18 +220,8 @@ def collect_outputs(data: DataStages, training: Training) -> RunOutputs:
 
 def list_stage_runs(data: DataStages, training: Training) -> list[Future]:
     """Return the task runs of stages that exist, in the order of the data."""
-    runs = [
-        data.vectors,
-        data.documents,
-        data.tokens,
-        data.vocabulary,
-        data.embeddings,
-        data.buckets,
-        data.baseline,
-        training.classifier,
-        training.evaluation,
-    ]
-    return [run for run in runs if run is not None]
+    _, _, *stages = data  # without the sources
+    return [run for run in (*stages, *training) if run is not None]
 
 
 def abandon_tasks() -> None:

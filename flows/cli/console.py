@@ -13,7 +13,11 @@ from pipeline_config.preset_files import DEFAULT_PRESET
 from tasks.runtime.loggers import OUR_LOGGERS
 
 if TYPE_CHECKING:
+    from flows.cli.doctor import Finding
+    from flows.cli.servers import Server
     from flows.outputs import PipelineResult, StageSummary
+    from flows.scoring import ScoringResult
+    from pipeline_config.resolve import ResolvedConfig
 
 
 class ProgressHandler(logging.Handler):
@@ -117,3 +121,36 @@ def _model_option(name: str) -> str:
 
 def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_absolute() and path.is_relative_to(Path.cwd()) else path
+
+
+def print_scored(result: "ScoringResult", *, model: str) -> None:
+    """Print what a scoring wrote: file, rows, model version, texts by label."""
+    counts = ", ".join(f"{label} {count:,}" for label, count in result.labels.items()) or "none"
+    skipped = f", {result.skipped:,} rows without a text" if result.skipped else ""
+    print(f"{result.output}: {result.rows:,} rows by {model} version {result.version}: {counts}{skipped}")
+
+
+def print_servers(servers: "list[Server]") -> None:
+    """Print the addresses of servers."""
+    for server in servers:
+        print(f"{server.name:8} {server.url}", flush=True)
+
+
+def print_findings(findings: "list[Finding]") -> None:
+    """Print the findings of the doctor, one on each line."""
+    for finding in findings:
+        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject:14} {mask_secrets(finding.text)}")
+
+
+def print_config(resolved: "ResolvedConfig", *, as_yaml: bool) -> None:
+    """Print each value with the layer that set it, or all values as a YAML file for `--config`."""
+    values = resolved.config.model_dump(mode="json")
+    if as_yaml:
+        import yaml
+
+        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+        return
+    from pipeline_config.resolve import flatten
+
+    for key, value in flatten(values):
+        print(f"{key:34} {'null' if value is None else value!s:34} {resolved.origins[key]}")

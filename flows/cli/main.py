@@ -161,7 +161,7 @@ def _run(options: argparse.Namespace, root: Path) -> int:
 def _serve(options: argparse.Namespace, root: Path) -> int:
     """Start scheduled runs, one at a time, until the command is ended."""
     config = _resolve_to_run(options)
-    from flows.cli.console import print_login
+    from flows.cli.console import print_login, print_servers
     from flows.cli.servers import running_servers, start_pages
     from flows.deployments import check_schedule, serve_pipeline
 
@@ -169,8 +169,7 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # a service logs all lines of all runs
     starts = start_pages(root)[1:] if "PREFECT_API_URL" in os.environ else start_pages(root)
     with running_servers(root, starts) as servers:
-        for server in servers:
-            print(f"{server.name:8} {server.url}", flush=True)
+        print_servers(servers)
         if len(starts) == 2:
             print_login(root)
         prepare_environment(root)
@@ -190,13 +189,12 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
 
 def _ui(options: argparse.Namespace, root: Path) -> int:
     """Start the Prefect and MLflow pages on 127.0.0.1 and print their addresses."""
-    from flows.cli.console import print_login
+    from flows.cli.console import print_login, print_servers
     from flows.cli.servers import running_servers, start_pages, wait_for_end
 
     print("starting the pages ...", flush=True)
     with running_servers(root, start_pages(root)) as servers:
-        for server in servers:
-            print(f"{server.name:8} {server.url}", flush=True)
+        print_servers(servers)
         print_login(root)
         print("Ctrl-C ends both", flush=True)
         wait_for_end(servers)
@@ -236,7 +234,7 @@ def _score(options: argparse.Namespace, root: Path) -> int:
     if not source.is_file():
         raise InputError(f"{source}: no such file")
     output = (options.output or source.with_name(f"{source.stem}-scored.parquet")).absolute()
-    from flows.cli.console import show_log_lines
+    from flows.cli.console import print_scored, show_log_lines
     from flows.cli.session import run_flow
     from tasks.tracking.reachability import require_tracking_server
 
@@ -258,37 +256,27 @@ def _score(options: argparse.Namespace, root: Path) -> int:
         alias=alias,
         column=options.column,
     )
-    counts = ", ".join(f"{label} {count:,}" for label, count in result.labels.items()) or "none"
-    skipped = f", {result.skipped:,} rows without a text" if result.skipped else ""
-    classified_by = f"{config.registered_model} version {result.version}"
-    print(f"{result.output}: {result.rows:,} rows by {classified_by}: {counts}{skipped}")
+    print_scored(result, model=config.registered_model)
     return 0
 
 
 def _config(options: argparse.Namespace, root: Path) -> int:
     """Show the resolved configuration and which layer set each value."""
-    from pipeline_config.resolve import flatten, resolve_config
+    from flows.cli.console import print_config
+    from pipeline_config.resolve import resolve_config
 
     resolved = resolve_config(preset=options.preset, file=options.config, overrides=options.overrides)
-    values = resolved.config.model_dump(mode="json")
-    if options.yaml:
-        import yaml
-
-        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
-        return 0
-    for key, value in flatten(values):
-        shown = "null" if value is None else str(value)
-        print(f"{key:34} {shown:34} {resolved.origins[key]}")
+    print_config(resolved, as_yaml=options.yaml)
     return 0
 
 
 def _doctor(options: argparse.Namespace, root: Path) -> int:
     """Check versions, the store, the databases and the servers."""
+    from flows.cli.console import print_findings
     from flows.cli.doctor import examine
 
     findings = examine(root)
-    for finding in findings:
-        print(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject:14} {mask_secrets(finding.text)}")
+    print_findings(findings)
     return 0 if all(finding.ok for finding in findings) else 4
 
 
