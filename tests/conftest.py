@@ -21,6 +21,11 @@ def pytest_unconfigure() -> None:
     _unused.cleanup()
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their parameter: compressed bytes hold the time, and every process must collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Point the project to an artifacts directory of the test's own, which does not exist yet."""
