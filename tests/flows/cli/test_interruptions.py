@@ -11,6 +11,7 @@ import pytest
 from prefect import get_client
 
 from tasks.tracking import models, server
+from tests.small_run import set_options
 
 STAGES = [
     "download_glove",
@@ -103,10 +104,6 @@ def digests(artifacts: Path) -> dict[str, list[str]]:
         )
         for stage in STAGES
     }
-
-
-def set_options(overrides: list[str]) -> list[str]:
-    return [part for text in overrides for part in ("--set", text)]
 
 
 def last_run(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -1,0 +1,6 @@
+"""The parts of the campaign by name, in the order in which they are played."""
+
+from tests.campaigns.release.trials import Part
+
+_ALL: list[Part] = []
+PARTS = {part.name: part for part in _ALL}
