@@ -144,6 +144,11 @@ def sweeping(name: str, *, own_server: bool) -> Iterator[None]:
             ended.set()
 
 
+def try_to_sweep() -> None:
+    """Sweep; an error is logged."""
+    _try(sweep)
+
+
 def _try(*steps: Callable[[], None]) -> None:
     """Do the steps; an error, such as a server that is away, is logged, because the next sweep comes soon."""
     try:

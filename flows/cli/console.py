@@ -7,14 +7,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.cli.prefect_secret import secret_path
+from flows.cli.server_process import login_link
+from flows.cli.server_secret import read_secret
 from pipeline_config.masking import mask_secrets
 from pipeline_config.preset_files import DEFAULT_PRESET
 from tasks.runtime.loggers import OUR_LOGGERS
 
 if TYPE_CHECKING:
     from flows.cli.doctor import Finding
-    from flows.cli.servers import Server
+    from flows.cli.server_process import Server
     from flows.outputs import PipelineResult, StageSummary
     from flows.scoring import ScoringResult
     from pipeline_config.resolve import ResolvedConfig
@@ -45,13 +46,14 @@ def print_error(message: str) -> None:
     print(f"gloveflow: {mask_secrets(message)}", file=sys.stderr)
 
 
-def print_login(root: Path) -> None:
-    """Say where the password of the Prefect pages is; the password itself must not get into a log."""
-    print(f"Prefect asks for a password, once per browser: it is the line in {secret_path(root)}", flush=True)
+def print_summary(result: "PipelineResult", *, name: str, pages_run: bool) -> None:
+    """Print scores, stages and the registered version of a finished run, and the commands to try next.
 
-
-def print_summary(result: "PipelineResult", *, name: str) -> None:
-    """Print scores, stages and the registered version of a finished run, and the commands to try next."""
+    Args:
+        result: of the run.
+        name: of the configuration.
+        pages_run: whether the MLflow pages of these artifacts are there now.
+    """
     lstm, baseline = result.test_scores["lstm"], result.test_scores["baseline"]
     registration = result.registration
     cached = sum(stage.cached for stage in result.stages)
@@ -73,7 +75,7 @@ def print_summary(result: "PipelineResult", *, name: str) -> None:
         f"{'' if registration.created else ' (this model is registered already, no new version)'}",
         f"              {registration.reason}",
         f"  report      {_relative(Path(result.report))}",
-        f"  MLflow run  {result.mlflow_url}",
+        f"  MLflow run  {result.mlflow_url}{_where_pages(pages_run)}",
         "",
         "next:",
         f"  {command} ui                        look at the Prefect and MLflow pages",
@@ -89,6 +91,12 @@ def print_answers(texts: list[str], answers: list[dict[str, Any]]) -> None:
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
         shares = "  ".join(f"{label} {probability:.3f}" for label, probability in ranked)
         print(f"{answer['label']:12} {shares}   {text[:60]}")
+
+
+def _where_pages(pages_run: bool) -> str:
+    """Return the condition under which the address of a run's page works."""
+    own = not os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://"))
+    return f" (while `{_command()} ui` runs)" if own and not pages_run else ""
 
 
 def _spread_lines(spread: dict[str, float]) -> list[str]:
@@ -130,10 +138,25 @@ def print_scored(result: "ScoringResult", *, model: str) -> None:
     print(f"{result.output}: {result.rows:,} rows by {model} version {result.version}: {counts}{skipped}")
 
 
-def print_servers(servers: "list[Server]") -> None:
-    """Print the addresses of servers."""
+def print_servers(servers: "list[Server]", *, links: bool) -> None:
+    """Print the addresses of servers.
+
+    Args:
+        servers: of this command.
+        links: whether to print the links that log a browser in. They must not get into the log of a service.
+    """
     for server in servers:
-        print(f"{server.name:8} {server.url}", flush=True)
+        print(f"{server.name:8} {server.link if links else server.url}", flush=True)
+    if servers and not links:
+        print("to log in, open the links that `gloveflow ui` prints", flush=True)
+
+
+def print_running(root: Path, servers: dict[str, str]) -> None:
+    """Print the links of servers that another command runs."""
+    secret = read_secret(root)
+    for name, url in servers.items():
+        link = login_link(url, secret) if secret else url
+        print(f"{name:8} {link} (another command on these artifacts runs it)", flush=True)
 
 
 def print_findings(findings: "list[Finding]") -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from flows.cli.environment import answers, read_servers
+from flows.cli.server_records import read_servers
 from pipeline_config.errors import GloveflowError
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory
@@ -111,8 +111,8 @@ def check_databases(root: Path) -> Iterator[Finding]:
 
 
 def check_servers(root: Path) -> Iterator[Finding]:
-    """Report which servers of `gloveflow ui` or `gloveflow serve` answer."""
-    for name, health in (("prefect", "/api/health"), ("mlflow", "/health")):
-        url = read_servers(root).get(name)
-        up = bool(url) and answers(f"{url}{health}")
-        yield Finding(True, f"{name} pages", f"{url} is up" if up else "not running; `gloveflow ui` starts them")
+    """Report which servers of `gloveflow ui` or `gloveflow serve` run for this directory."""
+    servers = read_servers(root)
+    for name in ("prefect", "mlflow"):
+        url = servers.get(name)
+        yield Finding(True, f"{name} pages", f"{url} is up" if url else "not running; `gloveflow ui` starts them")

@@ -1,22 +1,19 @@
 """The environment variables of a command: where artifacts are, which servers to use, what is logged.
 
 Imports only the standard library, because the variables must be set before prefect and mlflow are imported. Variables
-that the user has set are not changed. Reads and writes `<artifacts>/servers.json`, in which `gloveflow ui` and
-`gloveflow serve` record the addresses of their servers.
+that the user has set are not changed.
 """
 
-import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
-from flows.cli.prefect_secret import identify_server, read_secret
+from flows.cli.server_records import last_port, read_servers
+from flows.cli.server_secret import read_secret
 from pipeline_config.masking import split_user
 from tasks.runtime.loggers import OUR_LOGGERS
-from tasks.store.private_files import make_directory
 
-PREFECT_PORT = 4200
-MLFLOW_PORT = 5000
 _DEFAULTS = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -38,8 +35,13 @@ _DEFAULTS = {
 }
 
 
-def prepare_environment(artifacts: Path | None = None) -> Path:
-    """Set the environment variables of this process and its children; return the artifacts directory."""
+def prepare_environment(artifacts: Path | None = None, *, use_running: bool = True) -> Path:
+    """Set the environment variables of this process and its children; return the artifacts directory.
+
+    Args:
+        artifacts: the artifacts directory (default: that of `GLOVEFLOW_ARTIFACTS`, or `artifacts`).
+        use_running: whether to use the servers that another command runs for these artifacts.
+    """
     root = (artifacts or Path(os.environ.get("GLOVEFLOW_ARTIFACTS") or "artifacts")).absolute()
     os.environ["GLOVEFLOW_ARTIFACTS"] = str(root)
     for name, value in _DEFAULTS.items():
@@ -47,14 +49,26 @@ def prepare_environment(artifacts: Path | None = None) -> Path:
     move_credentials()
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(root / "prefect"))
-    servers = read_servers(root)
-    url, secret = servers.get("prefect"), read_secret(root)
-    if "PREFECT_API_URL" not in os.environ and url and secret and identify_server(url, secret):
-        os.environ["PREFECT_API_URL"] = f"{url}/api"
-        os.environ["PREFECT_API_AUTH_STRING"] = secret
-    if url := servers.get("mlflow"):
-        os.environ.setdefault("GLOVEFLOW_MLFLOW_URL", url)
+    if use_running:
+        use_servers(root, read_servers(root))
     return root
+
+
+def use_servers(root: Path, servers: Mapping[str, str]) -> None:
+    """Let this process and its children use servers of ours, unless the user's environment names others.
+
+    Args:
+        root: the artifacts directory.
+        servers: addresses by name.
+    """
+    url, secret = servers.get("prefect"), read_secret(root)
+    if "PREFECT_API_URL" not in os.environ and url and secret:
+        os.environ["PREFECT_API_URL"] = f"{url}/api"
+        os.environ["PREFECT_API_AUTH_STRING"] = secret.text
+    # links lead to where the pages are, or will most likely be
+    os.environ.setdefault(
+        "GLOVEFLOW_MLFLOW_URL", servers.get("mlflow") or f"http://127.0.0.1:{last_port(root, 'mlflow')}"
+    )
 
 
 def move_credentials() -> None:
@@ -66,31 +80,3 @@ def move_credentials() -> None:
     if user:
         os.environ["PREFECT_API_URL"] = url
         os.environ.setdefault("PREFECT_API_AUTH_STRING", unquote(user))
-
-
-def read_servers(root: Path) -> dict[str, str]:
-    """Return the addresses of the servers that were last started for these artifacts, by name."""
-    try:
-        return {str(name): str(url) for name, url in json.loads((root / "servers.json").read_text("utf-8")).items()}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def write_servers(root: Path, servers: dict[str, str]) -> None:
-    """Record the addresses of servers, beside those that are recorded already."""
-    make_directory(root)
-    temporary = root / f".servers-{os.getpid()}.json"
-    temporary.write_text(json.dumps({**read_servers(root), **servers}), "utf-8")
-    temporary.replace(root / "servers.json")
-
-
-def answers(url: str, seconds: float = 1.0) -> bool:
-    """Return whether an address answers a GET request with success within some seconds."""
-    import http.client
-    import urllib.request  # here: `gloveflow --help` does not need it
-
-    try:
-        with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310
-            return bool(200 <= response.status < 300)
-    except (OSError, http.client.HTTPException, ValueError):  # HTTPException: another kind of server listens there
-        return False

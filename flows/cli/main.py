@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from flows.cli.environment import prepare_environment, read_servers
+from flows.cli.environment import prepare_environment
+from flows.cli.server_records import read_servers
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
 from pipeline_config.masking import mask_secrets
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
@@ -52,7 +53,7 @@ def run_command(arguments: list[str] | None = None) -> int:
         os.environ["GLOVEFLOW_DEBUG"] = "1"
     try:
         command: Callable[[argparse.Namespace, Path], int] = options.command
-        return command(options, prepare_environment(options.artifacts))
+        return command(options, prepare_environment(options.artifacts, use_running=command not in (_serve, _ui)))
     except KeyboardInterrupt:
         print_error("interrupted")
         return EXIT_INTERRUPTED
@@ -154,25 +155,27 @@ def _run(options: argparse.Namespace, root: Path) -> int:
 
         return train_pipeline
 
-    print_summary(run_flow(root, load, config=config), name=config.name)
+    result = run_flow(root, load, config=config)
+    print_summary(result, name=config.name, pages_run="mlflow" in read_servers(root))
     return 0
 
 
 def _serve(options: argparse.Namespace, root: Path) -> int:
     """Start scheduled runs, one at a time, until the command is ended."""
     config = _resolve_to_run(options)
-    from flows.cli.console import print_login, print_servers
-    from flows.cli.servers import running_servers, start_pages
+    from flows.cli.console import print_servers
+    from flows.cli.environment import use_servers
+    from flows.cli.server_process import watched
+    from flows.cli.servers import page_servers, running_servers
     from flows.deployments import check_schedule, serve_pipeline
 
     check_schedule(options.cron, options.timezone)
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # a service logs all lines of all runs
-    starts = start_pages(root)[1:] if "PREFECT_API_URL" in os.environ else start_pages(root)
-    with running_servers(root, starts) as servers:
-        print_servers(servers)
-        if len(starts) == 2:
-            print_login(root)
-        prepare_environment(root)
+    own = "PREFECT_API_URL" not in os.environ
+    servers = page_servers(root)
+    with running_servers(root, servers):
+        print_servers(servers, links=sys.stdout.isatty())
+        use_servers(root, {server.name: server.url for server in servers})
         # not before: prefect reads the address of its server when it is imported, and would start another one
         from tasks.tokens.tokenize_corpus import check_tokenizer
         from tasks.training.train_classifier import check_machine
@@ -182,22 +185,29 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
         print(
             f"runs of train-classifier/{config.name} at {options.cron!r} ({options.timezone}); Ctrl-C ends", flush=True
         )
-        own = os.environ.get("PREFECT_API_URL") == f"{read_servers(root).get('prefect')}/api"
-        serve_pipeline(config, cron=options.cron, timezone=options.timezone, own_server=own)
+        with watched(servers):
+            serve_pipeline(config, cron=options.cron, timezone=options.timezone, own_server=own)
     return 0
 
 
 def _ui(options: argparse.Namespace, root: Path) -> int:
-    """Start the Prefect and MLflow pages on 127.0.0.1 and print their addresses."""
-    from flows.cli.console import print_login, print_servers
-    from flows.cli.servers import running_servers, start_pages, wait_for_end
+    """Open the Prefect and MLflow pages: start them on 127.0.0.1 unless they run, and print links to log in."""
+    from flows.cli.console import print_running, print_servers, show_log_lines
+    from flows.cli.server_process import wait_for_interrupt, watched
+    from flows.cli.servers import page_servers, running_servers
 
+    show_log_lines()
+    running = read_servers(root)
+    print_running(root, running)
+    servers = page_servers(root, without=running)
+    if not servers:
+        return 0
     print("starting the pages ...", flush=True)
-    with running_servers(root, start_pages(root)) as servers:
-        print_servers(servers)
-        print_login(root)
-        print("Ctrl-C ends both", flush=True)
-        wait_for_end(servers)
+    with running_servers(root, servers):
+        print_servers(servers, links=True)
+        print("Ctrl-C ends them", flush=True)
+        with watched(servers):
+            wait_for_interrupt()
     return 0
 
 

@@ -1,11 +1,12 @@
-"""Prefect's API server as a process: `python -m flows.cli.prefect_server` with the arguments of uvicorn.
+"""Prefect's API server as a process: `python -m flows.cli.prefect_server`.
 
 Sets up or migrates the server's SQLite database before the server opens it, because Prefect would do that in place, and
 a kill or an error would leave it half done. A database of another kind is migrated by Prefect.
 """
 
 import asyncio
-import runpy
+import base64
+import json
 import sys
 from pathlib import Path
 
@@ -20,8 +21,11 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.cli.servers import REASON
+from flows.cli.guard import Application, OwnAddresses, login_page, run_server
+from flows.cli.server_process import REASON
+from flows.cli.server_secret import Secret
 from pipeline_config.errors import GloveflowError
+from tasks.runtime.parent import end_with_parent
 from tasks.store.databases import prepare_database
 from tasks.store.locks import file_lock
 
@@ -30,6 +34,7 @@ _SQLITE = "sqlite+aiosqlite:///"
 
 def main() -> None:
     """Prepare the database and run the server."""
+    end_with_parent()
     try:
         prepared = prepare_prefect_database()
     except GloveflowError as error:
@@ -37,7 +42,17 @@ def main() -> None:
         sys.exit(error.exit_code)
     settings = {PREFECT_API_DATABASE_MIGRATE_ON_START: False} if prepared else {}
     with temporary_settings(settings):
-        runpy.run_module("uvicorn", run_name="__main__")
+        run_server(create_app)
+
+
+def create_app(port: int, secret: Secret) -> Application:
+    """Return Prefect's server, which asks for the secret itself, behind our checks."""
+    from prefect.server.api.server import create_app as create_prefect_app
+
+    # where Prefect's pages look for the password that they send; each port has its own local storage
+    password = json.dumps(base64.b64encode(secret.text.encode()).decode())
+    login = login_page(f'localStorage.setItem("prefect-password", {password});')
+    return OwnAddresses(create_prefect_app(), port=port, secret=secret, login=login)
 
 
 def prepare_prefect_database() -> bool:

@@ -15,7 +15,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.cli.servers import find_port, start_prefect
+from flows.cli.server_process import stop_servers
+from flows.cli.servers import prefect_server as make_prefect_server
 from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import PipelineConfig
 from tests.small_run import CommandLine, small_run, write_inputs
@@ -50,16 +51,17 @@ def prefect_server(prefect_server_root: Path) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(root / "home"))
         patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        server = start_prefect(root, find_port(0), pages=True)
+        server = make_prefect_server(root, 0, pages=True)
+        server.start()
     try:
         server.wait_until_up()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PREFECT_API_AUTH_STRING", server.secret or "")
+            patch.setenv("PREFECT_API_AUTH_STRING", server.secret.text)
             yield f"{server.url}/api"
         EventsWorker.drain_all(timeout=5)
         APILogWorker.drain_all(timeout=5)
     finally:
-        server.stop()
+        stop_servers([server])
 
 
 @pytest.fixture

@@ -5,17 +5,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.runner import Runner
 
-from flows.deployments import check_schedule
-from pipeline_config.errors import ConfigError
+from flows import deployments
+from flows.deployments import check_schedule, end_runs, running_in_thread
+from pipeline_config.errors import ConfigError, ServiceError
+from tests.flows.waiting_flow import wait
 
+IGNORES_SIGTERM = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(600)
+"""
 STOPS_BEFORE_THE_SERVERS = """
 import sys
 import flows.cli.servers
@@ -57,9 +68,44 @@ def test_a_served_cron_deployment_gets_scheduled_runs(
     finally:
         served.send_signal(signal.SIGTERM)
         output, _ = served.communicate(timeout=60)
+    assert served.returncode == 0, output
     assert "Traceback" not in output
     with get_client(sync_client=True) as client:
         assert not client.read_deployment(deployment.id).paused
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_run_is_ended_at_once_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Runner(name="waiting", query_seconds=0.2)
+    deployment = runner.add_flow(wait, parameters={"seconds": 600})
+    with running_in_thread(runner), get_client(sync_client=True) as client:
+        assert not end_runs(runner)
+        run = client.create_flow_run_from_deployment(deployment).id
+        wait_until(lambda: client.read_flow_run(run).state_name == "Running")
+        monkeypatch.setattr(deployments, "STOP_SECONDS", 60.0)  # it ends by itself
+        assert end_runs(runner)
+        state = client.read_flow_run(run).state
+        assert state
+        assert (state.name, state.message) == ("Crashed", "Execution was aborted by a termination signal.")
+
+
+def test_a_runner_that_ends_on_its_own_is_an_error() -> None:
+    class Broken:
+        async def start(self) -> None:
+            raise RuntimeError("no more")
+
+    with pytest.raises(ServiceError, match="runner ended: no more"), running_in_thread(Broken()) as watch:  # type: ignore[arg-type]
+        watch()
+
+
+def test_a_run_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployments, "STOP_SECONDS", 0.05)
+    with subprocess.Popen([sys.executable, "-c", IGNORES_SIGTERM], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        processes = SimpleNamespace(flow_run_ids=lambda: {1}, get={1: process}.get)
+        assert end_runs(SimpleNamespace(_process_manager=processes))  # type: ignore[arg-type]
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_prefect_is_not_imported_before_its_server_is_known(tmp_path: Path) -> None:
@@ -72,6 +118,13 @@ def test_prefect_is_not_imported_before_its_server_is_known(tmp_path: Path) -> N
         check=False,
     )
     assert ended.stdout == "prefect: False\n", ended.stderr
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def wait_for_runs(name: str, *, seconds: float) -> tuple[Any, list[Any]]:

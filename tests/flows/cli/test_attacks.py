@@ -8,11 +8,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from prefect import get_client
 
-from flows.cli.prefect_app import create_app
-from flows.cli.prefect_secret import identify_server
-from flows.cli.servers import find_port, start_mlflow
+from flows.cli.guard import run_server
+from flows.cli.server_process import Server, login_link, stop_servers
+from flows.cli.server_secret import identify_server, make_secret
+from flows.cli.servers import mlflow_server
 from tests.flows.cli.test_session import toy
 
 EVIL = "http://evil.example"
@@ -100,34 +103,100 @@ def test_the_pages_ask_for_the_secret_and_never_contain_it(prefect_api: str) -> 
     assert secret.partition(":")[2] not in settings.text + page.text
 
 
-def test_the_server_proves_that_it_is_ours(prefect_api: str) -> None:
+def test_the_server_proves_that_it_is_ours(prefect_api: str, prefect_server_root: Path, tmp_path: Path) -> None:
+    site, secret = prefect_api.removesuffix("/api"), make_secret(prefect_server_root)
+    assert secret.text == os.environ["PREFECT_API_AUTH_STRING"]
+    assert identify_server(site, secret)
+    assert identify_server(site, secret._replace(text="gloveflow:wrong")) is None
+    assert identify_server(site, make_secret(tmp_path)) is None
+
+
+def test_the_link_gives_the_pages_of_prefect_the_password(prefect_api: str, prefect_server_root: Path) -> None:
+    secret = make_secret(prefect_server_root)
     site = prefect_api.removesuffix("/api")
-    assert identify_server(site, os.environ["PREFECT_API_AUTH_STRING"])
-    assert identify_server(site, "gloveflow:wrong") is None
+    page = httpx.get(login_link(site, secret))
+    password = base64.b64encode(secret.text.encode()).decode()
+    assert f'localStorage.setItem("prefect-password", "{password}")' in page.text
+    assert password not in httpx.get(f"{site}/gloveflow/login?token=wrong").text
+    sent = {"authorization": f"Basic {password}"}  # what the pages do with it
+    assert httpx.get(f"{prefect_api}/admin/version", headers=sent).status_code == 200
 
 
-def test_without_a_secret_the_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_SERVER_API_PORT", "4200")
-    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
-    with pytest.raises(KeyError, match="PREFECT_SERVER_API_AUTH_STRING"):
-        create_app()
+def test_without_a_secret_no_server_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOVEFLOW_SERVER_SECRET", raising=False)
+    with pytest.raises(KeyError, match="GLOVEFLOW_SERVER_SECRET"):
+        run_server(lambda *_: pytest.fail("made the application"))
 
 
 @pytest.fixture(scope="module")
-def mlflow_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """An MLflow server as `gloveflow ui` starts it, by a user whose environment switches its checks off."""
     root = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GLOVEFLOW_ARTIFACTS", str(root))
         patch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
         patch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "*")
         patch.setenv("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "*")
-        server = start_mlflow(root, find_port(0))
+        server = mlflow_server(root, 0)
+        server.start()
     try:
         server.wait_until_up()
-        yield server.url
+        yield server
     finally:
-        server.stop()
+        stop_servers([server])
+
+
+@pytest.fixture
+def mlflow_client(mlflow: Server, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A client of a notebook, with the secret in its environment."""
+    user, _, password = mlflow.secret.text.partition(":")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    return MlflowClient(mlflow.url, mlflow.url)
+
+
+def test_a_client_with_the_secret_uses_mlflow(mlflow: Server, mlflow_client: MlflowClient, tmp_path: Path) -> None:
+    run = mlflow_client.create_run("0")
+    (tmp_path / "note.txt").write_text("hello")
+    mlflow_client.log_artifact(run.info.run_id, str(tmp_path / "note.txt"))
+    assert Path(mlflow_client.download_artifacts(run.info.run_id, "note.txt", str(tmp_path))).read_text() == "hello"
+    mlflow_client.create_registered_model("ours")
+    assert [model.name for model in mlflow_client.search_registered_models()] == ["ours"]
+    assert httpx.get(f"{mlflow.url}/health").text == "OK"
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_another_user_of_the_machine_reads_no_run_and_registers_no_model(
+    mlflow: Server, mlflow_client: MlflowClient, monkeypatch: pytest.MonkeyPatch, password: str | None
+) -> None:
+    run = mlflow_client.create_run("0").info.run_id
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    if password:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "gloveflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    stranger = MlflowClient(mlflow.url, mlflow.url)
+    for call in (
+        lambda: stranger.get_run(run),
+        lambda: stranger.create_registered_model("theirs"),
+        lambda: stranger.list_artifacts(run),
+    ):
+        with pytest.raises(MlflowException, match="401"):
+            call()
+    for path in ("/", "/static-files/index.html", "/version", f"/get-artifact?run_id={run}&path=x"):
+        assert httpx.get(f"{mlflow.url}{path}").status_code == 401
+    asked = {"authorization": f"Basic {base64.b64encode(mlflow.secret.text.encode()).decode()}"}
+    found = httpx.get(f"{mlflow.url}/api/2.0/mlflow/registered-models/search", headers=asked).json()
+    assert "theirs" not in str(found)
+
+
+def test_the_link_opens_the_pages_of_mlflow(mlflow: Server) -> None:
+    with httpx.Client(base_url=mlflow.url) as browser:
+        assert browser.get("/").status_code == 401
+        assert browser.get(mlflow.link).status_code == 200
+        page = browser.get("/")
+        assert page.status_code == 200
+        assert "<script" in page.text
+        assert browser.post("/ajax-api/2.0/mlflow/experiments/search", json={"max_results": 1}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -138,19 +207,21 @@ def mlflow_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (lambda url: host_of(url, "localhost"), 200),
         (lambda _: {"origin": EVIL}, 403),
         (lambda _: {"origin": "null"}, 403),
+        (lambda _: {"origin": "http://127.0.0.1:1"}, 403),
         (lambda url: host_of(url, "evil.example"), 403),
         (lambda url: host_of(url, "10.0.0.1"), 403),
     ],
-    ids=["a client", "its own page", "localhost", "another site", "a file", "a foreign name", "another address"],
+    ids=["a client", "its own page", "localhost", "another site", "a file", "another port", "a name", "an address"],
 )
 def test_mlflow_answers_only_its_own_names_and_pages(
-    mlflow_site: str, headers: Callable[[str], dict[str, str]], status: int
+    mlflow: Server, headers: Callable[[str], dict[str, str]], status: int
 ) -> None:
-    search = f"{mlflow_site}/api/2.0/mlflow/experiments/search"
-    assert httpx.post(search, json={"max_results": 1}, headers=headers(mlflow_site)).status_code == status
+    asked = {"authorization": f"Basic {base64.b64encode(mlflow.secret.text.encode()).decode()}"} | headers(mlflow.url)
+    search = f"{mlflow.url}/api/2.0/mlflow/experiments/search"
+    assert httpx.post(search, json={"max_results": 1}, headers=asked).status_code == status
 
 
-def test_a_secret_of_one_store_does_not_open_another(prefect_api: str, tmp_path: Path) -> None:
-    from flows.cli.prefect_secret import make_secret
-
-    assert identify_server(prefect_api.removesuffix("/api"), make_secret(tmp_path)) is None
+def test_mlflows_own_checks_are_on(mlflow: Server) -> None:
+    """They stand behind ours: its health address does not check the host, and its pages forbid frames."""
+    asked = {"authorization": f"Basic {base64.b64encode(mlflow.secret.text.encode()).decode()}"}
+    assert httpx.get(mlflow.url, headers=asked).headers["x-frame-options"] == "SAMEORIGIN"

@@ -47,8 +47,8 @@ def summary(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["gloveflow"])
 
-    def summary(name: str = "tiny", **changes: object) -> list[str]:
-        print_summary(make_result(tmp_path, **changes), name=name)
+    def summary(name: str = "tiny", pages_run: bool = True, **changes: object) -> list[str]:
+        print_summary(make_result(tmp_path, **changes), name=name, pages_run=pages_run)
         return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
     return summary
@@ -73,6 +73,17 @@ def test_summary_shows_version_alias_reason_report_and_run(summary) -> None:
     assert "the first one" in lines
     assert "report report.html" in lines  # relative to the working directory
     assert "MLflow run http://127.0.0.1:5000/#/experiments/1/runs/2" in lines
+
+
+@pytest.mark.parametrize(
+    ("tracking", "condition"), [("", " (while `gloveflow ui` runs)"), ("https://mlflow.example", "")]
+)
+def test_summary_says_when_the_page_of_the_run_is_there(
+    summary, monkeypatch: pytest.MonkeyPatch, tracking: str, condition: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    lines = summary(pages_run=False)
+    assert f"MLflow run http://127.0.0.1:5000/#/experiments/1/runs/2{condition}" in lines
 
 
 def test_summary_of_a_known_model_that_did_not_pass_the_gate(summary) -> None:

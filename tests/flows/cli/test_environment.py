@@ -1,16 +1,14 @@
-"""The environment variables of a command, and the recorded servers."""
+"""The environment variables of a command."""
 
 import os
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flows.cli import environment
-from flows.cli.environment import prepare_environment, read_servers, write_servers
-from flows.cli.prefect_secret import make_secret
+from flows.cli import server_records
+from flows.cli.environment import prepare_environment
+from flows.cli.server_records import record_servers
+from flows.cli.server_secret import make_secret
 
 
 @pytest.fixture(autouse=True)
@@ -43,57 +41,21 @@ def test_variables_that_the_user_has_set_are_not_changed(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("up", [True, False])
-def test_a_recorded_server_is_used_only_while_it_proves_that_it_is_ours(
+def test_servers_are_used_only_while_they_prove_that_they_are_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, up: bool
 ) -> None:
-    write_servers(tmp_path, {"prefect": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:2"})
+    record_servers(tmp_path, {"prefect": "http://127.0.0.1:1", "mlflow": "http://127.0.0.1:2"})
     secret = make_secret(tmp_path)
-    known = {("http://127.0.0.1:1", secret): 7} if up else {}
-    monkeypatch.setattr(environment, "identify_server", lambda *asked: known.get(asked))
+    monkeypatch.setattr(server_records, "identify_server", lambda _url, asked: 7 if up and asked == secret else None)
     prepare_environment(tmp_path)
     assert os.environ.get("PREFECT_API_URL") == ("http://127.0.0.1:1/api" if up else None)
-    assert os.environ.get("PREFECT_API_AUTH_STRING") == (secret if up else None)
-    assert os.environ["GLOVEFLOW_MLFLOW_URL"] == "http://127.0.0.1:2"
+    assert os.environ.get("PREFECT_API_AUTH_STRING") == (secret.text if up else None)
+    assert os.environ["GLOVEFLOW_MLFLOW_URL"] == "http://127.0.0.1:2"  # where the pages will be again
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", "null"])
-def test_an_unreadable_list_of_servers_counts_as_empty(tmp_path: Path, content: str) -> None:
-    (tmp_path / "servers.json").write_text(content)
-    assert read_servers(tmp_path) == {}
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    """A socket that listens on 127.0.0.1."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield listener
-
-
-@pytest.mark.parametrize(
-    ("reply", "answered"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True),
-        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", False),
-        (b"220 mail.example ESMTP\r\n", False),
-        (b"", False),
-    ],
-    ids=["success", "failure", "another protocol", "no reply"],
-)
-def test_only_a_success_counts_as_an_answer(listener: socket.socket, reply: bytes, answered: bool) -> None:
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(4096)
-            connection.sendall(reply)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert environment.answers(f"http://127.0.0.1:{listener.getsockname()[1]}/health") is answered
-    thread.join()
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/health", "no address"])
-def test_an_address_without_a_server_does_not_answer(url: str) -> None:
-    assert environment.answers(url) is False
+def test_a_command_with_servers_of_its_own_uses_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_secret(tmp_path)
+    record_servers(tmp_path, {"prefect": "http://127.0.0.1:1"})
+    monkeypatch.setattr(server_records, "identify_server", lambda *_: 7)
+    prepare_environment(tmp_path, use_running=False)
+    assert not {"PREFECT_API_URL", "GLOVEFLOW_MLFLOW_URL"} & set(os.environ)

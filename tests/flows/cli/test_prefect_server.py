@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
 
 from flows.cli import prefect_server
-from flows.cli.servers import REASON
+from flows.cli.server_process import REASON
 from pipeline_config.errors import StoreError
 
 KILLS = """

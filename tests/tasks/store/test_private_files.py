@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.environment import write_servers
+from flows.cli.server_records import record_servers
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory, open_to_append
 
@@ -57,5 +57,5 @@ def test_the_artifacts_directory_is_made_private_by_whoever_is_first(tmp_path: P
         with file_lock(root / "mlflow" / ".lock", waiting_for="nobody"):
             pass
     else:
-        write_servers(root, {})
+        record_servers(root, {})
     assert mode(root) == 0o700

@@ -1,6 +1,7 @@
-"""The secret of our Prefect server: who can read it, and what a server must answer to count as ours."""
+"""The secret of an artifacts directory: who can read it, and what a server must answer to count as ours."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.prefect_secret import PROOF_PATH, identify_server, make_secret, read_secret, secret_path, sign_challenge
+from flows.cli.server_secret import PROOF_PATH, Secret, identify_server, make_secret, read_secret, secret_path
+
+SECRET = Secret("secret", "7:7 /a")
 
 
 def test_a_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
@@ -16,10 +19,10 @@ def test_a_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) ->
     secret = make_secret(tmp_path)
     assert make_secret(tmp_path) == read_secret(tmp_path) == secret
     assert secret_path(tmp_path).stat().st_mode & 0o777 == 0o600
-    user, _, password = secret.partition(":")
+    user, _, password = secret.text.partition(":")
     assert user == "gloveflow"
     assert len(password) >= 43  # 256 bits
-    assert make_secret(tmp_path / "other") != secret
+    assert make_secret(tmp_path / "other").text != secret.text
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o602, 0o666])
@@ -27,7 +30,7 @@ def test_a_secret_that_others_could_read_or_write_is_replaced(tmp_path: Path, mo
     secret = make_secret(tmp_path)
     secret_path(tmp_path).chmod(mode)
     renewed = make_secret(tmp_path)
-    assert renewed != secret
+    assert renewed.text != secret.text
     assert secret_path(tmp_path).stat().st_mode & 0o777 == 0o600
 
 
@@ -67,9 +70,10 @@ def serve_answer() -> Iterator[Callable[..., str]]:
 
 
 def test_a_server_that_signs_the_challenge_is_ours(serve_answer: Callable[..., str]) -> None:
-    url = serve_answer(lambda given, port: {"pid": 7, "proof": sign_challenge("secret", given, port=port, pid=7)})
-    assert identify_server(url, "secret") == 7
-    assert identify_server(url, "another secret") is None
+    url = serve_answer(lambda given, port: {"pid": 7, "proof": SECRET.prove(given, port=port, pid=7)})
+    assert identify_server(url, SECRET) == 7
+    assert identify_server(url, SECRET._replace(text="another secret")) is None
+    assert identify_server(url, SECRET._replace(store="8:8 /b")) is None
 
 
 @pytest.mark.parametrize(
@@ -79,9 +83,9 @@ def test_a_server_that_signs_the_challenge_is_ours(serve_answer: Callable[..., s
         lambda _given, _port: {"pid": 7},
         lambda _given, _port: {"pid": "x", "proof": ""},
         lambda _given, _port: {"pid": 7, "proof": "\u00e9"},
-        lambda given, port: {"pid": 8, "proof": sign_challenge("secret", given, port=port, pid=7)},
-        lambda _given, port: {"pid": 7, "proof": sign_challenge("secret", "old", port=port, pid=7)},
-        lambda given, port: {"pid": 7, "proof": sign_challenge("secret", given, port=port + 1, pid=7)},
+        lambda given, port: {"pid": 8, "proof": SECRET.prove(given, port=port, pid=7)},
+        lambda _given, port: {"pid": 7, "proof": SECRET.prove("old", port=port, pid=7)},
+        lambda given, port: {"pid": 7, "proof": SECRET.prove(given, port=port + 1, pid=7)},
     ],
     ids=[
         "a health answer",
@@ -94,9 +98,33 @@ def test_a_server_that_signs_the_challenge_is_ours(serve_answer: Callable[..., s
     ],
 )
 def test_any_other_answer_is_not_ours(serve_answer: Callable[..., str], answer: Callable[[str, int], object]) -> None:
-    assert identify_server(serve_answer(answer), "secret") is None
+    assert identify_server(serve_answer(answer), SECRET) is None
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://127.0.0.1:x", "nonsense"])
 def test_an_address_without_a_server_is_not_ours(url: str) -> None:
-    assert identify_server(url, "secret") is None
+    assert identify_server(url, SECRET) is None
+
+
+def test_what_a_browser_gets_is_of_one_port_and_one_store() -> None:
+    other = SECRET._replace(store="8:8 /b")
+    values = [maker(port) for maker in (SECRET.login_token, SECRET.cookie, other.login_token) for port in (1, 2)]
+    assert len(set(values)) == 6
+    assert not any(SECRET.text in value for value in values)
+
+
+def test_a_moved_or_copied_directory_is_another_store(tmp_path: Path) -> None:
+    secret = make_secret(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    copied = read_secret(tmp_path / "b")
+    (tmp_path / "a").rename(tmp_path / "c")
+    moved = read_secret(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "a")
+    in_its_place = read_secret(tmp_path / "a")
+    assert copied
+    assert moved
+    assert in_its_place
+    assert {copied.text, moved.text, in_its_place.text} == {secret.text}
+    assert len({secret.store, copied.store, moved.store, in_its_place.store}) == 4
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    assert read_secret(tmp_path / "link") == in_its_place
