@@ -46,7 +46,7 @@ _REPORTS = {
 }
 
 
-@task(name="log_results", task_run_name="log results", retries=2, retry_delay_seconds=2, persist_result=False)
+@task(name="log_results", task_run_name="log results", persist_result=False)
 def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, float]) -> None:
     """Log facts, history, reports, tables, figures and datasets of the stages' outputs to the MLflow run.
 

@@ -35,7 +35,7 @@ class Registration(BaseModel):
     reason: str
 
 
-@task(name="register_model", task_run_name="register model", retries=2, retry_delay_seconds=2, persist_result=False)
+@task(name="register_model", task_run_name="register model", persist_result=False)
 def register_model(
     run: runs.TrackedRun,
     classifier: ArtifactRef,
