@@ -21,7 +21,7 @@ from tasks.runtime.services import hide_credentials, require_answer
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 3.0
-ANSWER_SECONDS = 10.0  # how long a call waits for Prefect, which by itself waits a minute
+ANSWER_SECONDS = 6.0  # how long a call waits for Prefect, which by itself waits a minute
 TELL_AGAIN_SECONDS = 30.0
 
 

@@ -12,6 +12,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.contracts.evaluation import Metrics, ModelScores
+from pipeline_config.masking import masked_errors
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
 from tasks.registry.gate import DOCUMENTS_TAG, pass_gate, score_tag
@@ -36,6 +37,7 @@ class Registration(BaseModel):
 
 
 @task(name="register_model", task_run_name="register model", persist_result=False)
+@masked_errors()
 def register_model(
     run: runs.TrackedRun,
     classifier: ArtifactRef,

@@ -177,3 +177,4 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 def _reset(client: socket.socket) -> None:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads from it

@@ -18,7 +18,7 @@ from flows.cli.servers import Server, find_port, start_mlflow, start_prefect
 from tests.campaigns.release.failing_proxy import FOR_EVER, MODES, FailingProxy, Outage, failing_proxy
 from tests.campaigns.release.forked_runs import Ended, ForkedRuns
 from tests.campaigns.release.trials import Part, Trials
-from tests.campaigns.release.whole_runs import output_digests, small_options
+from tests.campaigns.release.whole_runs import new_store, output_digests, small_options
 
 TOLD_SECONDS = 15.0
 END_SECONDS = 150.0
@@ -33,6 +33,10 @@ RAW = (
     "Max retries exceeded",
     "sqlalchemy",
 )
+DEAD = (
+    ("mlflow", "answers 500"), ("prefect", "refuses"), ("mlflow", "refuses"), ("prefect", "answers 500"),
+    ("mlflow", "hangs"), ("prefect", "hangs"),
+)  # fmt: skip
 AGAIN = ("train_classifier", "evaluate_classifier")
 
 
@@ -49,18 +53,41 @@ class Setting(NamedTuple):
 
 
 def play(trials: Trials) -> None:
-    """Play outages at random calls; each mode and duration comes in turn."""
+    """Play servers that are away from the start, then outages at random calls; modes and durations come in turn."""
+    for server, mode in DEAD[: trials.count]:
+        _count(trials, f"{server} {mode} from the start", _play_dead(server, mode, trials.folder))
+    if trials.count <= len(DEAD):
+        return
     with _setting(trials.folder) as setting:
-        for number in range(trials.count):
+        for number in range(trials.count - len(DEAD)):
             name = SERVERS[number % 2]
             mode = MODES[number // 2 % len(MODES)]
-            lasting = (0.0, 4.0, FOR_EVER)[number // 2 // len(MODES) % 3]
+            lasting = (FOR_EVER, 0.0, 4.0)[number // 2 // len(MODES) % 3]
             outage = Outage(trials.draw.randint(1, setting.calls[name]), mode, lasting)
-            problems = _play_one(setting, name, outage, number, trials.folder)
-            if problems:
-                trials.record_wrong(f"{name} {outage}: {'; '.join(problems)}")
-            else:
-                trials.passed()
+            _count(trials, f"{name} {outage}", _play_one(setting, name, outage, number, trials.folder))
+
+
+def _count(trials: Trials, what: str, problems: list[str]) -> None:
+    if problems:
+        trials.record_wrong(f"{what}: {'; '.join(problems)}")
+    else:
+        trials.passed()
+
+
+def _play_dead(server: str, mode: str, folder: Path) -> list[str]:
+    """Run with a server that never answers, and return what was wrong."""
+    place = folder / f"dead-{server}-{mode}"
+    place.mkdir()
+    with failing_proxy(0, Outage(1, mode, FOR_EVER)) as proxy:
+        command_line = new_store(place)
+        variable = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}[server]
+        command_line.environment[variable] = f"http://127.0.0.1:{proxy.port}{'/api' if server == 'prefect' else ''}"
+        code, output = command_line.run("run", *small_options(place / "inputs"))
+        waited = time.monotonic() - (proxy.began or 0)
+    problems = [f"exit code {code}: {output}"] if code != 5 or "does not answer" not in output else []
+    problems += [f"shows {raw}" for raw in RAW if raw in output]
+    problems += [f"told after {waited:.1f} s"] if waited > TOLD_SECONDS else []
+    return problems + (["outputs were made"] if output_digests(command_line.artifacts) else [])
 
 
 PART = Part(
