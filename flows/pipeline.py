@@ -21,7 +21,7 @@ from flows.publishing import log_results, publish_link, publish_results
 from flows.recovery import hold_flow_run, sweep
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import GloveflowError, ServiceError
-from pipeline_config.masking import split_user
+from pipeline_config.masking import masked_errors, split_user
 from pipeline_config.schemas import REPORT_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.batches.bucket_corpus import bucket_corpus
@@ -84,9 +84,10 @@ def train_pipeline(config: PipelineConfig) -> PipelineResult:
     end_with_parent()
     hold_flow_run(str(runtime.flow_run.id))
     require_tracking_server()
-    sweep()
     try:
-        return run_stages(config)
+        with masked_errors():
+            sweep()
+            return run_stages(config)
     except KeyboardInterrupt:
         abandon_tasks()
         return cast("PipelineResult", Cancelled(message="Interrupted by Ctrl-C"))

@@ -22,6 +22,7 @@ from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metrics
+from pipeline_config.masking import masked_errors
 from pipeline_config.schemas import (
     DOCUMENTS_FILE,
     EPOCHS_FILE,
@@ -46,7 +47,8 @@ _REPORTS = {
 }
 
 
-@task(name="log_results", task_run_name="log results", retries=2, retry_delay_seconds=2, persist_result=False)
+@task(name="log_results", task_run_name="log results", persist_result=False)
+@masked_errors()
 def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, float]) -> None:
     """Log facts, history, reports, tables, figures and datasets of the stages' outputs to the MLflow run.
 

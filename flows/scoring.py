@@ -15,6 +15,7 @@ from prefect import flow, task
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.errors import InputError, StoreError
+from pipeline_config.masking import masked_errors
 from tasks.runtime.cancellation import allow_work
 from tasks.runtime.escaping import escape_cell
 from tasks.runtime.loggers import open_loggers
@@ -42,10 +43,12 @@ def score_file(*, source: str, output: str, model: str, alias: str = "champion",
     """Write a model's predictions for a file of texts."""
     open_loggers()
     allow_work()
-    return score_texts(source=source, output=output, model=model, alias=alias, column=column)
+    with masked_errors():
+        return score_texts(source=source, output=output, model=model, alias=alias, column=column)
 
 
 @task(name="score_texts", task_run_name="score texts", persist_result=False)
+@masked_errors()
 def score_texts(*, source: str, output: str, model: str, alias: str, column: str) -> ScoringResult:
     """Read the texts, classify them, write the rows; rows without a text get no label and are counted."""
     frame = read_texts(Path(source), column)

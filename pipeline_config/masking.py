@@ -4,9 +4,10 @@
 of the project use it.
 """
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -50,6 +51,24 @@ def mask_values(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: mask_values(inner) for key, inner in value.items()}
     return [mask_values(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@contextlib.contextmanager
+def masked_errors() -> Iterator[None]:
+    """Replace an error of a library whose text holds a secret by one with the masked text.
+
+    Every task and flow has it around its body, because Prefect stores the text of an error in its database.
+
+    Raises:
+        RuntimeError: in place of such an error; other errors pass as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = mask_secrets(str(error))
+        if text == str(error):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {text}") from None
 
 
 def replace_secrets(text: str, replace: Callable[[str], str]) -> str:

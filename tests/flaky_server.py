@@ -21,6 +21,10 @@ class _Handler(BaseHTTPRequestHandler):
         status = 500 if owner.mode == "answers 500" else owner.statuses.get(self.command, 200)
         if status == 200 and body:
             owner.accepted.append((self.path, json.loads(body)))
+        if any(self.path.endswith(path) for path in owner.losing):
+            owner.losing.clear()
+            self.close_connection = True
+            return
         answer = json.dumps(owner.answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
@@ -53,6 +57,7 @@ class FlakyServer:
         mode: one of `MODES`, or empty while it answers.
         answer: the JSON of every answer.
         statuses: HTTP status by method, where it is not 200.
+        losing: ends of paths; the next request to one of them is accepted, but its answer is lost.
         asked: the paths of all requests.
         accepted: path and JSON body of the requests that were answered with success.
     """
@@ -61,6 +66,7 @@ class FlakyServer:
         self.mode = ""
         self.answer: dict = {}
         self.statuses: dict[str, int] = {}
+        self.losing: set[str] = set()
         self.asked: list[str] = []
         self.accepted: list[tuple[str, dict]] = []
         self.ended = threading.Event()

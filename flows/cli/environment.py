@@ -27,10 +27,9 @@ _DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    # By default MLflow tries for minutes. With these a call ends after 31 s on a server that hangs, at once on one
-    # that is gone.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",  # seconds
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # By default MLflow tries for minutes, and repeats even what creates something. Our client repeats what it may.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "12",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }
 

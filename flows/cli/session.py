@@ -1,6 +1,7 @@
 """Run a flow in this process for the command line: signals, the Prefect server, and the end of every task run."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -18,7 +19,10 @@ from tasks.runtime.loggers import open_loggers
 from tasks.runtime.services import hide_credentials, require_answer
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 3.0
+ANSWER_SECONDS = 6.0  # how long a call waits for Prefect, which by itself waits a minute
+TELL_AGAIN_SECONDS = 30.0
 
 
 class Interrupted(GloveflowError):  # noqa: N818 (an interruption is not an error)
@@ -56,19 +60,22 @@ def run_flow(root: Path, load: Callable[[], Callable[..., Any]], **parameters: A
         observed = flow.with_options(  # type: ignore[attr-defined]
             on_running=[lambda _flow, flow_run, _state: flow_run_ids.append(flow_run.id)]
         )
+        outages = contextlib.ExitStack()
         try:
+            outages.enter_context(_tell_of_outages())
             with temporary_settings(_client_settings()):
                 state = observed(**parameters, return_state=True)
         except KeyboardInterrupt as error:
             raise Interrupted(_describe_interrupt(error)) from None
         except Exception as error:
-            if _is_unreachable(error):
+            if reason := _find_outage(error):
                 raise ServiceError(
-                    f"Prefect at {hide_credentials(os.environ.get('PREFECT_API_URL', ''))} does not answer: {error}"
+                    f"Prefect at {hide_credentials(os.environ.get('PREFECT_API_URL', ''))} does not answer: {reason}"
                 ) from error
             raise
         finally:
-            flush_and_close_task_runs(flow_run_ids, close=embedded)
+            with outages:
+                flush_and_close_task_runs(flow_run_ids, close=embedded)
         if state.is_cancelled():
             raise Interrupted(state.message)
         return state.result()
@@ -127,19 +134,63 @@ def _terminate_like_ctrl_c() -> Iterator[None]:
 
 def _client_settings() -> dict[Any, Any]:
     """Return Prefect's settings for a run of the command line."""
-    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+    from prefect.settings import (
+        PREFECT_API_REQUEST_TIMEOUT,
+        PREFECT_CLIENT_MAX_RETRIES,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    )
 
     settings: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}  # the heartbeat delays the end by 1 s
+    if "PREFECT_API_REQUEST_TIMEOUT" not in os.environ:
+        settings[PREFECT_API_REQUEST_TIMEOUT] = ANSWER_SECONDS
     if "PREFECT_CLIENT_MAX_RETRIES" not in os.environ:
         settings[PREFECT_CLIENT_MAX_RETRIES] = 2  # a lost server is reported after some 6 s, not after a minute
     return settings
+
+
+class _OutageTeller(logging.Handler):
+    """Say once in a while that Prefect does not answer, as soon as its client asks again."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.told = -TELL_AGAIN_SECONDS
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "retryable" in str(record.msg) and time.monotonic() > self.told + TELL_AGAIN_SECONDS:
+            self.told = time.monotonic()
+            url = hide_credentials(os.environ.get("PREFECT_API_URL", ""))
+            logger.warning("Prefect at %s does not answer; it is asked again", url)
+
+
+@contextlib.contextmanager
+def _tell_of_outages() -> Iterator[None]:
+    """Log a warning during the body when Prefect does not answer a call, before the call is given up.
+
+    Prefect's own lines about log lines that could not be sent, on standard error, are off.
+    """
+    client, teller = logging.getLogger("prefect.client"), _OutageTeller()
+    level, raised = client.level, logging.raiseExceptions
+    logging.raiseExceptions = bool(os.environ.get("GLOVEFLOW_DEBUG"))
+    client.setLevel(logging.DEBUG)
+    client.addHandler(teller)
+    try:
+        yield
+    finally:
+        client.removeHandler(teller)
+        client.setLevel(level)
+        logging.raiseExceptions = raised
 
 
 def _describe_interrupt(error: KeyboardInterrupt) -> str:
     return f"Interrupted by {error.args[0]}" if error.args else "Interrupted by Ctrl-C"
 
 
-def _is_unreachable(error: Exception) -> bool:
+def _find_outage(error: Exception) -> str:
+    """Return why Prefect did not answer, if that is what the error says, and else an empty text."""
     import httpx
 
-    return isinstance(error, httpx.TransportError) or "Failed to reach API" in str(error)
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"HTTP status {error.response.status_code}" if error.response.status_code >= 500 else ""
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return str(error) if isinstance(error, httpx.TransportError) or "Failed to reach API" in str(error) else ""

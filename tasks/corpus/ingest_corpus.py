@@ -20,6 +20,7 @@ from prefect import task
 
 from pipeline_config.contracts.corpus import CorpusProfile, DocumentsProfile, FileRows
 from pipeline_config.errors import InputError
+from pipeline_config.masking import masked_errors
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, REJECTED, REJECTED_FILE, SPLITS
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.profile import profile_documents
@@ -29,7 +30,9 @@ from tasks.corpus.splitting import DocumentIndex, draw_splits, find_crossing
 from tasks.store.output import StageOutput
 from tasks.store.stage import stage
 
-find_corpus = task(name="find_corpus", task_run_name="find corpus", persist_result=False)(locate_corpus)
+find_corpus = task(name="find_corpus", task_run_name="find corpus", persist_result=False)(
+    masked_errors()(locate_corpus)
+)
 
 
 @stage(version=3)

@@ -8,6 +8,7 @@ first.
 
 import glob
 import hashlib
+import re
 import shutil
 from collections.abc import Sequence
 from importlib import metadata
@@ -26,6 +27,8 @@ from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+
+CODE_PROTOCOLS = {"reference", "dask"}  # fsspec fills in templates of the first, and the second sends pickles
 
 
 class CorpusFile(BaseModel):
@@ -117,6 +120,8 @@ def _fetch(url: str, field: str) -> list[Path]:
 
     if url.startswith("http://"):
         raise InputError(f"{field}: {url}: expected https, since http does not prove which server answers")
+    if named := CODE_PROTOCOLS.intersection(re.split(r"://|::", url)):
+        raise InputError(f"{field}: {url}: the protocol {min(named)} is refused, because its addresses can name code")
     try:
         system, names = fsspec.core.url_to_fs(url)
         found = sorted(system.glob(names)) if glob.has_magic(names) else [names]

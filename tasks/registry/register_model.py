@@ -12,6 +12,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.contracts.evaluation import Metrics, ModelScores
+from pipeline_config.masking import masked_errors
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
 from tasks.registry.gate import DOCUMENTS_TAG, pass_gate, score_tag
@@ -35,7 +36,8 @@ class Registration(BaseModel):
     reason: str
 
 
-@task(name="register_model", task_run_name="register model", retries=2, retry_delay_seconds=2, persist_result=False)
+@task(name="register_model", task_run_name="register model", persist_result=False)
+@masked_errors()
 def register_model(
     run: runs.TrackedRun,
     classifier: ArtifactRef,

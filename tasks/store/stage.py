@@ -15,6 +15,7 @@ from prefect import Task, task
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
+from pipeline_config.masking import masked_errors
 from tasks.runtime.memory import keep_freed_memory
 from tasks.store.artifacts import ArtifactRef, stage_key
 from tasks.store.commit import commit_output
@@ -50,9 +51,10 @@ def stage(
             bound = inputs_only.bind(*args, **kwargs)
             bound.apply_defaults()
             inputs = {key: value for key, value in bound.arguments.items() if key not in unkeyed}
-            reference, computed = commit_output(
-                name, stage_key(name, version, inputs), lambda output: write(output, *args, **kwargs), inputs=inputs
-            )
+            with masked_errors():
+                reference, computed = commit_output(
+                    name, stage_key(name, version, inputs), lambda output: write(output, *args, **kwargs), inputs=inputs
+                )
             logger.info("%s", describe_output(reference, computed=computed))
             if not computed and TaskRunContext.get():
                 return cast("ArtifactRef", Completed(name="Cached", message=reference.key, data=reference))

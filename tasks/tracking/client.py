@@ -1,9 +1,14 @@
-"""MLflow's client with errors in plain words: a server that is away raises `ServiceError`, whatever was called."""
+"""MLflow's client with errors in plain words: a server that is away raises `ServiceError`, whatever was called.
+
+A call that failed is repeated for some seconds if a second one does no harm. What creates something goes through
+`create_once`. A server that hangs is not asked again, because the timeout of one call is all that a user should wait.
+"""
 
 import functools
 import re
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -19,16 +24,24 @@ from mlflow.protos.databricks_pb2 import (
 from pipeline_config.errors import ServiceError
 from tasks.runtime.services import hide_credentials
 
+T = TypeVar("T")
+PATIENCE_SECONDS = 6.0
+PAUSE_SECONDS = 0.5  # it doubles
+_REFUSED, _NO_ANSWER = "connection refused", "no answer in time"
 _OUTAGES = {
     ErrorCode.Name(code)
     for code in (INTERNAL_ERROR, PERMISSION_DENIED, REQUEST_LIMIT_EXCEEDED, TEMPORARILY_UNAVAILABLE, UNAUTHENTICATED)
 }
 _REASONS = (  # what MLflow and its HTTP library say, and the same in short
-    (re.compile(r"Connection refused"), "connection refused"),
-    (re.compile(r"[Rr]ead timeout=(\S+?)\)|[Rr]ead timed out"), "no answer in time"),
+    (re.compile(r"Connection refused"), _REFUSED),
+    (re.compile(r"[Rr]ead timeout=(\S+?)\)|[Rr]ead timed out"), _NO_ANSWER),
     (re.compile(r"too many (\d{3}) error responses"), r"HTTP status \1"),
     (re.compile(r"[Cc]onnection aborted|ConnectionReset"), "the connection was cut"),
 )
+
+
+class Unanswered(ServiceError):  # noqa: N818 (a kind of it)
+    """MLflow took a call and did not answer in time. Nobody knows whether it did what was asked."""
 
 
 class TrackingClient(MlflowClient):
@@ -45,19 +58,55 @@ class TrackingClient(MlflowClient):
         return functools.partial(_call, value, super().__getattribute__("tracking_uri"))
 
 
+def create_once(create: Callable[[], T], find: Callable[[], T | None]) -> T:
+    """Create something; if the call failed, look first whether MLflow has it, and create it only if not.
+
+    Args:
+        create: the call that creates.
+        find: returns what the call created, or None.
+
+    Raises:
+        Unanswered: MLflow hangs.
+        ServiceError: MLflow does not answer.
+    """
+    try:
+        return create()
+    except Unanswered:
+        raise
+    except ServiceError:
+        found = find()
+        return create() if found is None else found
+
+
 def _call(method: Callable[..., Any], uri: str, *args: Any, **kwargs: Any) -> Any:
+    pause, deadline = PAUSE_SECONDS, time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return _call_in_plain_words(method, uri, *args, **kwargs)
+        except Unanswered:
+            raise
+        except ServiceError as error:
+            repeatable = _REFUSED in str(error) or not method.__name__.startswith(("create_", "log_outputs"))
+            if not repeatable or time.monotonic() + pause > deadline:
+                raise
+        time.sleep(pause)
+        pause *= 2
+
+
+def _call_in_plain_words(method: Callable[..., Any], uri: str, *args: Any, **kwargs: Any) -> Any:
     try:
         return method(*args, **kwargs)
     except MlflowException as error:
         if error.error_code not in _OUTAGES:
             raise
-        raise ServiceError(_describe(uri, method.__name__, error.message)) from error
+        raise _describe(uri, method.__name__, error.message) from error
     except OSError as error:
         if not hasattr(error, "response"):  # only the errors of MLflow's HTTP library have one
             raise
-        raise ServiceError(_describe(uri, method.__name__, str(error))) from error
+        raise _describe(uri, method.__name__, str(error)) from error
 
 
-def _describe(uri: str, call: str, message: str) -> str:
+def _describe(uri: str, call: str, message: str) -> ServiceError:
     reason = next((found.expand(short) for pattern, short in _REASONS if (found := pattern.search(message))), None)
-    return f"MLflow at {hide_credentials(uri)} failed at `{call}`: {reason or ' '.join(message.split())[:300]}"
+    kind = Unanswered if reason == _NO_ANSWER else ServiceError
+    return kind(f"MLflow at {hide_credentials(uri)} failed at `{call}`: {reason or ' '.join(message.split())[:300]}")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import mlflow
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -19,6 +20,7 @@ from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
 
 from pipeline_config.errors import ServiceError, UnusableModelError
 from tasks.store.locks import file_lock
+from tasks.tracking.client import create_once
 from tasks.tracking.model_files import (
     FILES_TAG,
     list_other_packages,
@@ -61,11 +63,15 @@ def log_model(
 ) -> LoggedFiles:
     """Log a model from code with its bundle of files.
 
-    No pickle is written: the logged model is the code, the bundle and MLflow's own descriptions.
+    No pickle is written: the logged model is the code, the bundle and MLflow's own descriptions. If MLflow is
+    away meanwhile, the logged model stays pending until its run is ended.
     """
     client = open_client()
-    logged = client.create_logged_model(
-        run.experiment_id, name="classifier", source_run_id=run.run_id, tags={DIGEST_TAG: digest}
+    logged = create_once(
+        lambda: client.create_logged_model(
+            run.experiment_id, name="classifier", source_run_id=run.run_id, tags={DIGEST_TAG: digest}
+        ),
+        lambda: _find_pending(client, run),
     )
     try:
         with tempfile.TemporaryDirectory() as folder, _model_code_lock:
@@ -87,8 +93,9 @@ def log_model(
             remove_leftovers(path)
             files_tag = write_files_tag(path)
             client.log_model_artifacts(logged.model_id, str(path))
-    except BaseException:
-        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+    except BaseException as error:
+        if not isinstance(error, ServiceError):
+            client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     return LoggedFiles(str(logged.model_id), files_tag)
@@ -97,9 +104,16 @@ def log_model(
 def link_model(run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
     """Show a logged model and its metrics on the page of a run; repeated calls add it once."""
     client = open_client()
-    outputs = client.get_run(run_id).outputs
-    if model_id not in {output.model_id for output in (outputs.model_outputs if outputs else [])}:
-        client.log_outputs(run_id, [LoggedModelOutput(model_id=model_id, step=0)])
+
+    def is_linked() -> bool:
+        outputs = client.get_run(run_id).outputs
+        return model_id in {output.model_id for output in (outputs.model_outputs if outputs else [])}
+
+    if not is_linked():
+        create_once(
+            lambda: client.log_outputs(run_id, [LoggedModelOutput(model_id=model_id, step=0)]),
+            lambda: is_linked() or None,
+        )
     now = int(time.time() * 1000)
     client.log_batch(
         run_id, metrics=[Metric(k, v, now, 0, model_id=model_id, run_id=run_id) for k, v in metrics.items()]
@@ -139,15 +153,21 @@ def register_version(
 ) -> ModelVersion:
     """Register a logged model as a new version, with the digests of its files."""
     client, model_id = open_client(), logged.model_id
-    with contextlib.suppress(MlflowException):
-        client.create_registered_model(name, description="LSTM text classifiers, trained by gloveflow")
-    version = client.create_model_version(
-        name,
-        f"models:/{model_id}",
-        run.run_id,
-        tags={**tags, FILES_TAG: logged.files_tag},
-        description=description,
-        model_id=model_id,
+    with contextlib.suppress(MlflowException):  # it exists
+        create_once(
+            lambda: client.create_registered_model(name, description="LSTM text classifiers, trained by gloveflow"),
+            lambda: client.get_registered_model(name),
+        )
+    version = create_once(
+        lambda: client.create_model_version(
+            name,
+            f"models:/{model_id}",
+            run.run_id,
+            tags={**tags, FILES_TAG: logged.files_tag},
+            description=description,
+            model_id=model_id,
+        ),
+        lambda: next(iter(client.search_model_versions(f"name = '{name}' AND run_id = '{run.run_id}'")), None),
     )
     versions = json.dumps([{"name": name, "version": str(version.version)}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})
@@ -222,6 +242,11 @@ def load_version(version: ModelVersion) -> Classify:
             raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
 
     return classify
+
+
+def _find_pending(client: MlflowClient, run: TrackedRun) -> LoggedModel | None:
+    found = client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'")
+    return next((model for model in found if model.status == LoggedModelStatus.PENDING), None)
 
 
 def _describe_failure(version: ModelVersion, what: str, error: Exception, packages: list[str]) -> str:

@@ -28,6 +28,7 @@ from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.escaping import escape_cell
 from tasks.store.locks import file_lock, lock_before_naming, try_lock
+from tasks.tracking.client import create_once
 from tasks.tracking.server import mlflow_directory, open_client, run_url, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
 
     FINISHED if the body returns, FAILED if it raises an error, KILLED if it is interrupted (Ctrl-C, termination). If
     the process is killed, or the server is away at the end, the run stays open and its lock file stays behind without a
-    lock: `end_dead_runs` finds it.
+    lock: `end_dead_runs` finds it, and in the second case the state that it should have got.
 
     Raises:
         ServiceError: MLflow does not answer.
@@ -64,23 +65,31 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
             "mlflow.source.name": "gloveflow",
             "mlflow.user": _user(),
         }
-        run_id = client.create_run(experiment_id, tags=values, run_name=name).info.run_id
+        opened = create_once(
+            lambda: client.create_run(experiment_id, tags=values, run_name=name),
+            lambda: next(iter(_runs_with_lock(client, lock)), None),
+        )
+        run_id = opened.info.run_id
         try:
             _log_config(client, run_id, config)
             yield TrackedRun(run_id, experiment_id, run_url(experiment_id, run_id))
-        except Exception:
-            _end(client, run_id, "FAILED")
+        except Exception as error:
+            if isinstance(error, ServiceError):
+                logger.warning("the run cannot go on: %s", error)  # ending it may take as long again
+            _give_up(client, opened, "FAILED")
             raise
         except BaseException:
-            _end(client, run_id, "KILLED")
+            _give_up(client, opened, "KILLED")
             raise
-        ended = _end(client, run_id, "FINISHED")
+        ended = _end(client, opened, "FINISHED")
     if ended:
         _lock_path(lock).unlink(missing_ok=True)
 
 
 def end_dead_runs() -> list[str]:
     """End the runs whose process is gone, as KILLED, and as FAILED the models that they had not logged completely.
+
+    A run that only could not be ended, because MLflow was away, gets its own state.
 
     Returns:
         The Prefect flow run ids of these runs.
@@ -94,11 +103,12 @@ def end_dead_runs() -> list[str]:
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # its run may end at this moment
             if not try_lock(file.fileno(), path):
                 continue
+            status = file.read().decode() or "KILLED"
             for run in _runs_with_lock(client, path.stem):
                 _end_pending_models(client, run)
-                client.set_terminated(run.info.run_id, "KILLED")
+                client.set_terminated(run.info.run_id, status)
                 logger.warning(
-                    "MLflow run %s was left running by a process that is gone: now KILLED", run.info.run_name
+                    "MLflow run %s was left running by a process that is gone: now %s", run.info.run_name, status
                 )
                 flow_run_ids.append(run.data.tags.get("prefect.flow_run_id", ""))
             path.unlink(missing_ok=True)
@@ -180,9 +190,9 @@ def _end_pending_models(client: MlflowClient, run: Run) -> None:
         for model in client.search_logged_models([run.info.experiment_id], query):
             if model.status == LoggedModelStatus.PENDING:
                 client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
-                logger.warning("logged model %s was left unfinished by a killed process: now FAILED", model.model_id)
-    except MlflowException as error:
-        logger.warning("logged models of MLflow run %s could not be ended: %s", run.info.run_name, error.message)
+                logger.warning("logged model %s was left unfinished: now FAILED", model.model_id)
+    except (MlflowException, ServiceError) as error:
+        logger.warning("logged models of MLflow run %s could not be ended: %s", run.info.run_name, error)
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -192,7 +202,10 @@ def _experiment(client: MlflowClient, name: str) -> str:
         if found is None:
             files = location and f"{location}/{uuid.uuid4().hex[:8]}"
             tags = {"mlflow.experimentKind": "custom_model_development"}  # decides which pages the UI shows
-            return str(client.create_experiment(name, artifact_location=files, tags=tags))
+            return create_once(
+                lambda: str(client.create_experiment(name, artifact_location=files, tags=tags)),
+                lambda: (made := client.get_experiment_by_name(name)) and str(made.experiment_id),
+            )
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
@@ -205,12 +218,20 @@ def _log_config(client: MlflowClient, run_id: str, config: PipelineConfig) -> No
     client.log_text(run_id, yaml.safe_dump(values, sort_keys=False), "config.yaml")
 
 
-def _end(client: MlflowClient, run_id: str, status: str) -> bool:
-    """End a run and return whether it worked."""
+def _give_up(client: MlflowClient, run: Run, status: str) -> None:
+    """End a run that was not finished, and the models that it left unfinished."""
+    if _end(client, run, status):
+        _end_pending_models(client, run)
+
+
+def _end(client: MlflowClient, run: Run, status: str) -> bool:
+    """End a run and return whether it worked. If not, its lock file keeps the state for `end_dead_runs`."""
     try:
-        client.set_terminated(run_id, status)
+        client.set_terminated(run.info.run_id, status)
     except (MlflowException, ServiceError) as error:
-        logger.warning("MLflow run %s could not be ended as %s: %s", run_id, status, error)
+        logger.warning("MLflow run %s could not be ended as %s: %s", run.info.run_id, status, error)
+        with contextlib.suppress(OSError):
+            _lock_path(run.data.tags[LOCK_TAG]).write_text(status)
         return False
     return True
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from prefect import task
 
 from pipeline_config.errors import InputError
-from pipeline_config.masking import digest_url, mask_secrets
+from pipeline_config.masking import digest_url, mask_secrets, masked_errors
 from pipeline_config.references import fill_references
 from pipeline_config.schemas import ODD_LINES, ODD_LINES_FILE, VECTORS_FILE, vectors_schema
 from pipeline_config.settings import EmbeddingsConfig
@@ -51,7 +51,9 @@ def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
     return source.model_copy(update={"digest": f"{source.digest}:{keep}"})
 
 
-find_vectors = task(name="find_vectors", task_run_name="find vectors", persist_result=False)(locate_vectors)
+find_vectors = task(name="find_vectors", task_run_name="find vectors", persist_result=False)(
+    masked_errors()(locate_vectors)
+)
 
 
 @stage(version=4)

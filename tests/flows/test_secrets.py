@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 
 from flows.cli.console import show_log_lines
+from flows.cli.servers import find_port
 from flows.pipeline import train_pipeline
 from pipeline_config import masking
-from pipeline_config.errors import GloveflowError
+from pipeline_config.errors import GloveflowError, ServiceError
 from pipeline_config.resolve import resolve_config
 from tasks.tracking.server import open_client
+from tests.flaky_server import flaky_server
 from tests.https_server import fixed, serve, whole
+from tests.small_run import CommandLine, set_options
 
 CANARY = "canary-5f1c7e9b"
 
@@ -98,3 +103,74 @@ def test_a_secret_in_parameters_of_another_caller_is_masked_in_mlflow(config: An
     assert logged.params["corpus.source"] == "https://***@host/c.csv"
     assert json.dumps(logged.tags).count("***") == 2
     assert find_canary(artifacts) == []
+
+
+def test_a_secret_in_an_error_of_a_library_is_masked_in_prefect_and_printed_nowhere(
+    finished: tuple[Path, Any],
+    config: Any,
+    prefect_api: str,
+    prefect_server_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConnectionResetError(f"GET https://me:{CANARY}@host/?token={CANARY} was cut")
+
+    shutil.copytree(finished[0] / "store", tmp_path / "artifacts" / "store")
+    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setattr("tasks.tracking.metrics.log_metrics", fail)
+    show_log_lines()
+    with pytest.raises(RuntimeError, match=r"^ConnectionResetError: GET https://\*\*\*@host/\?token=\*\*\* was cut$"):
+        train_pipeline(config)
+    EventsWorker.drain_all(timeout=10)
+    APILogWorker.drain_all(timeout=10)
+    printed = capfd.readouterr()
+    assert CANARY not in printed.out + printed.err
+    assert find_canary(tmp_path / "artifacts") == []
+    assert find_canary(prefect_server_root) == []
+
+
+def test_the_secret_of_a_proxy_is_nowhere(
+    overrides: list[str],
+    prefect_api: str,
+    prefect_server_root: Path,
+    artifacts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{CANARY}@127.0.0.1:{find_port(0)}")  # nobody listens there
+    monkeypatch.setattr("tasks.fetching.mirrors.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("tasks.fetching.mirrors.MAX_TRIES_WITHOUT_PROGRESS", 1)
+    config = resolve_config(preset="smoke", overrides=[*overrides, "corpus.source=https://corpus.example/c.csv"]).config
+    show_log_lines()
+    with pytest.raises(ServiceError, match=r"corpus\.example"):
+        train_pipeline(config)
+    EventsWorker.drain_all(timeout=10)
+    APILogWorker.drain_all(timeout=10)
+    printed = capfd.readouterr()
+    assert CANARY not in printed.out + printed.err
+    assert find_canary(artifacts) == []
+    assert find_canary(prefect_server_root) == []
+
+
+def test_secrets_of_the_addresses_of_servers_are_nowhere(
+    command_line: CommandLine, overrides: list[str], prefect_server: str, prefect_server_root: Path
+) -> None:
+    user = os.environ["PREFECT_API_AUTH_STRING"]
+    password = user.partition(":")[2]
+    with flaky_server() as mlflow:
+        mlflow.statuses["POST"] = 500
+        command_line.environment |= {
+            "PREFECT_API_URL": prefect_server.replace("//", f"//{user}@"),
+            "MLFLOW_TRACKING_URI": mlflow.url.replace("//", f"//me:{CANARY}@"),
+        }
+        command_line.environment.pop("PREFECT_API_AUTH_STRING")
+        code, output = command_line.run("run", "--preset", "smoke", *set_options(overrides))
+    assert code == 5, output
+    assert f"MLflow at {mlflow.url} failed at" in output
+    assert CANARY not in output
+    assert password not in output
+    assert find_canary(command_line.artifacts) == []
+    assert find_canary(prefect_server_root) == []
+    assert not any(password.encode() in path.read_bytes() for path in prefect_server_root.rglob("*.db*"))

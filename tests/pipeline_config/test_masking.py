@@ -4,7 +4,7 @@ import pytest
 
 from pipeline_config import masking
 from pipeline_config.errors import ConfigError, InputError
-from pipeline_config.masking import digest_url, mask_secrets, mask_values, remember_value, split_user
+from pipeline_config.masking import digest_url, mask_secrets, mask_values, masked_errors, remember_value, split_user
 from pipeline_config.references import check_references, fill_references
 from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import PipelineConfig
@@ -129,3 +129,11 @@ class TestReferences:
     def test_a_wrong_type_is_still_told(self):
         with pytest.raises(ConfigError, match=r"corpus\.source"):
             resolve_config(overrides=["corpus.source=[1, {a: b}]"])
+
+
+def test_an_error_with_a_secret_is_replaced_and_any_other_passes():
+    with pytest.raises(RuntimeError, match=r"^OSError: https://\*\*\*@host is gone$") as caught, masked_errors():
+        raise OSError("https://me:secret@host is gone")
+    assert caught.value.__suppress_context__
+    with pytest.raises(OSError, match="https://host is gone"), masked_errors():
+        raise OSError("https://host is gone")

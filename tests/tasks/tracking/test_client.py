@@ -1,8 +1,10 @@
 import pytest
 from mlflow.exceptions import MlflowException
 
+from flows.cli.environment import prepare_environment
 from pipeline_config.errors import ServiceError
-from tasks.tracking.client import TrackingClient
+from tasks.tracking import client as tracking_client
+from tasks.tracking.client import TrackingClient, create_once
 from tasks.tracking.server import open_client
 from tests.flaky_server import MODES, flaky_server
 
@@ -52,3 +54,49 @@ def test_a_file_of_ours_that_is_missing_stays_an_error_of_the_system(tracked):
     run = client.create_run(client.create_experiment("x", artifact_location=(tracked / "files").as_uri()))
     with pytest.raises(FileNotFoundError):
         client.log_artifact(run.info.run_id, str(tracked / "missing"))
+
+
+class TestRepeating:
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch):
+        monkeypatch.setattr(tracking_client, "PATIENCE_SECONDS", 5.0)
+        monkeypatch.setattr(tracking_client, "PAUSE_SECONDS", 0.01)
+
+    def test_a_call_that_may_be_repeated_survives_a_short_outage(self):
+        with flaky_server() as server:
+            server.losing = {"/runs/set-tag"}
+            TrackingClient(server.url).set_tag(RUN, "a", "1")
+            assert [path for path, _ in server.accepted] == ["/api/2.0/mlflow/runs/set-tag"] * 2
+
+    @pytest.mark.parametrize("found", [None, "found"])
+    def test_what_creates_something_is_repeated_only_if_it_created_nothing(self, found):
+        with flaky_server() as server:
+            server.answer = {"run": {"info": {"run_id": RUN}, "data": {}}}
+            server.losing = {"/runs/create"}
+            client = TrackingClient(server.url)
+            made = create_once(lambda: client.create_run("1").info.run_id, lambda: found)
+            assert made == (found or RUN)
+            assert len(server.accepted) == (1 if found else 2)
+
+    def test_a_server_that_hangs_is_asked_once(self):
+        with flaky_server() as server:
+            client = TrackingClient(server.url)
+            server.fail("hangs")
+            with pytest.raises(ServiceError, match="no answer in time"):
+                client.get_run(RUN)
+            with pytest.raises(ServiceError, match="no answer in time"):
+                create_once(lambda: client.create_run("1"), lambda: pytest.fail("asked again"))
+            assert len(server.asked) == 2
+
+
+def test_nothing_is_created_twice_by_the_settings_of_the_command_line(monkeypatch, tmp_path):
+    """MLflow itself repeats whatever was not answered, by default five times."""
+    for name in ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(tmp_path))
+    prepare_environment()
+    with flaky_server() as server:
+        server.losing = {"/runs/create"}
+        with pytest.raises(ServiceError, match="failed at `create_run`"):
+            TrackingClient(server.url).create_run("1")
+        assert len(server.accepted) == 1

@@ -112,7 +112,7 @@ class TestRunStatus:
             with pytest.raises(ServiceError, match="out of order"):
                 end_dead_runs()
         assert end_dead_runs() == ["7"]
-        assert status_of(run.run_id) == "KILLED"
+        assert status_of(run.run_id) == "FINISHED"
         assert lock_files() == []
 
     def test_a_tag_that_a_run_can_do_without_is_only_warned_about(self, monkeypatch, caplog):
