@@ -15,6 +15,7 @@ from prefect import flow, task
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.errors import InputError, StoreError
+from pipeline_config.settings import check_alias, check_model_name
 from tasks.runtime.cancellation import allow_work
 from tasks.runtime.escaping import escape_cell
 from tasks.runtime.loggers import open_loggers
@@ -39,7 +40,13 @@ class ScoringResult(BaseModel):
 
 @flow(name="score-texts", persist_result=False)
 def score_file(*, source: str, output: str, model: str, alias: str = "champion", column: str = "text") -> ScoringResult:
-    """Write a model's predictions for a file of texts."""
+    """Write a model's predictions for a file of texts.
+
+    Raises:
+        ConfigError: model or alias is no such name.
+    """
+    check_model_name(model, "model")
+    check_alias(alias, "alias")
     open_loggers()
     allow_work()
     return score_texts(source=source, output=output, model=model, alias=alias, column=column)
