@@ -94,9 +94,9 @@ def add_versions(number: str, *, copies: int) -> None:
         )
 
 
-def model_folder(number: str) -> Path:
+def model_folder(number: str, name: str = MODEL) -> Path:
     """Return the directory of the files of a version."""
-    uri = open_client().get_model_version_download_uri(MODEL, number)
+    uri = open_client().get_model_version_download_uri(name, number)
     return Path(url2pathname(urlsplit(uri).path))
 
 
