@@ -29,7 +29,7 @@ from tasks.corpus.ingest_corpus import find_corpus, ingest_corpus
 from tasks.corpus.sources import CorpusRef
 from tasks.embeddings.align_embeddings import align_embeddings
 from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier
-from tasks.registry.register_model import Registration, register_model
+from tasks.registry.register_model import Registration, register_model, require_champion
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
 from tasks.runtime.parent import end_with_parent
@@ -111,6 +111,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         outputs = collect_outputs(data, trainings[best])
         registration = log_and_register(run, outputs, spread, config)
         publish_results(outputs.evaluation, registration, url=run.url, spread=spread)
+        require_champion(registration, config)
     return PipelineResult(
         stages=[summarize_stage(future) for future in list_stage_runs(data, trainings[best])],
         test_scores={

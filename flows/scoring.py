@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.errors import InputError, StoreError
 from pipeline_config.masking import masked_errors
+from pipeline_config.settings import check_alias, check_model_name
 from tasks.runtime.cancellation import allow_work
 from tasks.runtime.escaping import escape_cell
 from tasks.runtime.loggers import open_loggers
@@ -40,7 +41,13 @@ class ScoringResult(BaseModel):
 
 @flow(name="score-texts", persist_result=False)
 def score_file(*, source: str, output: str, model: str, alias: str = "champion", column: str = "text") -> ScoringResult:
-    """Write a model's predictions for a file of texts."""
+    """Write a model's predictions for a file of texts.
+
+    Raises:
+        ConfigError: model or alias is no such name.
+    """
+    check_model_name(model, "model")
+    check_alias(alias, "alias")
     open_loggers()
     allow_work()
     with masked_errors():

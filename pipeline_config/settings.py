@@ -6,7 +6,7 @@ longer than 300 lines so that one page holds every field, its default and its un
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -44,6 +44,31 @@ def _name_model(value: str) -> str:
             "spaces, '.', '_' and '-', at most 256 of them"
         )
     return value
+
+
+def check_alias(alias: str, where: str) -> str:
+    """Return an alias that does not come from a configuration, after the same check.
+
+    Args:
+        alias: the alias.
+        where: what it was given as, for the message.
+
+    Raises:
+        ConfigError: it cannot be an alias.
+    """
+    return _checked(_name_alias, alias, where)
+
+
+def check_model_name(name: str, where: str) -> str:
+    """Do the same for the name of a registered model."""
+    return _checked(_name_model, name, where)
+
+
+def _checked(check: Callable[[str], str], value: str, where: str) -> str:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}, got {value!r}") from error
 
 
 Alias = Annotated[str, AfterValidator(_name_alias)]
@@ -352,12 +377,20 @@ class RegistrationConfig(Section):
     )
     alias: Alias = Field("champion", description="alias of the model in use")
     challenger_alias: Alias = Field("challenger", description="alias of the newest version")
+    previous_alias: Alias = Field(
+        "previous", description="alias of the version that had the alias before; gloveflow models rollback goes there"
+    )
     metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="test metric that the gate compares")
     minimum: Fraction | None = Field(
         None, description="smallest value of the metric with which a version takes the alias; None: off"
     )
     min_improvement: Annotated[float, Field(ge=-1, le=1)] = Field(
         0.0, description="how much better than the champion a version must be on the same test split"
+    )
+    require_champion: bool = Field(
+        False,
+        description="end the run with exit code 6, after registration, if the version with the alias cannot be used or "
+        "compared; otherwise the run ends well and the reason says so",
     )
 
     @model_validator(mode="after")
@@ -367,6 +400,8 @@ class RegistrationConfig(Section):
                 f"alias and challenger_alias must differ, got {self.alias} for both: every version gets the second "
                 "without passing the gate"
             )
+        if self.previous_alias in (self.alias, self.challenger_alias):
+            raise ValueError(f"previous_alias must differ from the other two aliases, got {self.previous_alias}")
         return self
 
 

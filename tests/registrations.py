@@ -1,5 +1,9 @@
 """Registrations of the small pipeline's model with changes, for tests of the registry."""
 
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
 import pyarrow as pa
 
 from pipeline_config.contracts.evaluation import Metrics
@@ -77,3 +81,29 @@ def versions() -> list[int]:
 
 def alias(name: str) -> str:
     return str(find_alias(MODEL, name).version)
+
+
+def add_versions(number: str, *, copies: int) -> None:
+    """Register the files of a version again, as further versions with the same tags but the record of changes."""
+    client = open_client()
+    version = client.get_model_version(MODEL, number)
+    tags = {key: value for key, value in version.tags.items() if key != "gloveflow.changes"}
+    for _ in range(copies):
+        client.create_model_version(
+            MODEL, version.source, version.run_id, tags=tags, model_id=str(version.source).rpartition("/")[2]
+        )
+
+
+def model_folder(number: str, name: str = MODEL) -> Path:
+    """Return the directory of the files of a version."""
+    uri = open_client().get_model_version_download_uri(name, number)
+    return Path(url2pathname(urlsplit(uri).path))
+
+
+def damage(number: str) -> Path:
+    """Change a byte of the weights of a version, and return the file."""
+    path = model_folder(number) / "artifacts" / "bundle" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    return path

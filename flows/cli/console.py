@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.server_process import login_link
 from flows.cli.server_secret import read_secret
-from pipeline_config.masking import mask_secrets
+from pipeline_config.masking import mask_secrets, mask_values
 from pipeline_config.preset_files import DEFAULT_PRESET
 from tasks.runtime.loggers import OUR_LOGGERS
 
 if TYPE_CHECKING:
-    from flows.cli.doctor import Finding
+    from flows.cli.findings import Finding
     from flows.cli.server_process import Server
     from flows.outputs import PipelineResult, StageSummary
     from flows.scoring import ScoringResult
@@ -160,9 +160,24 @@ def print_running(root: Path, servers: dict[str, str]) -> None:
 
 
 def print_findings(findings: "list[Finding]") -> None:
-    """Print the findings of the doctor, one on each line."""
+    """Print the findings of the doctor, one on each line, and below it what a repair would do."""
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'BAD '} {finding.subject:14} {mask_secrets(finding.text)}")
+        if finding.remedy:
+            print(f"{'':20}--repair: {mask_secrets(finding.remedy)}")
+
+
+def print_lines(lines: list[str]) -> None:
+    """Print lines without secrets."""
+    for line in lines:
+        print(mask_secrets(line))
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, without secrets."""
+    import json
+
+    print(json.dumps(mask_values(value), ensure_ascii=False, indent=1))
 
 
 def print_config(resolved: "ResolvedConfig", *, as_yaml: bool) -> None:

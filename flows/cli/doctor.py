@@ -1,4 +1,7 @@
-"""The checks of `gloveflow doctor`: versions of packages, the Prefect server, the store, databases, pages."""
+"""The checks of `gloveflow doctor` and their repairs. The checks of an installation are here.
+
+Those of an artifacts directory are in `flows.cli.damage`, those of runs and models in `flows.cli.registry_damage`.
+"""
 
 import contextlib
 import os
@@ -8,36 +11,57 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from flows.cli.server_records import read_servers
+from flows.cli.damage import check_databases, check_leftovers, check_outputs, check_servers
+from flows.cli.findings import Finding
 from pipeline_config.errors import GloveflowError
+from pipeline_config.settings import RegistrationConfig
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory
 
 MIN_FREE_BYTES = 2 << 30
 
 
-class Finding(NamedTuple):
-    """The result of one check."""
+def examine(root: Path, gate: RegistrationConfig) -> list[Finding]:
+    """Return the findings of all checks of an installation and its artifacts directory.
 
-    ok: bool
-    subject: str
-    text: str
-
-
-def examine(root: Path) -> list[Finding]:
-    """Return the findings of all checks of an installation and its artifacts directory."""
+    Args:
+        root: the artifacts directory.
+        gate: the names of the aliases.
+    """
     checks: list[Callable[[Path], Iterator[Finding]]] = [
         check_versions,
         check_prefect_server,
         check_store,
+        check_outputs,
+        check_leftovers,
         check_databases,
         check_servers,
+        lambda root: _check_records(root, gate),
     ]
     return [finding for check in checks for finding in check(root)]
+
+
+def repair(findings: list[Finding]) -> list[str]:
+    """Mend what can be mended; return a line for each: what was done, or why not."""
+    lines = []
+    for finding in findings:
+        if finding.mend:
+            try:
+                done = finding.mend()
+            except (GloveflowError, OSError, sqlite3.Error) as error:
+                done = f"could not be mended: {error}"
+            lines.append(f"mend {finding.subject}: {done}")
+    return lines or ["nothing to mend"]
+
+
+def _check_records(root: Path, gate: RegistrationConfig) -> Iterator[Finding]:
+    """Check runs and models; a database that cannot be opened is reported by its own check."""
+    from flows.cli.registry_damage import check_records  # here: it imports mlflow
+
+    yield from check_records(root, gate)
 
 
 def check_versions(_root: Path) -> Iterator[Finding]:
@@ -92,27 +116,3 @@ def check_store(root: Path) -> Iterator[Finding]:
     outputs = len(list((root / "store").glob("*/*/manifest.json")))
     note = "" if free >= MIN_FREE_BYTES else f", expected at least {MIN_FREE_BYTES / 2**30:.0f} GiB"
     yield Finding(not note, "store", f"{root}: {outputs} stage outputs, {free / 2**30:.1f} GiB free{note}")
-
-
-def check_databases(root: Path) -> Iterator[Finding]:
-    """Check the SQLite databases of Prefect and MLflow, if they exist."""
-    for name, path in (("prefect db", root / "prefect" / "prefect.db"), ("mlflow db", root / "mlflow" / "mlflow.db")):
-        if not path.exists():
-            yield Finding(True, name, f"{path}: does not exist yet; the first run creates it")
-            continue
-        try:
-            connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5)
-            with connection:
-                problem = connection.execute("PRAGMA quick_check").fetchone()[0]
-            connection.close()
-        except sqlite3.Error as error:
-            problem = str(error)
-        yield Finding(problem == "ok", name, f"{path}: {problem}, {path.stat().st_size / 2**20:.1f} MiB")
-
-
-def check_servers(root: Path) -> Iterator[Finding]:
-    """Report which servers of `gloveflow ui` or `gloveflow serve` run for this directory."""
-    servers = read_servers(root)
-    for name in ("prefect", "mlflow"):
-        url = servers.get(name)
-        yield Finding(True, f"{name} pages", f"{url} is up" if url else "not running; `gloveflow ui` starts them")

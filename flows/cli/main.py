@@ -7,23 +7,26 @@ import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from flows.cli.environment import prepare_environment
+from flows.cli.models import add_models, list_models
+from flows.cli.options import (
+    Parser,
+    add_config,
+    add_doctor,
+    add_predict,
+    add_score,
+    add_serve,
+    configured_options,
+    served_options,
+    shared_options,
+)
 from flows.cli.server_records import read_servers
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
-from pipeline_config.masking import mask_secrets
-from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
 
 if TYPE_CHECKING:
     from pipeline_config.settings import PipelineConfig
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors, which quote what was typed, show no secrets."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(mask_secrets(message))
 
 
 class _ShowVersion(argparse.Action):
@@ -75,42 +78,24 @@ def run_command(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in sorted(EXIT_CODES.items()))
-    parser = _Parser(
+    parser = Parser(
         prog="gloveflow",
         description="From GloVe vectors and a labelled corpus to a registered, servable LSTM text classifier.",
         epilog=f"exit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
-    shared = _Parser(add_help=False)
-    shared.add_argument(
-        "--artifacts", type=Path, help="directory of all outputs (default: $GLOVEFLOW_ARTIFACTS or ./artifacts)"
-    )
-    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    configured = _Parser(add_help=False)
-    configured.add_argument(
-        "--preset", default=DEFAULT_PRESET, help=f"one of {', '.join(list_presets())} (default: %(default)s)"
-    )
-    configured.add_argument("--config", type=Path, metavar="FILE", help="YAML file with your own values")
-    configured.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        dest="overrides",
-        help="set one value; can be repeated",
-    )
-    served = _Parser(add_help=False)
-    served.add_argument("--alias", help="alias of the model version (default: the configured champion alias)")
+    shared, configured, served = shared_options(), configured_options(), served_options()
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, function, parents, add in (
         ("run", _run, [configured], None),
-        ("serve", _serve, [configured], _add_serve),
+        ("serve", _serve, [configured], add_serve),
         ("ui", _ui, [], None),
-        ("predict", _predict, [configured, served], _add_predict),
-        ("score", _score, [configured, served], _add_score),
-        ("config", _config, [configured], _add_config),
-        ("doctor", _doctor, [], None),
+        ("predict", _predict, [configured, served], add_predict),
+        ("score", _score, [configured, served], add_score),
+        ("config", _config, [configured], add_config),
+        ("models", list_models, [], add_models),
+        ("doctor", _doctor, [configured], add_doctor),
     ):
         text = textwrap.dedent(function.__doc__ or "").strip()
         command = commands.add_parser(name, help=text.splitlines()[0], description=text, parents=[*parents, shared])
@@ -118,26 +103,6 @@ def build_parser() -> argparse.ArgumentParser:
         if add:
             add(command)
     return parser
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cron", required=True, help="when to run, for example '0 3 * * *'")
-    parser.add_argument("--timezone", default="UTC", help="time zone of the cron line (default: UTC)")
-
-
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; without one, each line of standard input")
-    parser.add_argument("--json", action="store_true", help="print one JSON object per text")
-
-
-def _add_score(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help=".csv, .tsv, .jsonl, .parquet, or .txt with a text per line")
-    parser.add_argument("--output", type=Path, help="file to write, .parquet or .csv (default: FILE-scored.parquet)")
-    parser.add_argument("--column", default="text", help="column with the text (default: text)")
-
-
-def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--yaml", action="store_true", help="print a YAML file for --config")
 
 
 def _run(options: argparse.Namespace, root: Path) -> int:
@@ -220,11 +185,12 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
     from tasks.runtime.loggers import open_loggers
     from tasks.tracking.reachability import require_tracking_server
 
+    alias = _chosen_alias(options, config)
     require_tracking_server()
     from tasks.tracking.models import load_model
 
     open_loggers()
-    answers = load_model(config.registered_model, options.alias or config.registration.alias)(texts)
+    answers = load_model(config.registered_model, alias)(texts)
     if options.json:
         import json
 
@@ -240,7 +206,7 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
 def _score(options: argparse.Namespace, root: Path) -> int:
     """Classify a file of texts with the registered champion."""
     config = _resolve(options)
-    source = options.file.absolute()
+    alias, source = _chosen_alias(options, config), options.file.absolute()
     if not source.is_file():
         raise InputError(f"{source}: no such file")
     output = (options.output or source.with_name(f"{source.stem}-scored.parquet")).absolute()
@@ -256,7 +222,6 @@ def _score(options: argparse.Namespace, root: Path) -> int:
 
         return score_file
 
-    alias = options.alias or config.registration.alias
     result = run_flow(
         root,
         load,
@@ -281,12 +246,17 @@ def _config(options: argparse.Namespace, root: Path) -> int:
 
 
 def _doctor(options: argparse.Namespace, root: Path) -> int:
-    """Check versions, the store, the databases and the servers."""
-    from flows.cli.console import print_findings
-    from flows.cli.doctor import examine
+    """Check versions, store, databases, servers and registry; with --repair, mend what can be mended."""
+    config = _resolve(options)
+    from flows.cli.console import print_findings, print_lines
+    from flows.cli.doctor import examine, repair
 
-    findings = examine(root)
+    findings = examine(root, config.registration)
     print_findings(findings)
+    if options.repair and not options.dry_run:
+        print_lines(repair(findings))
+        findings = examine(root, config.registration)
+        print_findings([finding for finding in findings if not finding.ok])
     return 0 if all(finding.ok for finding in findings) else 4
 
 
@@ -294,6 +264,12 @@ def _resolve(options: argparse.Namespace) -> "PipelineConfig":
     from pipeline_config.resolve import resolve_config
 
     return resolve_config(preset=options.preset, file=options.config, overrides=options.overrides).config
+
+
+def _chosen_alias(options: argparse.Namespace, config: "PipelineConfig") -> str:
+    from pipeline_config.settings import check_alias
+
+    return config.registration.alias if options.alias is None else check_alias(options.alias, "--alias")
 
 
 def _resolve_to_run(options: argparse.Namespace) -> "PipelineConfig":

@@ -35,8 +35,13 @@ def record_servers(root: Path, servers: dict[str, str]) -> None:
         _write(_ports_path(root), {**_read_ports(root), **ports})
 
 
+def dead_servers(root: Path) -> list[str]:
+    """Return the addresses of recorded servers whose process is gone."""
+    return [entry["url"] for entry in _read_entries(root) if not _is_alive(entry)]
+
+
 def forget_servers(root: Path) -> None:
-    """Remove the servers of this process from the record, and the record if it holds no others."""
+    """Remove the servers of this process, and those whose process is gone, from the record; an empty one goes."""
     with _locked(root):
         others = [entry for entry in _read_entries(root) if _is_alive(entry) and entry["process"] != os.getpid()]
         if others:

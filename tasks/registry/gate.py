@@ -7,6 +7,7 @@ whoever can edit them can also move the alias. A champion that cannot be compare
 """
 
 import math
+from typing import NamedTuple
 
 from pipeline_config.errors import UnusableModelError
 from pipeline_config.schemas import DOCUMENTS_FILE
@@ -14,11 +15,18 @@ from pipeline_config.settings import PipelineConfig
 from tasks.store.artifacts import ArtifactRef
 from tasks.tracking import models
 from tasks.tracking.model_files import Version, verify_version
+from tasks.tracking.version_list import DOCUMENTS_TAG, score_tag
 
-DOCUMENTS_TAG = "gloveflow.documents_digest"
+
+class Decision(NamedTuple):
+    """What the gate decided and why; `comparable` is False if there is a champion that cannot be used or compared."""
+
+    promoted: bool
+    reason: str
+    comparable: bool = True
 
 
-def pass_gate(version: str, *, score: float, documents: ArtifactRef, config: PipelineConfig) -> tuple[bool, str]:
+def pass_gate(version: str, *, score: float, documents: ArtifactRef, config: PipelineConfig) -> Decision:
     """Decide whether a version takes the alias, and give the reason.
 
     It must reach `registration.minimum`, and must be better by `registration.min_improvement` than the version that has
@@ -32,29 +40,29 @@ def pass_gate(version: str, *, score: float, documents: ArtifactRef, config: Pip
         config: the configuration of this run.
     """
     gate = config.registration
-    if gate.minimum is not None and score < gate.minimum:
-        return False, f"not {gate.alias}: test {gate.metric} {score:.4f} is below registration.minimum {gate.minimum}"
+    below = gate.minimum is not None and score < gate.minimum
+    refusal = f"not {gate.alias}: test {gate.metric} {score:.4f} is below registration.minimum {gate.minimum}"
     champion = models.find_alias(config.registered_model, gate.alias)
     if champion is None:
-        return True, f"{gate.alias}: no version had this alias"
+        return Decision(False, refusal) if below else Decision(True, f"{gate.alias}: no version had this alias")
     if str(champion.version) == version:
-        return True, f"{gate.alias}: this version already has the alias"
+        return Decision(not below, refusal if below else f"{gate.alias}: this version already has the alias")
     try:
         champion_score = _measure_champion(champion, documents, config)
     except UnusableModelError as error:
-        return False, (
+        return Decision(
+            False,
             f"version {champion.version} stays {gate.alias}, but it cannot be compared: {error}. To use version "
-            f"{version} in its place, {models.describe_alias(gate.alias)}"
+            f"{version} in its place, run {models.describe_promotion(config.registered_model, version)}; "
+            "`gloveflow doctor` says what it can mend",
+            comparable=False,
         )
+    if below:
+        return Decision(False, refusal)
     comparison = f"test {gate.metric} {score:.4f}, version {champion.version} has {champion_score:.4f}"
     if score - champion_score >= gate.min_improvement:
-        return True, f"{gate.alias}: {comparison}"
-    return False, f"version {champion.version} stays {gate.alias}: {comparison}"
-
-
-def score_tag(model: str, metric: str) -> str:
-    """Return the name of the tag that holds a test score of a version; `model` is `lstm` or `baseline`."""
-    return f"test_{model}_{metric}"
+        return Decision(True, f"{gate.alias}: {comparison}")
+    return Decision(False, f"version {champion.version} stays {gate.alias}: {comparison}")
 
 
 def _measure_champion(champion: Version, documents: ArtifactRef, config: PipelineConfig) -> float:

@@ -12,19 +12,25 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.contracts.evaluation import Metrics, ModelScores
-from pipeline_config.masking import masked_errors
+from pipeline_config.errors import GateError
+from pipeline_config.masking import mask_secrets, masked_errors
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
-from tasks.registry.gate import DOCUMENTS_TAG, pass_gate, score_tag
+from tasks.registry.changes import give_alias
+from tasks.registry.gate import pass_gate
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef, tree_digest
-from tasks.tracking import models, runs
+from tasks.tracking import models, runs, versions
+from tasks.tracking.version_list import CORPUS_TAG, DECISION_TAG, DOCUMENTS_TAG, RUN_TAG, score_tag
 
 logger = logging.getLogger(__name__)
 
 
 class Registration(BaseModel):
-    """The result of a registration: the version, whether it is new, and the gate's decision with its reason."""
+    """The result of a registration: the version, whether it is new, and the gate's decision with its reason.
+
+    `comparable` is False if there is a champion that cannot be used or compared.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -34,6 +40,7 @@ class Registration(BaseModel):
     promoted: bool
     alias: str
     reason: str
+    comparable: bool = True
 
 
 @task(name="register_model", task_run_name="register model", persist_result=False)
@@ -71,19 +78,48 @@ def register_model(
             tags = {tag: str(score) for tag, score in scores.items()} | {
                 DOCUMENTS_TAG: documents.digest,
                 models.DIGEST_TAG: digest,
-                "gloveflow.run_id": run.run_id,
+                RUN_TAG: run.run_id,
+                CORPUS_TAG: describe_corpus(config),
             }
             version = models.register_version(name, run, logged, tags=tags, description=describe_scores(metrics))
         number = str(version.version)
         models.link_model(run.run_id, models.model_id_of(version), scores)
         models.set_alias(name, gate.challenger_alias, number)
-        promoted, reason = pass_gate(
+        promoted, reason, comparable = pass_gate(
             number, score=metrics.test.lstm.value_of(gate.metric), documents=documents, config=config
         )
+        versions.set_tag(name, number, DECISION_TAG, reason)
         if promoted:
-            models.set_alias(name, gate.alias, number)
+            give_alias(name, number, gate, why=reason)
     logger.info("%-20s %s version %s: %s", "register_model", name, number, reason)
-    return Registration(model=name, version=number, created=created, promoted=promoted, alias=gate.alias, reason=reason)
+    return Registration(
+        model=name,
+        version=number,
+        created=created,
+        promoted=promoted,
+        alias=gate.alias,
+        reason=reason,
+        comparable=comparable,
+    )
+
+
+def require_champion(registration: Registration, config: PipelineConfig) -> None:
+    """End a run whose champion cannot be used or compared, if the configuration says so.
+
+    Raises:
+        GateError: there is such a champion, and `registration.require_champion` is set.
+    """
+    if config.registration.require_champion and not registration.comparable:
+        raise GateError(
+            f"{registration.model} version {registration.version} is registered, but {registration.reason} "
+            "(registration.require_champion is set)"
+        )
+
+
+def describe_corpus(config: PipelineConfig) -> str:
+    """Return the sources of the corpus as one line, without secrets."""
+    source = config.corpus.source or ""
+    return mask_secrets(source if isinstance(source, str) else ", ".join(source))
 
 
 def list_scores(test: ModelScores) -> dict[str, float]:

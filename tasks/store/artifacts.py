@@ -177,6 +177,14 @@ def find_damage(directory: Path, manifest: Manifest) -> str | None:
     return None
 
 
+def describe_damage(directory: Path) -> str | None:
+    """Return what is wrong with the output in a directory of the store, or None if it is intact."""
+    manifest = _read_manifest(directory)
+    if manifest is None:
+        return f"{directory} has no readable {MANIFEST}"
+    return find_damage(directory, manifest)
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal. A process reads an unchanged file once, even if it is renamed."""
     status = path.stat()

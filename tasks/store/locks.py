@@ -57,6 +57,15 @@ def try_lock(descriptor: int, path: Path) -> bool:
     return True
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock on a file. The file is not created; one that is missing is not held."""
+    try:
+        with path.open("rb") as file:
+            return not try_lock(file.fileno(), path)
+    except FileNotFoundError:
+        return False
+
+
 def lock_before_naming(path: Path) -> int:
     """Make a lock file that is locked before it gets its name, so that nobody ever finds it unlocked.
 

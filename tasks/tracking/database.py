@@ -4,6 +4,8 @@ MLflow records absolute locations of files. When the artifacts directory was mov
 the place where the directory is now, before a client is opened. The caller holds a lock.
 """
 
+import contextlib
+import json
 import logging
 import re
 import sqlite3
@@ -82,13 +84,49 @@ def _relocate(path: Path, files: str) -> None:
         for old in moved:
             for table, columns in LOCATIONS.items():
                 for column in columns:
-                    database.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 (names of `LOCATIONS`)
-                        f"WHERE substr({column}, 1, ?) = ?",
-                        (files, len(old) + 1, len(old), old),
-                    )
+                    _replace_start(database, table, column, old, files)
+            _replace_start(database, "datasets", "dataset_source", _start_of_source(old), _start_of_source(files))
         database.execute("COMMIT")
     logger.info("the artifacts directory was moved or copied: MLflow's records now name %s", files)
+
+
+def list_foreign_places(path: Path, root: Path) -> list[str]:
+    """Return the absolute places in the records of a database that are not in a directory, sorted.
+
+    The default experiment counts only if a run is in it.
+
+    Args:
+        path: the SQLite file.
+        root: the directory.
+    """
+    columns = [(table, column) for table, columns in LOCATIONS.items() for column in columns]
+    found: set[str] = set()
+    with connected(path) as database:
+        for table, column in columns:
+            unused = "experiment_id = 0 AND NOT EXISTS (SELECT 1 FROM runs WHERE experiment_id = 0)"
+            condition = f"WHERE NOT ({unused})" if table == "experiments" else ""
+            rows = database.execute(f"SELECT DISTINCT {column} FROM {table} {condition}")  # noqa: S608 (as above)
+            found.update(str(place) for (place,) in rows if str(place).startswith(("file:", "/")))
+        for (source,) in database.execute("SELECT dataset_source FROM datasets WHERE dataset_source_type = 'local'"):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                found.add(str(json.loads(source)["uri"]))
+    home = root.resolve()
+    return sorted(place for place in found if not _local_path(place).resolve().is_relative_to(home))
+
+
+def _replace_start(database: sqlite3.Connection, table: str, column: str, old: str, new: str) -> None:
+    """Change how the values of a column begin that begin with `old`."""
+    database.execute(
+        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608 (names of this module)
+        f"WHERE substr({column}, 1, ?) = ?",
+        (new, len(old) + 1, len(old), old),
+    )
+
+
+def _start_of_source(files: str) -> str:
+    """Return how the source of a dataset in the store begins, as `tasks.tracking.runs` records it."""
+    store = _local_path(files).parents[1] / "store"
+    return json.dumps({"uri": f"{store}/"}).removesuffix('"}')
 
 
 def _recorded_directories(database: sqlite3.Connection) -> list[str]:

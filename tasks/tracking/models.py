@@ -84,7 +84,7 @@ def log_model(
                 input_example=[example],
                 pip_requirements=requirements,
                 mlflow_model=Model(
-                    artifact_path=logged.artifact_location,
+                    artifact_path=logged.name,  # not its place, which changes when the artifacts are moved
                     run_id=run.run_id,
                     model_uuid=logged.model_id,
                     model_id=logged.model_id,
@@ -209,13 +209,14 @@ def load_model(name: str, alias: str) -> Classify:
         return load_version(version)
     except UnusableModelError as error:
         raise UnusableModelError(
-            f"{error}. To mend it, run `gloveflow run`, which registers a new version, and {describe_alias(alias)}"
+            f"{error}. To mend it, run `gloveflow doctor --repair`, which moves the alias to the version before, or "
+            f"`gloveflow run`, which registers a new version, and then {describe_promotion(name, 'N')}"
         ) from error
 
 
-def describe_alias(alias: str) -> str:
-    """Return how to set an alias by hand, as the end of a sentence."""
-    return f"set the alias {alias} on that version's page in MLflow (`gloveflow ui`)"
+def describe_promotion(name: str, version: str) -> str:
+    """Return the command that gives the champion alias to a version, for messages."""
+    return f"`gloveflow models promote {version} --model {name} --why TEXT`"
 
 
 def load_version(version: ModelVersion) -> Classify:

@@ -63,7 +63,7 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
             **_source_tags(),
             LOCK_TAG: lock,
             "mlflow.source.name": "gloveflow",
-            "mlflow.user": _user(),
+            "mlflow.user": user_name(),
         }
         opened = create_once(
             lambda: client.create_run(experiment_id, tags=values, run_name=name),
@@ -99,20 +99,28 @@ def end_dead_runs() -> list[str]:
     """
     client = open_client()
     flow_run_ids = []
-    for path in (mlflow_directory() / "live").glob("*.lock"):
+    for path in live_directory().glob("*.lock"):
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:  # its run may end at this moment
             if not try_lock(file.fileno(), path):
                 continue
             status = file.read().decode() or "KILLED"
             for run in _runs_with_lock(client, path.stem):
-                _end_pending_models(client, run)
-                client.set_terminated(run.info.run_id, status)
-                logger.warning(
-                    "MLflow run %s was left running by a process that is gone: now %s", run.info.run_name, status
-                )
+                end_dead_run(client, run, status)
                 flow_run_ids.append(run.data.tags.get("prefect.flow_run_id", ""))
             path.unlink(missing_ok=True)
     return [identity for identity in flow_run_ids if identity]
+
+
+def end_dead_run(client: MlflowClient, run: Run, status: str = "KILLED") -> None:
+    """End a run whose process is gone, and the models that it had not logged completely."""
+    _end_pending_models(client, run)
+    client.set_terminated(run.info.run_id, status)
+    logger.warning("MLflow run %s was left running by a process that is gone: now %s", run.info.run_name, status)
+
+
+def live_directory() -> Path:
+    """Return the directory of the lock files that runs hold."""
+    return mlflow_directory() / "live"
 
 
 def log_tags(run_id: str, tags: Mapping[str, str]) -> None:
@@ -164,7 +172,7 @@ def log_dataset(run_id: str, *, name: str, digest: str, path: Path, context: str
 
 
 def _lock_path(lock: str) -> Path:
-    return mlflow_directory() / "live" / f"{lock}.lock"
+    return live_directory() / f"{lock}.lock"
 
 
 @contextlib.contextmanager
@@ -204,11 +212,16 @@ def _experiment(client: MlflowClient, name: str) -> str:
             tags = {"mlflow.experimentKind": "custom_model_development"}  # decides which pages the UI shows
             return create_once(
                 lambda: str(client.create_experiment(name, artifact_location=files, tags=tags)),
-                lambda: (made := client.get_experiment_by_name(name)) and str(made.experiment_id),
+                lambda: _experiment_id(client, name),
             )
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str | None:
+    found = client.get_experiment_by_name(name)
+    return None if found is None else str(found.experiment_id)
 
 
 def _log_config(client: MlflowClient, run_id: str, config: PipelineConfig) -> None:
@@ -236,7 +249,8 @@ def _end(client: MlflowClient, run: Run, status: str) -> bool:
     return True
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return the name of the user of this process, or the number if there is no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

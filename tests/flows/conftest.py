@@ -1,6 +1,7 @@
 """One Prefect server, one small corpus and one finished run for all tests of the flows."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,8 @@ def on_finished(finished: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, pre
 @pytest.fixture
 def command_line(tmp_path: Path, prefect_server: str) -> CommandLine:
     return CommandLine(tmp_path / "artifacts", prefect_server)
+
+
+def copy_finished(root: Path, place: Path) -> None:
+    """Copy the finished run's artifacts to a place that does not exist."""
+    shutil.copytree(root, place)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from flows.scoring import ScoringResult, read_texts, score_file, score_texts, write_frame
-from pipeline_config.errors import InputError, ServiceError, StoreError
+from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
 from tasks.tracking.models import find_alias
 
 TEXTS = ["the goal of the match", "", "bread and cheese"]
@@ -47,6 +47,12 @@ def test_the_flow_returns_the_version_it_used(on_finished: Any, tmp_path: Path) 
     result = score_file(source=str(source), output=str(tmp_path / "scored.csv"), model="gloveflow-tiny")
     assert (result.version, result.rows, result.skipped) == (str(champion.version), 1, 0)
     assert pd.read_csv(tmp_path / "scored.csv")["label"].tolist() == ["weather"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("alias", "latest"), ("alias", "v1"), ("alias", "a'b"), ("model", "a/b")])
+def test_names_in_the_parameters_of_the_flow_follow_the_rules_of_the_configuration(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: should .*, got "):
+        score_file.fn(**{"source": "x.csv", "output": "y.csv", "model": "gloveflow-tiny", name: value})
 
 
 def test_columns_of_the_input_are_kept_when_names_clash(on_finished: Any, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pipeline_config.settings import (
     Section,
     TrainingConfig,
     VocabularyConfig,
+    check_alias,
+    check_model_name,
 )
 
 SECTIONS = [field.annotation for field in PipelineConfig.model_fields.values() if isinstance(field.annotation, type)]
@@ -223,3 +225,18 @@ def test_configuration_survives_a_trip_through_json():
 def test_values_that_do_not_go_together_are_refused(section, values, message):
     with pytest.raises(ValidationError, match=message):
         section(**values)
+
+
+@pytest.mark.parametrize("other", ["alias", "challenger_alias"])
+def test_the_alias_of_the_previous_version_is_another_one(other):
+    with pytest.raises(ValidationError, match="previous_alias must differ from the other two aliases, got live"):
+        RegistrationConfig(previous_alias="live", **{other: "live"})
+
+
+def test_names_from_the_command_line_get_the_same_check():
+    assert check_alias("live", "--alias") == "live"
+    assert check_model_name("gloveflow-a", "--model") == "gloveflow-a"
+    with pytest.raises(ConfigError, match=r"--alias: should not be latest .*, got 'v1'"):
+        check_alias("v1", "--alias")
+    with pytest.raises(ConfigError, match=r"--model: should begin with a letter or digit.*, got 'a/b'"):
+        check_model_name("a/b", "--model")

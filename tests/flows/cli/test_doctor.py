@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import doctor
+from flows.cli.damage import check_databases
 
 
 def test_a_version_out_of_bounds_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_a_missing_distribution_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_damaged_database_is_bad(tmp_path: Path) -> None:
     (tmp_path / "mlflow").mkdir()
     (tmp_path / "mlflow" / "mlflow.db").write_bytes(b"SQLite format 3\x00" + b"junk" * 500)
-    findings = {finding.subject: finding for finding in doctor.check_databases(tmp_path)}
+    findings = {finding.subject: finding for finding in check_databases(tmp_path)}
     assert findings["prefect db"].ok
     assert not findings["mlflow db"].ok
 

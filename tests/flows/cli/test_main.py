@@ -37,7 +37,7 @@ def test_help_lists_the_presets_and_the_default(capsys: pytest.CaptureFixture[st
     assert f"one of {', '.join(list_presets())} (default: {DEFAULT_PRESET})" in text
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "ui", "predict", "score", "config", "doctor"])
+@pytest.mark.parametrize("command", ["run", "serve", "ui", "predict", "score", "config", "models", "doctor"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_command([command, "--help"])

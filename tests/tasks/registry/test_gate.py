@@ -7,10 +7,11 @@ from mlflow import MlflowClient
 from sklearn.metrics import accuracy_score, f1_score
 
 from pipeline_config.contracts.evaluation import Metrics
-from pipeline_config.errors import ServiceError
+from pipeline_config.errors import GateError, ServiceError
 from pipeline_config.schemas import DOCUMENTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.gate import pass_gate
+from tasks.registry.register_model import require_champion
 from tasks.store.artifacts import MANIFEST, ArtifactRef, find_output
 from tasks.tracking import models
 from tasks.tracking.model_files import FILES_TAG
@@ -18,7 +19,10 @@ from tasks.tracking.models import load_model
 from tasks.tracking.server import open_client
 from tests.registrations import MODEL, alias, change_documents, change_macro_f1, gated, register, train_another
 
-BY_HAND = "To use version 2 in its place, set the alias champion on that version's page in MLflow (`gloveflow ui`)"
+
+def by_hand(model: str) -> str:
+    command = f"`gloveflow models promote 2 --model {model} --why TEXT`"
+    return f"To use version 2 in its place, run {command}; `gloveflow doctor` says what it can mend"
 
 
 class TestGate:
@@ -32,7 +36,7 @@ class TestGate:
             monkeypatch.setattr("tasks.registry.gate.verify_version", lambda *_: None)
             monkeypatch.setattr(models, "find_alias", lambda *_: found)
             documents = SimpleNamespace(digest="same")
-            return pass_gate("2", score=score, documents=documents, config=gated(PipelineConfig(), **gate))
+            return pass_gate("2", score=score, documents=documents, config=gated(PipelineConfig(), **gate))[:2]
 
         return decide
 
@@ -73,7 +77,7 @@ class TestGate:
         assert decide(1.0, champion=tag) == (
             False,
             f"version 1 stays champion, but it cannot be compared: models:/toy/1: its tag test_lstm_macro_f1 is {tag!r}, "
-            f"expected a number from 0 to 1; set it to the test score of its MLflow run. {BY_HAND}",
+            f"expected a number from 0 to 1; set it to the test score of its MLflow run. {by_hand('gloveflow-custom')}",
         )
 
     def test_names_of_alias_and_metric_are_the_configured_ones(self, decide):
@@ -95,7 +99,7 @@ class TestChampionOnNewDocuments:
         score = f1_score(truth, predicted, average="macro")
         config = registered.config
         assert pass_gate("2", score=score + 1e-9, documents=documents, config=config)[0]
-        assert pass_gate("2", score=score - 1e-9, documents=documents, config=config) == (
+        assert pass_gate("2", score=score - 1e-9, documents=documents, config=config)[:2] == (
             False,
             f"version 1 stays champion: test macro_f1 {score:.4f}, version 1 has {score:.4f}",
         )
@@ -109,10 +113,10 @@ class TestChampionOnNewDocuments:
 
     def test_one_with_other_classes_stays(self, registered):
         documents = change_documents(registered, lambda label: {"food": "cuisine"}.get(label, label))
-        assert pass_gate("2", score=1.0, documents=documents, config=registered.config) == (
+        assert pass_gate("2", score=1.0, documents=documents, config=registered.config)[:2] == (
             False,
             "version 1 stays champion, but it cannot be compared: it has the classes food, météo, sport, and the corpus has "
-            f"cuisine, météo, sport. {BY_HAND}",
+            f"cuisine, météo, sport. {by_hand(MODEL)}",
         )
 
 
@@ -128,8 +132,8 @@ class TestUnusableChampion:
             assert (alias("champion"), alias("challenger")) == ("1", "2")
             start = "version 1 stays champion, but it cannot be compared: "
             assert result.reason.startswith(start)
-            assert result.reason.endswith(f". {BY_HAND}")
-            return result.reason.removeprefix(start).removesuffix(f". {BY_HAND}")
+            assert result.reason.endswith(f". {by_hand(MODEL)}")
+            return result.reason.removeprefix(start).removesuffix(f". {by_hand(MODEL)}")
 
         return compete
 
@@ -143,6 +147,24 @@ class TestUnusableChampion:
         (tmp_path / "model" / "model.py").write_text("raise SystemExit('it ran')\n")
         monkeypatch.setattr(MlflowClient, "get_model_version_download_uri", lambda *_: (tmp_path / "model").as_uri())
         assert compete() == "models:/gloveflow-toy/1: its file model.py was changed after it was registered"
+
+    def test_a_run_that_demands_a_champion_ends_with_the_reason_after_registration(self, registered, compete):
+        open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
+        reason = compete()
+        result = register(registered, classifier=train_another(registered), macro_f1=1.0)
+        require_champion(result, registered.config)
+        with pytest.raises(GateError, match="version 2 is registered, but version 1 stays champion") as caught:
+            require_champion(result, gated(registered.config, require_champion=True))
+        assert caught.value.exit_code == 6
+        assert reason in str(caught.value)
+        assert by_hand(MODEL) in str(caught.value)
+
+    def test_below_the_minimum_it_is_noticed_too(self, registered):
+        open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
+        result = register(
+            registered, classifier=train_another(registered), config=gated(registered.config, minimum=1.0)
+        )
+        assert (result.promoted, result.comparable) == (False, False)
 
     def test_it_has_no_digests(self, compete):
         open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)

@@ -83,8 +83,9 @@ class TestTampering:
         with pytest.raises(UnusableModelError) as caught:
             load_model(MODEL, "champion")
         assert str(caught.value) == (
-            "models:/gloveflow-toy/1: its file MLmodel is missing. To mend it, run `gloveflow run`, "
-            "which registers a new version, and set the alias champion on that version's page in MLflow (`gloveflow ui`)"
+            "models:/gloveflow-toy/1: its file MLmodel is missing. To mend it, run `gloveflow doctor --repair`, "
+            "which moves the alias to the version before, or `gloveflow run`, which registers a new version, and then "
+            "`gloveflow models promote N --model gloveflow-toy --why TEXT`"
         )
 
     def test_code_of_a_changed_model_does_not_run(self, files, tmp_path):

@@ -1,0 +1,234 @@
+"""`gloveflow models`: list, show, compare, promote, roll back and delete registered versions."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.cli.model_tables import align_columns, describe_version, list_answers, show_value, summarize_version
+from flows.cli.options import configured_options, shared_options
+from pipeline_config.errors import ConfigError, InputError, UnusableModelError
+
+if TYPE_CHECKING:
+    from pipeline_config.settings import PipelineConfig
+    from tasks.registry.comparison import Answers
+
+Command = Callable[[argparse.Namespace, Path], int]
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of `gloveflow models`; without one, versions are listed."""
+    _add_list_options(parser, repeated=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    shared, configured = shared_options(repeated=True), configured_options()
+    for name, function, add in (
+        ("list", list_models, None),
+        ("show", _show, _add_show),
+        ("compare", _compare, _add_compare),
+        ("promote", _promote, _add_promote),
+        ("rollback", _rollback, _add_rollback),
+        ("delete", _delete, _add_delete),
+    ):
+        text = (function.__doc__ or "").strip()
+        parents = [configured, shared] if add else [shared]
+        command = commands.add_parser(name, help=text.splitlines()[0], description=text, parents=parents)
+        _add_list_options(command, repeated=True)
+        command.set_defaults(command=function)
+        if add:
+            add(command)
+
+
+def _add_list_options(parser: argparse.ArgumentParser, *, repeated: bool) -> None:
+    default: dict[str, Any] = {"default": argparse.SUPPRESS} if repeated else {}
+    parser.add_argument("--model", metavar="NAME", help="registered model (default: of the configuration)", **default)
+    parser.add_argument("--json", action="store_true", help="print JSON", **default)
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("version", type=_version_number, metavar="N", help="number of the version")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", type=_version_number, metavar="A", help="number of a version")
+    parser.add_argument("b", type=_version_number, metavar="B", help="number of another version")
+    parser.add_argument("--file", type=Path, help="compare the answers to the texts of this file, too")
+    parser.add_argument("--column", default="text", help="column with the text (default: text)")
+    parser.add_argument("--label", help="column with the true label")
+
+
+def _add_promote(parser: argparse.ArgumentParser) -> None:
+    _add_show(parser)
+    parser.add_argument("--why", required=True, type=_reason, metavar="TEXT", help="the reason, for the record")
+
+
+def _add_rollback(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--why", default="rolled back by hand", type=_reason, metavar="TEXT", help="the reason")
+
+
+def _add_delete(parser: argparse.ArgumentParser) -> None:
+    _add_show(parser)
+    parser.add_argument("--why", default="deleted by hand", type=_reason, metavar="TEXT", help="the reason")
+
+
+def list_models(options: argparse.Namespace, root: Path) -> int:
+    """List, show, compare, promote, roll back and delete registered versions."""
+    from flows.cli.console import print_json, print_lines
+    from tasks.tracking.version_list import list_versions
+
+    if options.model:
+        _check_name(options.model)
+    records = [record for record in list_versions(root) if options.model in (None, record.name)]
+    if options.model and not records:
+        raise ConfigError(f"{options.model}: no such registered model; `gloveflow models` lists them")
+    if options.json:
+        print_json([describe_version(record) for record in records])
+    elif records:
+        print_lines(align_columns([summarize_version(record) for record in records]))
+    else:
+        print_lines(["no model is registered here; `gloveflow run` registers one"])
+    return 0
+
+
+def _show(options: argparse.Namespace, root: Path) -> int:
+    """Show a version: scores, aliases, corpus, decision, changes, classes, and whether its files are intact."""
+    name = _model_name(options, _resolve(options))
+    from flows.cli.console import print_json, print_lines
+    from tasks.tracking.model_files import verify_version
+    from tasks.tracking.version_list import CHANGES_TAG, RUN_TAG, list_versions
+    from tasks.tracking.versions import read_changes, require_version
+
+    version = require_version(name, options.version)
+    (record,) = [found for found in list_versions(root) if found[:2] == (name, options.version)]
+    files = "intact"
+    try:
+        verify_version(version)
+    except UnusableModelError as error:
+        files = str(error)
+    values = describe_version(record) | {
+        "files": files,
+        "run": record.tags.get(RUN_TAG),
+        "changes": read_changes(record.tags),
+        "description": str(version.description or ""),
+    }
+    if options.json:
+        print_json(values)
+        return 0
+    lines = [f"{key:18} {show_value(value)}" for key, value in values.items() if key not in ("changes", "description")]
+    changes = [f"  {c.get('when')}  {c.get('who')}: {c.get('what')}: {c.get('why')}" for c in values["changes"]]
+    unread = "" if CHANGES_TAG in record.tags else " none recorded"
+    print_lines([*lines, f"changes{unread}", *changes, "", *str(values["description"]).splitlines()])
+    return 0
+
+
+def _compare(options: argparse.Namespace, root: Path) -> int:
+    """Compare two versions: settings, scores, vocabulary, and answers to the same documents."""
+    name = _model_name(options, _resolve(options))
+    from flows.cli.console import print_json, print_lines
+    from tasks.registry.comparison import compare_versions
+
+    result = compare_versions(name, options.a, options.b)
+    on_file = _compare_on_file(options, name) if options.file else None
+    if options.json:
+        print_json(dataclasses.asdict(result) | {"file": on_file and dataclasses.asdict(on_file)})
+        return 0
+    rows = [["", f"version {options.a}", f"version {options.b}"]]
+    rows += [[key, *(show_value(value) for value in pair)] for key, pair in result.scores.items()]
+    rows += [[key, *(show_value(value) for value in pair)] for key, pair in result.settings.items()]
+    lines = align_columns(rows)
+    if words := result.vocabulary:
+        lines += ["", f"vocabulary: {words['a']} and {words['b']} tokens"]
+        lines += [
+            f"  only in version {number}: {words[f'only {side}']}, such as "
+            + show_value(words[f"examples of only {side}"])
+            for side, number in (("a", options.a), ("b", options.b))
+            if words[f"only {side}"]
+        ]
+    for answers in filter(None, (result.answers, on_file)):
+        lines += ["", *list_answers(answers, options.a, options.b)]
+    print_lines([*lines, *(f"note: {note}" for note in result.notes)])
+    return 0
+
+
+def _promote(options: argparse.Namespace, root: Path) -> int:
+    """Give the champion alias to a version, without the gate; the champion becomes the previous version."""
+    config = _resolve(options)
+    name = _model_name(options, config)
+    from tasks.registry.changes import promote
+
+    return _report(promote(name, options.version, config.registration, why=options.why), options)
+
+
+def _rollback(options: argparse.Namespace, root: Path) -> int:
+    """Give the champion alias back to the version that had it before."""
+    config = _resolve(options)
+    name = _model_name(options, config)
+    from tasks.registry.changes import rollback
+
+    return _report(rollback(name, config.registration, why=options.why), options)
+
+
+def _delete(options: argparse.Namespace, root: Path) -> int:
+    """Remove a version without an alias from the registry; the files of its MLflow run stay."""
+    name = _model_name(options, _resolve(options))
+    from tasks.registry.changes import delete
+
+    return _report(delete(name, options.version, why=options.why), options)
+
+
+def _report(done: str, options: argparse.Namespace) -> int:
+    from flows.cli.console import print_json, print_lines
+
+    if options.json:
+        print_json({"done": done})
+    else:
+        print_lines([done])
+    return 0
+
+
+def _resolve(options: argparse.Namespace) -> "PipelineConfig":
+    from pipeline_config.resolve import resolve_config
+
+    return resolve_config(preset=options.preset, file=options.config, overrides=options.overrides).config
+
+
+def _model_name(options: argparse.Namespace, config: "PipelineConfig") -> str:
+    """Return the registered model that is meant, and make sure that its server answers."""
+    from tasks.tracking.reachability import require_tracking_server
+
+    if options.model:
+        _check_name(options.model)
+    require_tracking_server()
+    return str(options.model or config.registered_model)
+
+
+def _check_name(name: str) -> None:
+    from pipeline_config.settings import check_model_name
+
+    check_model_name(name, "--model")
+
+
+def _compare_on_file(options: argparse.Namespace, name: str) -> "Answers":
+    from flows.scoring import read_texts
+    from tasks.registry.comparison import classify_with, compare_answers
+
+    frame = read_texts(options.file.absolute(), options.column)
+    if options.label and options.label not in frame:
+        raise InputError(f"{options.file}: has no column {options.label!r}")
+    usable = frame[frame[options.column].map(lambda text: isinstance(text, str) and bool(text.strip()))]
+    texts = usable[options.column].tolist()
+    labels = usable[options.label].astype(str).tolist() if options.label else None
+    a, b = (classify_with(name, number, texts) for number in (options.a, options.b))
+    return compare_answers(str(options.file), texts, labels, a, b)
+
+
+def _version_number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"expected the number of a version, got {text!r}")
+    return int(text)
+
+
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a reason, got an empty text")
+    return text.strip()

@@ -1,0 +1,89 @@
+"""The options and arguments of the commands. Imports only the standard library and modules of ours that do the same."""
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline_config.masking import mask_secrets
+from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors, which quote what was typed, show no secrets."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        super().error(mask_secrets(message))
+
+
+def shared_options(*, repeated: bool = False) -> Parser:
+    """Return the options of every command.
+
+    Args:
+        repeated: they stand behind a second command name, and what was given before it stays unless they change it.
+    """
+    default: dict[str, Any] = {"default": argparse.SUPPRESS} if repeated else {}
+    parser = Parser(add_help=False)
+    parser.add_argument(
+        "--artifacts",
+        type=Path,
+        help="directory of all outputs (default: $GLOVEFLOW_ARTIFACTS or ./artifacts)",
+        **default,
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error", **default)
+    return parser
+
+
+def configured_options() -> Parser:
+    """Return the options of commands that need a configuration."""
+    parser = Parser(add_help=False)
+    parser.add_argument(
+        "--preset", default=DEFAULT_PRESET, help=f"one of {', '.join(list_presets())} (default: %(default)s)"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with your own values")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="overrides",
+        help="set one value; can be repeated",
+    )
+    return parser
+
+
+def served_options() -> Parser:
+    """Return the options of commands that use a registered model."""
+    parser = Parser(add_help=False)
+    parser.add_argument("--alias", help="alias of the model version (default: the configured champion alias)")
+    return parser
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """Add what `serve` takes."""
+    parser.add_argument("--cron", required=True, help="when to run, for example '0 3 * * *'")
+    parser.add_argument("--timezone", default="UTC", help="time zone of the cron line (default: UTC)")
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    """Add what `predict` takes."""
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; without one, each line of standard input")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per text")
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """Add what `score` takes."""
+    parser.add_argument("file", type=Path, help=".csv, .tsv, .jsonl, .parquet, or .txt with a text per line")
+    parser.add_argument("--output", type=Path, help="file to write, .parquet or .csv (default: FILE-scored.parquet)")
+    parser.add_argument("--column", default="text", help="column with the text (default: text)")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add what `config` takes."""
+    parser.add_argument("--yaml", action="store_true", help="print a YAML file for --config")
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """Add what `doctor` takes."""
+    parser.add_argument("--repair", action="store_true", help="mend what can be mended, after saying what")
+    parser.add_argument("--dry-run", action="store_true", help="with --repair: only say what would be done")

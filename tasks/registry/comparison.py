@@ -1,0 +1,171 @@
+"""Compare two registered versions: configuration, test scores, vocabulary, and their answers to the same documents."""
+
+import json
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipeline_config.errors import UnusableModelError
+from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
+from tasks.store.artifacts import ArtifactRef, find_output
+from tasks.tracking import models, versions
+from tasks.tracking.model_files import Version, open_verified
+from tasks.tracking.version_list import DOCUMENTS_TAG, RUN_TAG, score_tag
+
+MAX_EXAMPLES = 10
+Texts = list[str]
+
+
+@dataclass
+class Answers:
+    """The answers of two versions to the same documents.
+
+    Attributes:
+        of: what the documents are.
+        documents: their number.
+        different: how many got different labels.
+        right: how many each got right, both did, and only one did; None without labels.
+        examples: text, label, and both answers of some that got different labels.
+    """
+
+    of: str
+    documents: int
+    different: int
+    right: dict[str, int] | None
+    examples: list[dict[str, str]]
+
+
+@dataclass
+class Comparison:
+    """What differs between versions `a` and `b` of a model; `notes` say what could not be compared, and why."""
+
+    model: str
+    a: int
+    b: int
+    settings: dict[str, list[str | None]] = field(default_factory=dict)
+    scores: dict[str, list[float | None]] = field(default_factory=dict)
+    vocabulary: dict[str, int | list[str]] = field(default_factory=dict)
+    answers: Answers | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def compare_versions(name: str, a: int, b: int) -> Comparison:
+    """Compare two versions, and their predictions on the test split if both were measured on the same documents.
+
+    Raises:
+        ConfigError: there is no such model or version.
+    """
+    pair = [versions.require_version(name, number) for number in (a, b)]
+    result = Comparison(name, a, b)
+    for model in ("lstm", "baseline"):
+        for metric in ("accuracy", "macro_f1"):
+            tag = score_tag(model, metric)
+            result.scores[tag] = [_number(version.tags.get(tag)) for version in pair]
+    records = [versions.read_run(version.tags.get(RUN_TAG, "")) for version in pair]
+    for version, record in zip(pair, records, strict=True):
+        if record is None:
+            result.notes.append(f"version {version.version}: its MLflow run is gone, and its configuration with it")
+    first, second = records
+    if first and second:
+        for key in sorted(first.settings.keys() | second.settings.keys()):
+            values = [first.settings.get(key), second.settings.get(key)]
+            if values[0] != values[1]:
+                result.settings[key] = values
+    try:
+        result.vocabulary = _compare_vocabularies(*map(_read_vocabulary, pair))
+    except UnusableModelError as error:
+        result.notes.append(str(error))
+    if pair[0].tags.get(DOCUMENTS_TAG) != pair[1].tags.get(DOCUMENTS_TAG):
+        result.notes.append("they were measured on different documents; --file FILE compares their answers to a file")
+    elif first and second:
+        result.answers = _compare_predictions(first, second, result.notes)
+    return result
+
+
+def compare_answers(of: str, texts: Texts, labels: Texts | None, a: Texts, b: Texts) -> Answers:
+    """Count and show where two versions gave different labels to texts.
+
+    Args:
+        of: what the texts are.
+        texts: the texts.
+        labels: their true labels, if they are known.
+        a: the labels that version `a` gave.
+        b: the labels that version `b` gave.
+    """
+    rows = list(zip(texts, labels or [""] * len(texts), a, b, strict=True))
+    different = [row for row in rows if row[2] != row[3]]
+    right = None
+    if labels is not None:
+        hits = [(truth == one, truth == other) for _, truth, one, other in rows]
+        names = {"both": (True, True), "only a": (True, False), "only b": (False, True), "neither": (False, False)}
+        right = {key: hits.count(pattern) for key, pattern in names.items()}
+    examples = [dict(zip(("text", "label", "a", "b"), row, strict=True)) for row in different[:MAX_EXAMPLES]]
+    return Answers(of, len(rows), len(different), right, examples)
+
+
+def classify_with(name: str, number: int, texts: Texts) -> Texts:
+    """Return the labels that a version gives to texts.
+
+    Raises:
+        ConfigError: there is no such model or version.
+        UnusableModelError: it cannot be used.
+    """
+    return [str(answer["label"]) for answer in models.load_version(versions.require_version(name, number))(texts)]
+
+
+def _compare_predictions(first: versions.RunRecord, second: versions.RunRecord, notes: list[str]) -> Answers | None:
+    evaluations = [_find_recorded(run, "evaluate_classifier") for run in (first, second)]
+    documents = _find_recorded(first, "ingest_corpus")
+    if documents is None or None in evaluations:
+        notes.append("predictions of a version are not in the store any more; --file FILE compares answers to a file")
+        return None
+    tables = [_read_test(output) for output in evaluations if output]
+    answers = [dict(zip(*(t[c].to_pylist() for c in ("doc_id", "prediction")), strict=True)) for t in tables]
+    truth = dict(zip(*(tables[0][c].to_pylist() for c in ("doc_id", "label")), strict=True))
+    shared = [identity for identity in truth if identity in answers[1]]
+    texts = documents.read_table(DOCUMENTS_FILE, ["doc_id", "text"])
+    by_id = dict(zip(texts["doc_id"].to_pylist(), texts["text"].to_pylist(), strict=True))
+    return compare_answers(
+        "the test split",
+        [by_id.get(identity, "") for identity in shared],
+        [truth[identity] for identity in shared],
+        [answers[0][identity] for identity in shared],
+        [answers[1][identity] for identity in shared],
+    )
+
+
+def _read_test(evaluation: ArtifactRef) -> pa.Table:
+    table = evaluation.read_table(PREDICTIONS_FILE, ["doc_id", "split", "label", "prediction"])
+    return table.filter(pa.array([split == "test" for split in table["split"].to_pylist()], pa.bool_()))
+
+
+def _find_recorded(run: versions.RunRecord, stage: str) -> ArtifactRef | None:
+    """Return an output of a run, if it is in the store with the same content."""
+    recorded = run.outputs.get(stage, {})
+    output = find_output(stage, str(recorded.get("key", "none")))
+    return output if output is not None and output.digest == recorded.get("digest") else None
+
+
+def _read_vocabulary(version: Version) -> Texts:
+    with open_verified(version) as folder:
+        return [str(token) for token in json.loads((folder / "artifacts/bundle/vocabulary.json").read_text("utf-8"))]
+
+
+def _compare_vocabularies(a: Texts, b: Texts) -> dict[str, int | list[str]]:
+    in_a, in_b = set(a), set(b)
+    only_a, only_b = [t for t in a if t not in in_b], [t for t in b if t not in in_a]
+    return {
+        "a": len(a),
+        "b": len(b),
+        "only a": len(only_a),
+        "only b": len(only_b),
+        "examples of only a": only_a[:MAX_EXAMPLES],
+        "examples of only b": only_b[:MAX_EXAMPLES],
+    }
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,96 @@
+"""The list of registered versions, quickly: read from our SQLite database without mlflow, whose import takes seconds.
+
+Another server is asked through MLflow's client. Also the names of the tags of a version. Reads only.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DOCUMENTS_TAG = "gloveflow.documents_digest"
+RUN_TAG = "gloveflow.run_id"
+CORPUS_TAG = "gloveflow.corpus"
+DECISION_TAG = "gloveflow.decision"
+CHANGES_TAG = "gloveflow.changes"  # a JSON list, the newest change last
+_DELETED = "Deleted_Internal"  # the stage with which MLflow marks a deleted version
+
+
+class VersionRecord(NamedTuple):
+    """A registered version; `created` is in seconds since 1970, `aliases` are sorted."""
+
+    name: str
+    version: int
+    created: float
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+    def score(self, model: str, metric: str) -> float | None:
+        """Return a test score from the tags, or None if there is none or it is no number."""
+        try:
+            return float(self.tags[score_tag(model, metric)])
+        except (KeyError, ValueError):
+            return None
+
+
+def score_tag(model: str, metric: str) -> str:
+    """Return the name of the tag that holds a test score of a version; `model` is `lstm` or `baseline`."""
+    return f"test_{model}_{metric}"
+
+
+def list_versions(root: Path) -> list[VersionRecord]:
+    """Return all registered versions, by name and number.
+
+    Args:
+        root: the artifacts directory.
+
+    Raises:
+        ServiceError: the registry cannot be read.
+    """
+    database = root / "mlflow" / "mlflow.db"
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        if not database.exists():
+            return []
+        with contextlib.suppress(sqlite3.Error):  # a database of another version: MLflow migrates it
+            return list(_read_database(database))
+    return sorted(_ask_server(), key=lambda record: record[:2])
+
+
+def _read_database(path: Path) -> Iterator[VersionRecord]:
+    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60)) as database:
+        aliases: dict[tuple[str, int], list[str]] = {}
+        for name, version, alias in database.execute("SELECT name, version, alias FROM registered_model_aliases"):
+            aliases.setdefault((name, version), []).append(alias)
+        tags: dict[tuple[str, int], dict[str, str]] = {}
+        for name, version, key, value in database.execute("SELECT name, version, key, value FROM model_version_tags"):
+            tags.setdefault((name, version), {})[key] = value or ""
+        for name, version, created in database.execute(
+            "SELECT name, version, creation_time FROM model_versions WHERE current_stage <> ? ORDER BY name, version",
+            (_DELETED,),
+        ):
+            own = tuple(sorted(aliases.get((name, version), ())))
+            yield VersionRecord(name, version, (created or 0) / 1000, own, tags.get((name, version), {}))
+
+
+def _ask_server() -> Iterator[VersionRecord]:
+    from tasks.tracking.server import open_client  # here: it imports mlflow
+
+    client = open_client()
+    for model in _pages(client.search_registered_models):
+        for version in _pages(client.search_model_versions, f"name = '{model.name}'"):
+            aliases = sorted(alias for alias, number in model.aliases.items() if str(number) == str(version.version))
+            yield VersionRecord(
+                model.name, int(version.version), version.creation_timestamp / 1000, tuple(aliases), dict(version.tags)
+            )
+
+
+def _pages(search: Callable[..., Any], *arguments: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(*arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

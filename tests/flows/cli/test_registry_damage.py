@@ -1,0 +1,122 @@
+"""Damage in the records of runs and models, planted in a finished run's artifacts, and mended by the doctor."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect import flow, get_client
+from prefect.states import Completed, Running
+
+from flows.cli.main import run_command
+from flows.cli.registry_damage import _open_flow_runs, check_aliases, check_flow_runs
+from pipeline_config.settings import RegistrationConfig
+from tests.flows.conftest import copy_finished
+from tests.registrations import model_folder
+
+MODEL = "gloveflow-tiny"
+GATE = RegistrationConfig()
+
+
+@pytest.fixture
+def store(finished: Any, artifacts: Path, prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished run's artifacts; version 2, with files of its own, is champion, version 1 the previous."""
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    copy_finished(finished[0], artifacts)
+    from tasks.registry.changes import promote
+    from tasks.tracking.server import open_client
+
+    client = open_client()
+    version = client.get_model_version(MODEL, "1")
+    copy = artifacts / "mlflow" / "files" / "second"
+    shutil.copytree(model_folder("1", MODEL), copy)
+    client.create_model_version(MODEL, copy.as_uri(), version.run_id, tags=version.tags)
+    promote(MODEL, 2, GATE, why="a test")
+    return artifacts
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    skipped = (".lock", ".db-shm", ".db-wal")
+    return {str(p): p.read_bytes() for p in root.rglob("*") if p.is_file() and not p.name.endswith(skipped)}
+
+
+def aliases() -> dict[str, str]:
+    from tasks.tracking.versions import require_model
+
+    return require_model(MODEL)
+
+
+def test_everything_that_is_planted_is_named_and_mended_and_nothing_else(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tasks.tracking import runs
+    from tasks.tracking.models import DIGEST_TAG
+    from tasks.tracking.server import open_client
+
+    client = open_client()
+    experiment = client.get_experiment_by_name("gloveflow/tiny")
+    assert experiment
+    run = client.create_run(experiment.experiment_id, tags={runs.LOCK_TAG: "gone"}, run_name="killed").info.run_id
+    ended = client.create_run(experiment.experiment_id).info.run_id
+    client.set_terminated(ended, "KILLED")
+    model = client.create_logged_model(
+        experiment.experiment_id, name="half", source_run_id=ended, tags={DIGEST_TAG: "x"}
+    )
+    (model_folder("2", MODEL) / "model.py").write_text("raise SystemExit\n")
+    (damaged,) = (store / "store" / "evaluate_classifier").glob("[0-9a-f]*")
+    (damaged / "metrics.json").write_text("{}")
+    (damaged.parent / f".tmp-{damaged.name}-01234567").mkdir()
+    (store / "servers.json").write_text(json.dumps({"mlflow": "http://127.0.0.1:9"}))
+    before = snapshot(store)
+    assert run_command(["doctor", "--repair", "--dry-run"]) == 4
+    bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("BAD")]
+    assert [line.split()[1] for line in bad] == ["store", "leftover", "mlflow", "dead", "logged", "registry"]
+    assert snapshot(store) == before
+    assert run_command(["doctor", "--repair"]) == 0
+    output = capsys.readouterr().out
+    assert f"mend registry: champion of {MODEL} is moved from version 2 to version 1" in output
+    assert client.get_run(run).info.status == "KILLED"
+    assert str(client.get_logged_model(model.model_id).status) == "FAILED"
+    assert aliases() == {"challenger": "1", "champion": "1"}
+    lost = {path for path in before if not Path(path).exists()}
+    assert lost == {str(path) for path in map(Path, before) if damaged in path.parents} | {str(store / "servers.json")}
+    assert len(list((store / "moved-aside").glob("*/evaluate_classifier/*/metrics.json"))) == 1
+    assert run_command(["predict", "--set", "name=tiny", "the goal of the match"]) == 0
+    assert capsys.readouterr().out.startswith("sports")
+
+
+def test_aliases_of_a_registry_that_is_not_of_these_artifacts_are_not_moved(store: Path) -> None:
+    shutil.rmtree(model_folder("2", MODEL))
+    own, other = ([f for f in check_aliases(store, GATE, own=value) if not f.ok] for value in (True, False))
+    assert own[0].remedy
+    assert own[0].mend
+    assert [(finding.remedy, finding.mend) for finding in other] == [("", None)]
+
+
+def test_open_flow_runs_are_found_in_the_database_of_prefect(prefect_server_root: Path, prefect_api: str) -> None:
+    @flow
+    def some() -> None: ...
+
+    with get_client(sync_client=True) as client:
+        open_one, ended = (str(client.create_flow_run(some, state=state).id) for state in (Running(), Completed()))
+    database = prefect_server_root / "home" / "prefect.db"
+    assert _open_flow_runs(database, [open_one, ended, str(uuid4())]) == [open_one]
+    assert _open_flow_runs(database.with_name("none.db"), [open_one]) == []
+
+
+def test_live_files_of_ended_flow_runs_are_removed_and_held_ones_kept(tmp_path: Path) -> None:
+    from tasks.store.locks import lock_before_naming
+
+    live = tmp_path / "prefect" / "live"
+    held = lock_before_naming(live / "held.lock")
+    (live / "ended.lock").touch()
+    (finding,) = check_flow_runs(tmp_path)
+    assert finding.ok
+    assert finding.mend
+    assert finding.mend() == "removed 1 live files of ended flow runs"
+    assert [path.name for path in live.iterdir()] == ["held.lock"]
+    assert list(check_flow_runs(tmp_path)) == []
+    os.close(held)
