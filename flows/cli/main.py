@@ -177,9 +177,11 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
         print_servers(servers, links=sys.stdout.isatty())
         use_servers(root, {server.name: server.url for server in servers})
         # not before: prefect reads the address of its server when it is imported, and would start another one
+        from tasks.runtime.loggers import open_loggers
         from tasks.tokens.tokenize_corpus import check_tokenizer
         from tasks.training.train_classifier import check_machine
 
+        open_loggers()
         check_machine(config.training)
         check_tokenizer(config.tokenization)
         print(
