@@ -167,6 +167,7 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
     from flows.cli.environment import use_servers
     from flows.cli.server_process import watched
     from flows.cli.servers import page_servers, running_servers
+    from flows.cli.session import leave_at_once
     from flows.deployments import check_schedule, serve_pipeline
 
     check_schedule(options.cron, options.timezone)
@@ -189,7 +190,7 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
         )
         with watched(servers):
             serve_pipeline(config, cron=options.cron, timezone=options.timezone, own_server=own)
-    return 0
+    leave_at_once(0)
 
 
 def _ui(options: argparse.Namespace, root: Path) -> int:
