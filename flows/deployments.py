@@ -119,6 +119,7 @@ def running_in_thread(runner: "Runner") -> Iterator[Callable[[], None]]:
     try:
         yield wait
     finally:
+        loop.set_exception_handler(lambda *_: None)  # its connections may break when the servers stop
         with contextlib.suppress(RuntimeError):  # the runner has ended
             loop.call_soon_threadsafe(task.cancel)
         thread.join(RUNNER_SECONDS)

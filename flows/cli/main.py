@@ -132,6 +132,7 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
     from flows.cli.environment import use_servers
     from flows.cli.server_process import watched
     from flows.cli.servers import page_servers, running_servers
+    from flows.cli.session import leave_at_once
     from flows.deployments import check_schedule, serve_pipeline
 
     check_schedule(options.cron, options.timezone)
@@ -142,9 +143,11 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
         print_servers(servers, links=sys.stdout.isatty())
         use_servers(root, {server.name: server.url for server in servers})
         # not before: prefect reads the address of its server when it is imported, and would start another one
+        from tasks.runtime.loggers import open_loggers
         from tasks.tokens.tokenize_corpus import check_tokenizer
         from tasks.training.train_classifier import check_machine
 
+        open_loggers()
         check_machine(config.training)
         check_tokenizer(config.tokenization)
         print(
@@ -152,7 +155,7 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
         )
         with watched(servers):
             serve_pipeline(config, cron=options.cron, timezone=options.timezone, own_server=own)
-    return 0
+    leave_at_once(0)
 
 
 def _ui(options: argparse.Namespace, root: Path) -> int:

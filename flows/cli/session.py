@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 from flows.cli.servers import embedded_prefect
@@ -114,10 +114,15 @@ def flush_and_close_task_runs(flow_run_ids: list[UUID], *, close: bool) -> None:
 def exit_process(code: int) -> None:
     """End the process with an exit code. After an interruption it does not wait for threads that still run."""
     if threading.active_count() > 1 and code == Interrupted.exit_code:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave_at_once(code)
     sys.exit(code)
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End the process without what Python does at its end, which takes seconds after torch was imported."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager

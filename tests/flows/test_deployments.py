@@ -55,7 +55,7 @@ def test_a_served_cron_deployment_gets_scheduled_runs(
         "serve", "--preset", "smoke", *options, "--cron", "0 3 * * *", "--timezone", "Europe/Berlin"
     )
     try:
-        deployment, runs = wait_for_runs("train-classifier/tiny", seconds=90)
+        deployment, runs = wait_for_runs("train-classifier/tiny", seconds=180)
         assert len(runs) >= 2, "the scheduler made no runs"
         assert {run.state_name for run in runs} == {"Scheduled"}
         assert {run.parameters["config"]["training"]["epochs"] for run in runs} == {6}

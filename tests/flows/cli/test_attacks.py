@@ -155,7 +155,7 @@ def mlflow_client(mlflow: Server, monkeypatch: pytest.MonkeyPatch) -> MlflowClie
 
 
 def test_a_client_with_the_secret_uses_mlflow(mlflow: Server, mlflow_client: MlflowClient, tmp_path: Path) -> None:
-    run = mlflow_client.create_run("0")
+    run = mlflow_client.create_run(mlflow_client.create_experiment("whose files the server keeps"))
     (tmp_path / "note.txt").write_text("hello")
     mlflow_client.log_artifact(run.info.run_id, str(tmp_path / "note.txt"))
     assert Path(mlflow_client.download_artifacts(run.info.run_id, "note.txt", str(tmp_path))).read_text() == "hello"
