@@ -204,11 +204,16 @@ def _experiment(client: MlflowClient, name: str) -> str:
             tags = {"mlflow.experimentKind": "custom_model_development"}  # decides which pages the UI shows
             return create_once(
                 lambda: str(client.create_experiment(name, artifact_location=files, tags=tags)),
-                lambda: (made := client.get_experiment_by_name(name)) and str(made.experiment_id),
+                lambda: _experiment_id(client, name),
             )
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str | None:
+    found = client.get_experiment_by_name(name)
+    return str(found.experiment_id) if found else None
 
 
 def _log_config(client: MlflowClient, run_id: str, config: PipelineConfig) -> None:
