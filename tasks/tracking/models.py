@@ -109,11 +109,12 @@ def link_model(run_id: str, model_id: str, metrics: Mapping[str, float]) -> None
         outputs = client.get_run(run_id).outputs
         return model_id in {output.model_id for output in (outputs.model_outputs if outputs else [])}
 
+    def link() -> bool:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id=model_id, step=0)])
+        return True
+
     if not is_linked():
-        create_once(
-            lambda: client.log_outputs(run_id, [LoggedModelOutput(model_id=model_id, step=0)]),
-            lambda: is_linked() or None,
-        )
+        create_once(link, lambda: is_linked() or None)
     now = int(time.time() * 1000)
     client.log_batch(
         run_id, metrics=[Metric(k, v, now, 0, model_id=model_id, run_id=run_id) for k, v in metrics.items()]
