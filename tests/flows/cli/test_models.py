@@ -35,7 +35,7 @@ def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_the_list_needs_neither_mlflow_nor_anything_else_heavy(store: Path) -> None:
+def test_the_list_needs_neither_mlflow_nor_anything_else_heavy(store: Path, finished: Any) -> None:
     source = (
         "import sys\nfrom flows.cli.main import run_command\nrun_command(['models'])\n"
         "print([name for name in ('torch', 'mlflow', 'prefect', 'pandas', 'pyarrow', 'pydantic', 'numpy', 'sqlalchemy') "
@@ -44,7 +44,9 @@ def test_the_list_needs_neither_mlflow_nor_anything_else_heavy(store: Path) -> N
     output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
     head, first, second, modules = output.splitlines()
     assert head.split() == ["model", "version", "accuracy", "macro", "F1", "aliases", "age", "corpus", "decision"]
-    assert first.split()[:5] == [MODEL, "1", "1.0000", "1.0000", "challenger,"]
+    scores = finished[1].test_scores["lstm"]
+    cells = [MODEL, "1", f"{scores.accuracy:.4f}", f"{scores.macro_f1:.4f}", "challenger,"]
+    assert first.split()[:5] == cells
     assert "corpus.csv" in first
     assert first.endswith("champion: no version had this alias")
     assert second.split()[4] == "-"
