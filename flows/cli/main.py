@@ -13,6 +13,7 @@ from flows.cli.environment import prepare_environment, read_servers
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
 from pipeline_config.masking import mask_secrets
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
+from tasks.store.disk_errors import find_store_error
 
 if TYPE_CHECKING:
     from pipeline_config.settings import PipelineConfig
@@ -67,6 +68,9 @@ def run_command(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             print_error(traceback.format_exc())
+        if found := find_store_error(error, Path(os.environ["GLOVEFLOW_ARTIFACTS"])):
+            print_error(str(found))
+            return found.exit_code
         print_error(f"unexpected error: {type(error).__name__}: {error} (--debug shows the traceback)")
         return 1
 

@@ -1,6 +1,7 @@
 """The parts of the campaign by name, in the order in which they are played."""
 
+from tests.campaigns.release import company, hardship
 from tests.campaigns.release.trials import Part
 
-_ALL: list[Part] = []
+_ALL: list[Part] = [*hardship.PARTS, *company.PARTS]
 PARTS = {part.name: part for part in _ALL}

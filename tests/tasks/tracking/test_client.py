@@ -1,7 +1,13 @@
-import pytest
-from mlflow.exceptions import MlflowException
+import contextlib
+import os
+import sqlite3
 
-from pipeline_config.errors import ServiceError
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+
+from pipeline_config.errors import ServiceError, StoreError
 from tasks.tracking.client import TrackingClient
 from tasks.tracking.server import open_client
 from tests.flaky_server import MODES, flaky_server
@@ -52,3 +58,38 @@ def test_a_file_of_ours_that_is_missing_stays_an_error_of_the_system(tracked):
     run = client.create_run(client.create_experiment("x", artifact_location=(tracked / "files").as_uri()))
     with pytest.raises(FileNotFoundError):
         client.log_artifact(run.info.run_id, str(tracked / "missing"))
+
+
+def full_database(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA max_page_count = 1")
+        database.execute("CREATE TABLE numbers (value)")
+
+
+@pytest.mark.usefixtures("tracked")
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (full_database, "database or disk is full"),
+        (lambda _: os.write(os.open("/dev/full", os.O_WRONLY), b"x"), "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_an_error_of_the_store(tmp_path, monkeypatch, fail, reason):
+    def log_batch(*_, **__):
+        try:
+            fail(tmp_path / "full.db")
+        except sqlite3.Error as error:
+            raise MlflowException(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    with pytest.raises(StoreError, match=rf"^/.*: cannot be written: {reason} \(.* MiB are free\); free some space"):
+        open_client().log_batch(RUN)
+
+
+def test_an_error_of_the_database_shows_no_traceback(tracked, caplog):
+    client = open_client()
+    with contextlib.closing(sqlite3.connect(tracked / "mlflow.db")) as database:
+        database.execute("ALTER TABLE experiments RENAME TO elsewhere")
+    with pytest.raises(ServiceError, match="no such table: experiments"):
+        client.search_experiments()
+    assert [record for record in caplog.records if record.exc_info] == []
