@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tasks.store.commit import commit_output
 from tasks.store.disk_errors import find_store_error
 from tests.campaigns.release.forked_runs import (
     SmallRuns,
@@ -27,6 +28,7 @@ from tests.campaigns.release.whole_runs import output_digests
 from tests.small_run import set_options, small_run, write_inputs
 
 RUNS = PROMOTERS = 8
+WHOLE_RUNS = 3
 USERS = (20001, 20002)
 GROUP = 20003
 MINIMUM = 0.5
@@ -35,6 +37,10 @@ _COMPUTED = re.compile(r"^\d\d:\d\d:\d\d  (\w+) +[\d.]+ s  ", re.MULTILINE)
 
 def play_eight_runs(trials: Trials) -> None:
     """Start eight runs on one new store: of one configuration, of two, of four, ..."""
+    if trials.count < WHOLE_RUNS:
+        for number in range(trials.count):
+            _commit_together(trials, trials.folder / f"artifacts-{number}")
+        return
     with SmallRuns(trials.folder) as runs:
         epochs = [2, 3, 4, 5]
         one_by_one = trials.folder / "one-by-one"
@@ -56,6 +62,32 @@ def play_eight_runs(trials: Trials) -> None:
                 trials.record_wrong(f"{RUNS} runs of {len(kinds)} configurations: {problem}")
             else:
                 trials.passed()
+
+
+def _commit_together(trials: Trials, artifacts: Path) -> None:
+    """Commit the same outputs from eight processes at once, each in an order of its own."""
+    orders = [trials.draw.sample(range(20), 20) for _ in range(RUNS)]
+
+    def commit_all(order: list[int]) -> str:
+        made = [
+            commit_output("numbers", f"{n:032x}", lambda output, n=n: output.write_json("n.json", n)) for n in order
+        ]  # type: ignore[misc]
+        return "\n".join(f"{reference.key} {reference.digest}" for reference, computed in made if computed)
+
+    with using_artifacts(artifacts):
+        children = [
+            start_fork(lambda i=i, order=order: (trials.folder / f"made-{i}").write_text(commit_all(order)))  # type: ignore[misc]
+            for i, order in enumerate(orders)
+        ]
+        codes = [wait_for(child) for child in children]
+    lines = [line for i in range(RUNS) for line in (trials.folder / f"made-{i}").read_text().splitlines()]
+    made = dict(line.split() for line in lines)
+    if any(codes) or {f"numbers/{key}": digest for key, digest in made.items()} != output_digests(artifacts):
+        trials.record_wrong(f"the processes ended with {codes} and made {made}")
+    elif len(lines) != 20:
+        trials.record_wrong(f"20 outputs were computed {len(lines)} times")
+    else:
+        trials.passed()
 
 
 def _check_together(artifacts: Path, ended: list[tuple[int | None, str]], alone: dict[str, str], *, kinds: int) -> str:
@@ -208,7 +240,6 @@ def _share_by_group(folder: Path) -> str:
 def _use_store(artifacts: Path) -> str:
     """Do what a run does first: the secret of the server, a log, a lock, an output, a database."""
     from flows.cli.prefect_secret import make_secret
-    from tasks.store.commit import commit_output
     from tasks.store.databases import prepare_database
     from tasks.store.private_files import open_to_append
 

@@ -1,9 +1,11 @@
-"""Parts about a hostile machine: a full disk, places that cannot be written, few file handles, pauses.
+"""Parts about a hostile machine: a full disk, places that cannot be written, few file handles, a clock that
+jumps, pauses.
 
 With few trials, as in the test suite, the parts play on the store and on MLflow's database alone. From `WHOLE_RUNS` trials on
 they play whole runs.
 """
 
+import json
 import os
 import re
 import resource
@@ -295,10 +297,40 @@ def _pause_commits(trials: Trials, artifacts: Path) -> None:
             trials.passed()
 
 
+def play_clock(trials: Trials) -> None:
+    """Let the clock and the times of files jump by a day: outputs stay, locks hold, durations are right."""
+    for number in range(trials.count):
+        shift = trials.draw.choice([-86400, 86400])
+        with using_artifacts(trials.folder / f"artifacts-{number}"):
+            path, _ = _commit(0, b"before")
+            for file in (path.parent / "manifest.json", path.parent.parent / f".{0:032x}.lock"):
+                os.utime(file, (time.time() + shift,) * 2)
+            answer = in_fork(lambda shift=shift: _commit_in_jumps(shift))  # type: ignore[misc]
+            if answer != "computed once":
+                trials.record_wrong(f"clock by {shift} s: {answer}")
+            elif _commit(0, b"before")[1] or _commit(1, b"x")[1]:
+                trials.record_lost(f"clock by {shift} s: an output was made again")
+            else:
+                trials.passed()
+
+
+def _commit_in_jumps(shift: int) -> str:
+    """Commit twice while the clock of this process jumps to and fro at each look at it."""
+    real, looks = time.time, iter(range(1_000_000))
+    time.time = lambda: real() + shift * (next(looks) % 2)
+    first = _commit(0, b"before")[1]
+    path, made = _commit(1, b"x")
+    seconds = json.loads((path.parent / "manifest.json").read_text())["seconds"]
+    again = _commit(1, b"x")[1]
+    right = (first, made, again) == (False, True, False) and 0 <= seconds < 3600
+    return "computed once" if right else f"computed {(first, made, again)}, {seconds} s"
+
+
 PARTS = [
     Part("full_disk", "a full disk is told, nothing is lost, and the next run ends as an unbroken one",
          play_full_disk, count=50, quick=8),
     Part("read_only", "a place that cannot be written is told, and nothing is lost", play_read_only, count=12, quick=8),
     Part("no_handles", "few open files are enough, or the run says what to do", play_no_handles, count=12, quick=8),
+    Part("clock", "jumps of the clock change no output, lock or duration", play_clock, count=12, quick=4),
     Part("pauses", "processes that are stopped and continued end as if they had not been", play_pauses, count=20, quick=4),
 ]  # fmt: skip
