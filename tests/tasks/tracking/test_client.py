@@ -86,10 +86,11 @@ def test_a_full_disk_is_an_error_of_the_store(tmp_path, monkeypatch, fail, reaso
         open_client().log_batch(RUN)
 
 
-def test_an_error_of_the_database_shows_no_traceback(tracked, caplog):
+@pytest.mark.usefixtures("tracked")
+def test_an_error_of_the_database_shows_no_traceback(caplog):
     client = open_client()
-    with contextlib.closing(sqlite3.connect(tracked / "mlflow.db")) as database:
-        database.execute("ALTER TABLE experiments RENAME TO elsewhere")
+    with contextlib.closing(sqlite3.connect(client.tracking_uri.removeprefix("sqlite:///"))) as database:
+        database.execute("DROP TABLE experiments")
     with pytest.raises(ServiceError, match="no such table: experiments"):
         client.search_experiments()
     assert [record for record in caplog.records if record.exc_info] == []
