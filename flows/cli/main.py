@@ -24,6 +24,7 @@ from flows.cli.options import (
 )
 from flows.cli.server_records import read_servers
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
+from tasks.store.disk_errors import find_store_error
 
 if TYPE_CHECKING:
     from pipeline_config.settings import PipelineConfig
@@ -71,6 +72,9 @@ def run_command(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if options.debug:
             print_error(traceback.format_exc())
+        if found := find_store_error(error, Path(os.environ["GLOVEFLOW_ARTIFACTS"])):
+            print_error(str(found))
+            return found.exit_code
         print_error(f"unexpected error: {type(error).__name__}: {error} (--debug shows the traceback)")
         return 1
 

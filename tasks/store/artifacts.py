@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from pipeline_config.contracts.json_file import JsonFile
+from tasks.store.disk_errors import require_handles
 
 Content = TypeVar("Content", bound=JsonFile)
 logger = logging.getLogger(__name__)
@@ -173,6 +174,7 @@ def find_damage(directory: Path, manifest: Manifest) -> str | None:
             if file_digest(path) != entry.sha256:
                 return f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}"
         except OSError as error:
+            require_handles(error, path)
             return f"{path} cannot be read: {error.strerror}"
     return None
 
@@ -221,7 +223,10 @@ def _canonical(value: Any) -> bytes:
 def _read_manifest(directory: Path) -> Manifest | None:
     try:
         manifest = Manifest.model_validate(json.loads((directory / MANIFEST).read_text("utf-8")))
-    except (OSError, ValueError):
+    except OSError as error:
+        require_handles(error, directory / MANIFEST)
+        return None
+    except ValueError:
         return None
     intact = manifest.digest == content_digest({name: entry.sha256 for name, entry in manifest.files.items()})
     in_place = (manifest.stage, manifest.key) == (directory.parent.name, directory.name)

@@ -61,19 +61,20 @@ def commit_output(
     with store_errors(directory):
         make_directory(directory.parent)
     with file_lock(directory.parent / f".{key}.lock", waiting_for=f"another run to finish {stage}"):
-        found = find_output(stage, key)
+        with store_errors(directory):
+            found = find_output(stage, key)
         scratch = artifacts_root() / "checkpoints" / stage / key
         if found is not None:
             shutil.rmtree(scratch, ignore_errors=True)
             return found, False
-        _sweep_temporaries(directory)
         temporary = directory.parent / f".tmp-{key}-{uuid.uuid4().hex[:8]}"
         started = time.perf_counter()
         with store_errors(temporary):
+            _sweep_temporaries(directory)
             temporary.mkdir()
         try:
             output = StageOutput(temporary, scratch)
-            with store_errors(temporary, only_full=True):
+            with store_errors(temporary, only_exhausted=True):
                 write(output)
             with store_errors(temporary):
                 _write_manifest(

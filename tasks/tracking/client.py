@@ -1,13 +1,17 @@
-"""MLflow's client with errors in plain words: a server that is away raises `ServiceError`, whatever was called.
+"""MLflow's client with errors in plain words, whatever was called.
 
+A server that is away raises `ServiceError`, a database or a directory that cannot be written raises `StoreError`.
 A call that failed is repeated for some seconds if a second one does no harm. What creates something goes through
 `create_once`. A server that hangs is not asked again, because the timeout of one call is all that a user should wait.
 """
 
 import functools
+import logging
+import os
 import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
@@ -23,11 +27,14 @@ from mlflow.protos.databricks_pb2 import (
 
 from pipeline_config.errors import ServiceError
 from tasks.runtime.services import hide_credentials
+from tasks.store.artifacts import artifacts_root
+from tasks.store.disk_errors import find_store_error
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 6.0
 PAUSE_SECONDS = 0.5  # it doubles
 _REFUSED, _NO_ANSWER = "connection refused", "no answer in time"
+_SQLITE = "sqlite:///"
 _OUTAGES = {
     ErrorCode.Name(code)
     for code in (INTERNAL_ERROR, PERMISSION_DENIED, REQUEST_LIMIT_EXCEEDED, TEMPORARILY_UNAVAILABLE, UNAUTHENTICATED)
@@ -40,12 +47,22 @@ _REASONS = (  # what MLflow and its HTTP library say, and the same in short
 )
 
 
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Refuse the lines with which MLflow logs an error of its database that it also raises."""
+    return record.exc_info is None or "GLOVEFLOW_DEBUG" in os.environ
+
+
+logging.getLogger("mlflow.store.db.utils").addFilter(_is_not_raised)
+
+
 class Unanswered(ServiceError):  # noqa: N818 (a kind of it)
     """MLflow took a call and did not answer in time. Nobody knows whether it did what was asked."""
 
 
 class TrackingClient(MlflowClient):
     """A client of MLflow. A call that the server does not answer, or that it refuses us, raises `ServiceError`.
+
+    A call that cannot write to the database or the files on this machine raises `StoreError`.
 
     MLflow's other errors, such as that a run or a model does not exist, stay as they are.
     """
@@ -99,11 +116,21 @@ def _call_in_plain_words(method: Callable[..., Any], uri: str, *args: Any, **kwa
     except MlflowException as error:
         if error.error_code not in _OUTAGES:
             raise
+        _raise_store_error(error, uri)
         raise _describe(uri, method.__name__, error.message) from error
     except OSError as error:
         if not hasattr(error, "response"):  # only the errors of MLflow's HTTP library have one
+            _raise_store_error(error, uri)
             raise
         raise _describe(uri, method.__name__, str(error)) from error
+
+
+def _raise_store_error(error: Exception, uri: str) -> None:
+    """Raise `StoreError` if the database or the files of MLflow on this machine cannot be written."""
+    place = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else artifacts_root()
+    found = find_store_error(error, place)
+    if found:
+        raise found from error
 
 
 def _describe(uri: str, call: str, message: str) -> ServiceError:

@@ -10,7 +10,7 @@ from typing import Self
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from pipeline_config.errors import GloveflowError, ServiceError
+from pipeline_config.errors import GloveflowError, ServiceError, StoreError
 from tasks.tracking.server import open_client
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class MetricStream:
         while self._take_batch():
             try:
                 open_client().log_batch(str(self._run_id), metrics=self._on_the_way)
-            except ServiceError as error:
+            except (ServiceError, StoreError) as error:
                 if not away and self._wanted:
                     logger.warning("live metrics wait, the training goes on: %s", error)
                 away = True

@@ -20,6 +20,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline_config.errors import UnusableModelError
+from tasks.store.disk_errors import find_store_error
 from tasks.tracking.server import open_client
 
 FILES_TAG = "gloveflow.files"
@@ -129,6 +130,8 @@ def _copy_files(version: Version, folder: Path) -> Path:
         location = open_client().get_model_version_download_uri(version.name, str(version.version))
         copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
+        if found := find_store_error(error, folder):  # the copy cannot be written, which says nothing about the version
+            raise found from error
         reason = error.message if isinstance(error, MlflowException) else error
         raise UnusableModelError(f"{version_uri(version)}: its files cannot be read: {reason}") from error
     remove_leftovers(copy)

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
 
-from pipeline_config.errors import ServiceError, UnusableModelError
+from pipeline_config.errors import GloveflowError, ServiceError, UnusableModelError
 from tasks.store.locks import file_lock
 from tasks.tracking.client import create_once
 from tasks.tracking.model_files import (
@@ -95,7 +95,8 @@ def log_model(
             client.log_model_artifacts(logged.model_id, str(path))
     except BaseException as error:
         if not isinstance(error, ServiceError):
-            client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+            with contextlib.suppress(MlflowException, GloveflowError):  # the next run ends it
+                client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
         raise
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     return LoggedFiles(str(logged.model_id), files_tag)

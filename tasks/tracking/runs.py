@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from pipeline_config.errors import ServiceError
+from pipeline_config.errors import GloveflowError, ServiceError
 from pipeline_config.masking import mask_secrets, mask_values
 from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
@@ -241,7 +241,7 @@ def _end(client: MlflowClient, run: Run, status: str) -> bool:
     """End a run and return whether it worked. If not, its lock file keeps the state for `end_dead_runs`."""
     try:
         client.set_terminated(run.info.run_id, status)
-    except (MlflowException, ServiceError) as error:
+    except (MlflowException, GloveflowError) as error:
         logger.warning("MLflow run %s could not be ended as %s: %s", run.info.run_id, status, error)
         with contextlib.suppress(OSError):
             _lock_path(run.data.tags[LOCK_TAG]).write_text(status)

@@ -14,6 +14,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from pipeline_config.errors import ServiceError, StoreError
 from pipeline_config.masking import split_user
 from tasks.store.artifacts import artifacts_root
+from tasks.store.disk_errors import find_store_error
 from tasks.store.locks import file_lock
 from tasks.tracking.client import TrackingClient
 from tasks.tracking.database import prepare_mlflow_database
@@ -66,6 +67,8 @@ def open_client() -> MlflowClient:
         except StoreError:
             raise
         except Exception as error:
+            if found := find_store_error(error, mlflow_directory()):
+                raise found from error
             raise ServiceError(f"{uri}: MLflow cannot open its database: {error}") from error
 
 

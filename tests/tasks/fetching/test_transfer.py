@@ -313,7 +313,10 @@ def test_a_full_disk_is_a_store_error(server: Server, artifacts: Path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(StoreError, match=r"\.part: cannot be written: No space left on device; free some space"):
+    with pytest.raises(
+        StoreError,
+        match=r"\.part: cannot be written: No space left on device \([\d,.]+ MiB are free\); free some space",
+    ):
         download_file([server.script("/glove.zip", whole(BODY))])
     assert list_endings(artifacts) == ["zip.part", "zip.part.json"]
 

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import logging
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from pipeline_config.errors import StoreError
 from pipeline_config.settings import EmbeddingsConfig
 from tasks.store.artifacts import (
     ArtifactRef,
@@ -313,3 +315,21 @@ def test_tree_digest_covers_names_and_contents_but_not_where_the_files_are(tmp_p
     assert tree_digest({"a": x, "b": y}) == digest_of({"a": b"1", "b": b"2"})
     assert tree_digest({"b": z, "a": x}) == tree_digest({"a": x, "b": y})
     assert tree_digest({"a": y, "b": x}) != tree_digest({"a": x, "b": y})
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "first.json"])
+def test_an_output_is_not_made_again_because_too_many_files_are_open(artifacts, monkeypatch, name):
+    reference, _ = commit_output(STAGE, KEY, write_pair)
+    real = Path.open
+
+    def limited(self, *args, **kwargs):
+        if self.name == name:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(self))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr("tasks.store.artifacts._verified", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", limited)
+        with pytest.raises(StoreError, match=f"{name}: cannot be opened: Too many open files; allow more open files"):
+            commit_output(STAGE, KEY, write_pair)
+    assert commit_output(STAGE, KEY, write_pair) == (reference, False)

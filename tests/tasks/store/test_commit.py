@@ -386,7 +386,7 @@ def _fill_disk_by_table(output):
 def test_full_disk_is_an_error_and_leaves_nothing(artifacts, write):
     expected = (
         rf"^{re.escape(str(artifacts))}/store/{STAGE}/\.tmp-{KEY}-\w+: cannot be written: .*"
-        "No space left on device; free some space and run again, nothing was lost$"
+        r"No space left on device \([\d,.]+ MiB are free\); free some space and run again, nothing was lost$"
     )
     with pytest.raises(StoreError, match=expected):
         commit_output(STAGE, KEY, write)
@@ -395,7 +395,7 @@ def test_full_disk_is_an_error_and_leaves_nothing(artifacts, write):
 
 def test_disk_that_is_full_when_the_manifest_is_written_is_an_error(artifacts, monkeypatch):
     monkeypatch.setattr("tasks.store.commit.sync", _fill_disk)
-    with pytest.raises(StoreError, match="No space left on device; free some space"):
+    with pytest.raises(StoreError, match=r"No space left on device \([\d,.]+ MiB are free\); free some space"):
         commit_output(STAGE, KEY, write_pair)
     assert leftovers() == []
 

@@ -1,8 +1,14 @@
+import contextlib
+import os
+import sqlite3
+
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from flows.cli.environment import prepare_environment
-from pipeline_config.errors import ServiceError
+from pipeline_config.errors import ServiceError, StoreError
 from tasks.tracking import client as tracking_client
 from tasks.tracking.client import TrackingClient, create_once
 from tasks.tracking.server import open_client
@@ -100,3 +106,39 @@ def test_nothing_is_created_twice_by_the_settings_of_the_command_line(monkeypatc
         with pytest.raises(ServiceError, match="failed at `create_run`"):
             TrackingClient(server.url).create_run("1")
         assert len(server.accepted) == 1
+
+
+def full_database(path):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA max_page_count = 1")
+        database.execute("CREATE TABLE numbers (value)")
+
+
+@pytest.mark.usefixtures("tracked")
+@pytest.mark.parametrize(
+    ("fail", "reason"),
+    [
+        (full_database, "database or disk is full"),
+        (lambda _: os.write(os.open("/dev/full", os.O_WRONLY), b"x"), "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_an_error_of_the_store(tmp_path, monkeypatch, fail, reason):
+    def log_batch(*_, **__):
+        try:
+            fail(tmp_path / "full.db")
+        except sqlite3.Error as error:
+            raise MlflowException(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    with pytest.raises(StoreError, match=rf"^/.*: cannot be written: {reason} \(.* MiB are free\); free some space"):
+        open_client().log_batch(RUN)
+
+
+@pytest.mark.usefixtures("tracked")
+def test_an_error_of_the_database_shows_no_traceback(caplog):
+    client = open_client()
+    with contextlib.closing(sqlite3.connect(client.tracking_uri.removeprefix("sqlite:///"))) as database:
+        database.execute("DROP TABLE experiments")
+    with pytest.raises(ServiceError, match="no such table: experiments"):
+        client.search_experiments()
+    assert [record for record in caplog.records if record.exc_info] == []
