@@ -51,13 +51,13 @@ def check_flow_runs(root: Path) -> Iterator[Finding]:
             "set them and their task runs to Crashed, which gives the slot of their deployment back",
             partial(_sweep, root),
         )
-    elif live:
+    elif live and "PREFECT_API_URL" in os.environ:
         yield Finding(
             True,
             "live files",
-            f"{len(live)} of ended flow runs; the next run removes them",
-            "remove them",
-            partial(_remove_live, live),
+            f"{len(live)} flow runs whose process is gone; their Prefect server knows whether they are open",
+            "set those that are open to Crashed, as the next run would do",
+            partial(_sweep, root),
         )
 
 
@@ -175,10 +175,3 @@ def _sweep(root: Path) -> str:
 def _remove_live_of_mlflow() -> str:
     runs.end_dead_runs()
     return "removed the live files of ended MLflow runs"
-
-
-def _remove_live(paths: list[Path]) -> str:
-    gone = [path for path in paths if not is_held(path)]
-    for path in gone:
-        path.unlink(missing_ok=True)
-    return f"removed {len(gone)} live files of ended flow runs"

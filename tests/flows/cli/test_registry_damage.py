@@ -14,6 +14,7 @@ from prefect.states import Completed, Running
 from flows.cli.main import run_command
 from flows.cli.registry_damage import _open_flow_runs, check_aliases, check_flow_runs
 from pipeline_config.settings import RegistrationConfig
+from tasks.store.locks import lock_before_naming
 from tests.flows.conftest import copy_finished
 from tests.registrations import model_folder
 
@@ -107,16 +108,16 @@ def test_open_flow_runs_are_found_in_the_database_of_prefect(prefect_server_root
     assert _open_flow_runs(database.with_name("none.db"), [open_one]) == []
 
 
-def test_live_files_of_ended_flow_runs_are_removed_and_held_ones_kept(tmp_path: Path) -> None:
-    from tasks.store.locks import lock_before_naming
-
+def test_a_flow_run_whose_process_is_gone_is_left_to_a_server_that_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     live = tmp_path / "prefect" / "live"
     held = lock_before_naming(live / "held.lock")
     (live / "ended.lock").touch()
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert list(check_flow_runs(tmp_path)) == []  # our own database shows none as open
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     (finding,) = check_flow_runs(tmp_path)
-    assert finding.ok
-    assert finding.mend
-    assert finding.mend() == "removed 1 live files of ended flow runs"
-    assert [path.name for path in live.iterdir()] == ["held.lock"]
-    assert list(check_flow_runs(tmp_path)) == []
     os.close(held)
+    assert finding.text.startswith("1 flow runs whose process is gone")
+    assert finding.remedy == "set those that are open to Crashed, as the next run would do"
