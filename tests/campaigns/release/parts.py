@@ -1,6 +1,13 @@
 """The parts of the campaign by name, in the order in which they are played."""
 
+from tests.campaigns.release import damage, databases, kills
 from tests.campaigns.release.trials import Part
 
-_ALL: list[Part] = []
+_ALL: list[Part] = [
+    Part(
+        "kills", "after any SIGKILL the next run ends as an unbroken one, and nothing is left open", kills.play, 200, 1
+    ),
+    Part("damage", "what a damaged file holds is right, computed again, or refused by name", damage.play, 500, 14),
+    Part("databases", "a killed set-up or upgrade starts again, and keeps every record", databases.play, 60, 2),
+]
 PARTS = {part.name: part for part in _ALL}
