@@ -63,7 +63,7 @@ def prepare_prefect_database() -> bool:
 
     Raises:
         StoreError: the database cannot be migrated or written.
-        sqlite3.Error: the file is not a database, is damaged or locked.
+        ServiceError: the file is not a database, is damaged or locked.
     """
     address = str(PREFECT_API_DATABASE_CONNECTION_URL.value())
     name = address.removeprefix(_SQLITE)

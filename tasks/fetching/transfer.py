@@ -65,8 +65,9 @@ def transfer_bytes(
         RangeRefusedError: a span is wanted, and the server sends whole files only.
         ServiceError: the response is not the file.
     """
+    checked_later = digest_known or bool(span) or final.suffix.lower() in (".zip", ".gz")  # these have checksums
     with new_client(deadline) as client:
-        resume = partial.find_resume_point(url, span)
+        resume = partial.find_resume_point(url, span, checked_later=checked_later)
         if span and resume and resume[0] >= span.end - span.start:
             return True
         response = open_url(client, url, _range_headers(resume, span))
@@ -86,7 +87,11 @@ def transfer_bytes(
                 partial.write_sidecar(url, response.headers.get("etag"), span)
             length = span.end - span.start if span else _read_total_length(response)
             magic = b"" if start or span else _MAGIC.get(final.suffix.lower(), b"")
-            _write_body(response, partial, final, start=start, length=length, magic=magic, deadline=deadline)
+            try:
+                _write_body(response, partial, final, start=start, length=length, magic=magic, deadline=deadline)
+            finally:
+                if not checked_later:
+                    partial.record_digest()
     _check_size(partial, length)
     return start > 0
 

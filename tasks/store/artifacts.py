@@ -42,9 +42,9 @@ class ArtifactRef(BaseModel):
         key: key of the output.
         digest: SHA-256 over the names and contents of the files. Keys made from it are content-addressed.
         facts: counts, measurements and the seconds that the stage took. They are for display only (log lines, summary,
-            reports, metrics of the MLflow run), because neither a digest nor a key covers them: an edited manifest
-            changes them unnoticed. Code that decides anything reads the output's files, which are verified. The same
-            holds for `inputs` in the manifest, which no code reads.
+            reports, metrics of the MLflow run), because neither a digest nor a key covers them: the manifest's checksum
+            finds damage, but whoever edits the manifest can write a new one. Code that decides anything reads the
+            output's files, which are verified. The same holds for `inputs` in the manifest, which no code reads.
 
     Raises:
         ValueError: (as pydantic's `ValidationError`) a file is missing or differs from the manifest.
@@ -142,6 +142,13 @@ def stage_key(stage: str, version: int, inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(material)).hexdigest()[:32]
 
 
+def manifest_checksum(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over what a manifest holds besides its checksum, as JSON gives it back."""
+    plain = json.loads(json.dumps(content))
+    plain.pop("checksum", None)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
 def output_directory(stage: str, key: str) -> Path:
     """Return the directory of an output, which need not exist."""
     return artifacts_root() / "store" / stage / key
@@ -222,11 +229,14 @@ def _canonical(value: Any) -> bytes:
 
 def _read_manifest(directory: Path) -> Manifest | None:
     try:
-        manifest = Manifest.model_validate(json.loads((directory / MANIFEST).read_text("utf-8")))
+        content = json.loads((directory / MANIFEST).read_text("utf-8"))
+        manifest = Manifest.model_validate(content)
     except OSError as error:
         require_handles(error, directory / MANIFEST)
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
+        return None
+    if "checksum" in content and content["checksum"] != manifest_checksum(content):
         return None
     intact = manifest.digest == content_digest({name: entry.sha256 for name, entry in manifest.files.items()})
     in_place = (manifest.stage, manifest.key) == (directory.parent.name, directory.name)

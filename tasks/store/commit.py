@@ -27,6 +27,7 @@ from tasks.store.artifacts import (
     file_digest,
     find_output,
     keyed,
+    manifest_checksum,
     output_directory,
 )
 from tasks.store.disk_errors import store_errors
@@ -101,7 +102,7 @@ def _write_manifest(output: StageOutput, *, stage: str, key: str, inputs: Mappin
             if path.suffix == ".parquet":
                 files[path.name]["rows"] = pq.read_metadata(path).num_rows
         list(synced)  # waits, and raises the error of a sync
-    manifest = {
+    manifest: dict[str, Any] = {
         "stage": stage,
         "key": key,
         "digest": content_digest({name: entry["sha256"] for name, entry in files.items()}),
@@ -111,6 +112,7 @@ def _write_manifest(output: StageOutput, *, stage: str, key: str, inputs: Mappin
         "seconds": round(seconds, 3),
         "tools": {name: metadata.version(name) for name in _TOOLS},
     }
+    manifest["checksum"] = manifest_checksum(manifest)
     output.path(MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
     sync(output.path(MANIFEST))
 

@@ -10,11 +10,12 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from pipeline_config.errors import StoreError
+from pipeline_config.errors import ServiceError, StoreError
 from tasks.store.disk_errors import store_errors
 from tasks.store.private_files import make_directory, open_to_append
 
 BUSY_SECONDS = 60.0
+CHECKED_BYTES = 256 << 20  # a larger database is not searched for damage: that would take seconds
 
 
 def prepare_database(
@@ -33,7 +34,7 @@ def prepare_database(
 
     Raises:
         StoreError: the migration failed, and the database is as it was; or the directory cannot be written.
-        sqlite3.Error: the file is not a database, is damaged or locked.
+        ServiceError: the file is not a database, is damaged or locked.
     """
 
     def make(database: Path) -> None:
@@ -48,7 +49,7 @@ def prepare_database(
         with _scratch(new):
             _build(new, make)
             _rename(new, path)
-    elif not _is_complete(path, revision, tables):
+    elif not _is_usable(path, revision, tables):
         with _scratch(new), connected(path) as place:
             _migrate_copy(path, place, new, make)
 
@@ -101,6 +102,30 @@ def _scratch(path: Path) -> Iterator[None]:
             yield
     finally:
         _remove(path)
+
+
+def _is_usable(path: Path, revision: str, tables: Collection[str]) -> bool:
+    """Return whether a database is complete; raise `ServiceError` if SQLite cannot use it."""
+    try:
+        problem = _find_damage(path) if path.stat().st_size <= CHECKED_BYTES else None
+        if problem is None:
+            return _is_complete(path, revision, tables)
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise ServiceError(
+                f"{path}: another process has locked the database for {BUSY_SECONDS:.0f} s; end it and run again"
+            ) from error
+        problem = str(error)
+    raise ServiceError(
+        f"{path}: the database is damaged: {problem}. Restore it from a backup, or move it away, with the files beside "
+        "it whose names begin with its name, to begin a new one; stage outputs are kept"
+    )
+
+
+def _find_damage(path: Path) -> str | None:
+    with connected(path) as database:
+        found = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return None if found == "ok" else " ".join(found.split())
 
 
 def _is_complete(path: Path, revision: str, tables: Collection[str]) -> bool:

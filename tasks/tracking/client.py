@@ -43,6 +43,10 @@ _REASONS = (  # what MLflow and its HTTP library say, and the same in short
     (re.compile(r"Connection refused"), _REFUSED),
     (re.compile(r"[Rr]ead timeout=(\S+?)\)|[Rr]ead timed out"), _NO_ANSWER),
     (re.compile(r"too many (\d{3}) error responses"), r"HTTP status \1"),
+    (
+        re.compile(r"database disk image is malformed|file is not a database"),
+        "its database is damaged; restore it from a backup",
+    ),
     (re.compile(r"[Cc]onnection aborted|ConnectionReset"), "the connection was cut"),
 )
 

@@ -40,7 +40,7 @@ def prepare_mlflow_database(path: Path, *, files: Path | None) -> None:
 
     Raises:
         StoreError: the database cannot be migrated or written.
-        sqlite3.Error: the file is not a database, is damaged or locked.
+        ServiceError: the file is not a database, is damaged or locked.
     """
     if path.exists() and (files is None or _identity(path) in _prepared):
         return

@@ -11,7 +11,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from pipeline_config.errors import ServiceError, StoreError
+from pipeline_config.errors import GloveflowError, ServiceError
 from pipeline_config.masking import split_user
 from tasks.store.artifacts import artifacts_root
 from tasks.store.disk_errors import find_store_error
@@ -64,7 +64,7 @@ def open_client() -> MlflowClient:
         try:
             _prepare(uri)
             return TrackingClient(uri)
-        except StoreError:
+        except GloveflowError:
             raise
         except Exception as error:
             if found := find_store_error(error, mlflow_directory()):

@@ -142,6 +142,18 @@ def test_the_first_bytes_of_a_file_may_arrive_one_by_one(server: Server) -> None
 # resuming
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_plain_file_without_a_digest_is_resumed_only_if_its_bytes_so_far_are_intact(
+    server: Server, artifacts: Path, damaged: bool
+) -> None:
+    url = server.script("/corpus.csv", whole(BODY, arriving=HALF), ranged(BODY))
+    fail_download(url)
+    if damaged:
+        find_partial_file(artifacts).write_bytes(bytes([BODY[0] ^ 1]) + BODY[1:HALF])
+    assert download_file([url]).read_bytes() == BODY
+    assert ("Range" in server.requests[1][1]) is not damaged
+
+
 def test_a_broken_transfer_resumes_where_it_broke(server: Server, artifacts: Path) -> None:
     url = server.script("/glove.zip", whole(BODY, arriving=HALF), ranged(BODY))
     assert url in fail_download(url)

@@ -12,7 +12,7 @@ from pipeline_config.schemas import DOCUMENTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.gate import pass_gate
 from tasks.registry.register_model import require_champion
-from tasks.store.artifacts import MANIFEST, ArtifactRef, find_output
+from tasks.store.artifacts import MANIFEST, ArtifactRef, find_output, manifest_checksum
 from tasks.tracking import models
 from tasks.tracking.model_files import FILES_TAG
 from tasks.tracking.models import load_model
@@ -205,6 +205,7 @@ class TestEditedOutputs:
         path = output.directory / MANIFEST
         manifest = json.loads(path.read_text("utf-8"))
         manifest["facts"] |= facts
+        manifest["checksum"] = manifest_checksum(manifest)
         path.write_text(json.dumps(manifest), "utf-8")
         return find_output(output.stage, output.key)
 

@@ -20,6 +20,7 @@ from tasks.store.artifacts import (
     content_digest,
     file_digest,
     find_output,
+    manifest_checksum,
     output_directory,
     stage_key,
     tree_digest,
@@ -65,6 +66,16 @@ def _edit_manifest(**changes):
     return damage
 
 
+def _edit_and_seal(**changes):
+    """Edit a manifest and give it a checksum that fits."""
+
+    def damage(directory):
+        manifest = {**json.loads((directory / "manifest.json").read_text()), **changes}
+        _edit_manifest(**changes, checksum=manifest_checksum(manifest))(directory)
+
+    return damage
+
+
 def _change_byte(directory):
     path = directory / "first.json"
     path.write_bytes(FIRST.replace(b"1", b"2"))
@@ -104,6 +115,7 @@ DAMAGES = {
     "edited digest": (_edit_manifest(digest="0" * 64), NO_MANIFEST),
     "edited files": (_edit_manifest(files={}), NO_MANIFEST),
     "sizes gone": (_forget_sizes, NO_MANIFEST),
+    "damaged facts": (_edit_manifest(facts={"l?nes": 3}), NO_MANIFEST),
     "facts gone": (_edit_manifest(facts=None), NO_MANIFEST),
     "directory replaced": (_replace_directory, NO_MANIFEST),
 }
@@ -129,6 +141,13 @@ def test_reference_to_a_damaged_output_is_refused(stored, kind):
         ArtifactRef(**stored.model_dump())
 
 
+def test_a_manifest_of_an_earlier_release_has_no_checksum_and_is_valid(stored):
+    manifest = stored.read_json("manifest.json")
+    del manifest["checksum"]
+    stored.path("manifest.json").write_text(json.dumps(manifest))
+    assert find_output(STAGE, KEY) == stored
+
+
 def test_reference_to_another_content_is_refused(stored):
     with pytest.raises(ValidationError, match="no output with digest 000000000000 is here"):
         ArtifactRef(stage=STAGE, key=KEY, digest="0" * 64)
@@ -150,7 +169,7 @@ def test_manifest_rewritten_for_other_content_is_detected_by_the_files(stored):
 )
 def test_edited_facts_inputs_seconds_and_tools_change_no_digest_and_no_key(stored, changes):
     key = stage_key("tokenize", 1, {"documents": stored})
-    _edit_manifest(**changes)(stored.directory)
+    _edit_and_seal(**changes)(stored.directory)
     found = find_output(STAGE, KEY)
     assert (found.key, found.digest) == (KEY, PAIR_DIGEST)
     assert found.read_json("first.json") == {"a": 1}
@@ -159,7 +178,7 @@ def test_edited_facts_inputs_seconds_and_tools_change_no_digest_and_no_key(store
 
 
 def test_edited_inputs_are_not_even_read(stored):
-    _edit_manifest(inputs="nonsense")(stored.directory)
+    _edit_and_seal(inputs="nonsense")(stored.directory)
     assert find_output(STAGE, KEY) == stored
 
 

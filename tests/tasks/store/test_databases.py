@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline_config.errors import StoreError
+from pipeline_config.errors import ServiceError, StoreError
+from tasks.store import databases
 from tasks.store.databases import connected, prepare_database
 
 STEPS = 12
@@ -139,6 +140,45 @@ def test_a_database_that_holds_records_is_never_replaced(half_made: Path) -> Non
     with pytest.raises(StoreError, match=r"half\.db: cannot be migrated .*table step_1 already exists.* is as it was"):
         prepare(half_made)
     assert rows(half_made, "step_1") == ["seed", "of a user"]
+
+
+@pytest.mark.parametrize(
+    ("at", "garbage", "problem"),
+    [
+        (0, b"S0Lite", "file is not a database"),
+        (8192, bytes(4096), "database disk image is malformed|Page 3"),  # that of a table
+        (100, b"\x0f", "database disk image is malformed"),
+    ],
+    ids=["header", "a table", "schema"],
+)
+def test_a_damaged_database_is_refused_by_name_and_left_as_it_is(
+    tmp_path: Path, at: int, garbage: bytes, problem: str
+) -> None:
+    path = tmp_path / "broken.db"
+    prepare(path)
+    content = path.read_bytes()
+    damaged = content[:at] + garbage + content[at + len(garbage) :]
+    path.write_bytes(damaged)
+    with pytest.raises(ServiceError, match=rf"broken\.db: the database is damaged: .*({problem}).*Restore it"):
+        prepare(path)
+    assert path.read_bytes() == damaged
+    assert [file.name for file in tmp_path.iterdir()] == ["broken.db"]
+
+
+def test_a_database_that_ends_early_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "short.db"
+    prepare(path)
+    os.truncate(path, path.stat().st_size - 5000)
+    with pytest.raises(ServiceError, match=r"short\.db: the database is damaged"):
+        prepare(path)
+
+
+def test_a_locked_database_is_not_called_damaged(older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.01)
+    with connected(older) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ServiceError, match=r"another process has locked the database"):
+            prepare(older)
 
 
 def test_an_empty_file_is_set_up(tmp_path: Path) -> None:

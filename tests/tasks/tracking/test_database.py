@@ -29,7 +29,7 @@ print((directory / "mlflow.db").exists(), len(open_client().search_experiments()
 
 def make_older(path: Path) -> None:
     """Make a database of an earlier MLflow version, with a run."""
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     address = f"sqlite:///{path}"
     engine = utils.create_sqlalchemy_engine(address)
     InitialBase.metadata.create_all(engine)

@@ -1,0 +1,125 @@
+"""Whole runs that are killed with SIGKILL, at exact points and at random moments; then the next run must mend it all.
+
+Several kills hit one artifacts directory, one run after the other, before a run is let through to its end. A trial is
+one kill. The servers are killed, too.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+from tests.campaigns.release.forked_commands import ForkedRun, Forks
+from tests.campaigns.release.trials import Trials
+from tests.campaigns.release.whole_runs import Finished, finished_run, output_digests, small_options
+
+KILLS_PER_STORE = 6
+CALLS = {  # where a call is made, and how many there are in a run, about
+    "os.fsync": ("import os as at", "fsync", 110),
+    "os.rename": ("import os as at", "rename", 25),
+    "os.mkdir": ("import os as at", "mkdir", 60),
+    "a call of MLflow": ("import tasks.tracking.client as at", "_call", 60),
+    "a request to Prefect": ("import prefect.client.base as base; at = base.PrefectHttpxSyncClient", "send", 60),
+    "a step of the training": ("import tasks.training.history as history; at = history.History", "report_step", 100),
+    "a save of a checkpoint": ("import tasks.training.checkpoints as c; at = c.Checkpoints", "save", 20),
+}
+# Python that makes a run kill itself before or after the n-th call of a function
+AT_A_CALL = """
+import os, signal
+{where}
+call, calls = at.{name}, []
+def count(*args, **kwargs):
+    calls.append(1)
+    if len(calls) == {number} and not {after}: os.kill(os.getpid(), signal.SIGKILL)
+    result = call(*args, **kwargs)
+    if len(calls) == {number}: os.kill(os.getpid(), signal.SIGKILL)
+    return result
+at.{name} = count
+"""
+
+
+def play(trials: Trials) -> None:
+    """Kill runs on one store after the other, and let one run to its end on each."""
+    finished = finished_run()
+    arguments = ["run", *small_options(trials.folder / "inputs", "training.checkpoint_steps=5")]
+    with Forks(trials.folder) as forks:
+        while trials.tried < trials.count:
+            artifacts = trials.folder / f"store-{trials.tried}"
+            if trials.tried and trials.draw.random() < 0.8:  # the others start with the set-up of the databases
+                for room, name in (("mlflow", "mlflow.db"), ("prefect", "prefect.db")):
+                    (artifacts / room).mkdir(parents=True)
+                    shutil.copy(trials.folder / "store-0" / room / name, artifacts / room)
+            kills = [
+                _kill(forks, artifacts, arguments, trials.draw)
+                for _ in range(min(KILLS_PER_STORE, trials.count - trials.tried))
+            ]
+            problem = _finish(forks, artifacts, arguments, finished)
+            for _ in kills[1:] if problem else kills:
+                trials.passed()
+            if problem:
+                trials.record_lost(f"after {'; '.join(kills)}: {problem}")
+            if trials.tried > KILLS_PER_STORE:
+                shutil.rmtree(artifacts)
+
+
+def _kill(forks: Forks, artifacts: Path, arguments: list[str], draw: random.Random) -> str:
+    """Kill a run, or one of its servers, and return where."""
+    if draw.random() < 0.6:
+        name = draw.choice(list(CALLS))
+        where, function, calls = CALLS[name]
+        number, after = draw.randrange(1, calls + 1), draw.random() < 0.5
+        before = AT_A_CALL.format(where=where, name=function, number=number, after=after)
+        code, _ = forks.run(artifacts, *arguments, before=before)
+        return f"{'after' if after else 'before'} {name}, number {number}" + (" (not reached)" if code == 0 else "")
+    run = forks.start(artifacts, *arguments)
+    seconds, victim = draw.uniform(0, 15), draw.choice(["command", "group", "server", "everything"])
+    _wait(run, seconds)
+    servers = run.list_servers()
+    with contextlib.suppress(ProcessLookupError):
+        if victim != "server":
+            run.kill(group=victim == "group")
+    for pid in servers if victim in ("server", "everything") else []:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    run.wait()
+    return f"{victim} killed after {seconds:.1f} s"
+
+
+def _wait(run: ForkedRun, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and Path(f"/proc/{run.pid}").exists():
+        time.sleep(0.02)
+
+
+def _finish(forks: Forks, artifacts: Path, arguments: list[str], finished: Finished) -> str | None:
+    """Run to the end and return what is not as after an unbroken run."""
+    code, output = forks.run(artifacts, *arguments)
+    if code != 0 or "Traceback" in output:
+        return f"the next run ended with {code}: {output[-1500:]}"
+    digests = output_digests(artifacts)
+    if digests != finished.digests:
+        return f"other outputs: {sorted(set(digests.items()) ^ set(finished.digests.items()))}"
+    return find_leftovers(artifacts)
+
+
+def find_leftovers(artifacts: Path) -> str | None:
+    """Return what killed runs left that a finished run would not leave: versions, open states, temporary files."""
+    with contextlib.closing(sqlite3.connect(artifacts / "mlflow" / "mlflow.db")) as database:
+        versions = database.execute("SELECT version FROM model_versions").fetchall()
+        aliases = dict(database.execute("SELECT alias, version FROM registered_model_aliases").fetchall())
+        running = database.execute("SELECT name FROM runs WHERE status = 'RUNNING'").fetchall()
+        pending = database.execute("SELECT name FROM logged_models WHERE status = 1").fetchall()
+    with contextlib.closing(sqlite3.connect(artifacts / "prefect" / "prefect.db")) as database:
+        is_open = "state_type IN ('RUNNING', 'PENDING', 'CANCELLING') AND state_name != 'NotReady'"
+        flows = database.execute(f"SELECT name, state_name FROM flow_run WHERE {is_open}").fetchall()
+        tasks = database.execute(f"SELECT name, state_name FROM task_run WHERE {is_open}").fetchall()
+    patterns = ("store/*/.tmp-*", "checkpoints/*/*/*", "*/.*.new", "*/.*.new-*")
+    files = [str(path.relative_to(artifacts)) for pattern in patterns for path in artifacts.glob(pattern)]
+    if versions != [(1,)] or aliases.get("champion") != 1:
+        return f"versions {versions}, aliases {aliases}, expected version 1 as champion alone"
+    open_states = {"MLflow runs": running, "models": pending, "flow runs": flows, "task runs": tasks, "files": files}
+    return "; ".join(f"{kind} left: {what}" for kind, what in open_states.items() if what) or None
