@@ -3,6 +3,13 @@ r"""Read word vectors from word2vec's binary format.
 The file begins with a line `<vectors> <dim>`. Each vector is its token, one space, `dim` little-endian float32, and,
 from some writers, a `\n`. Reads a binary stream; yields Arrow tables in file order, in bounded memory. The bits of the
 numbers are kept. Vectors are counted from 1, in place of the lines that `tasks.vectors.glove_text` counts.
+
+A token may hold spaces ("new york"), and so may the bytes of a vector, so the space that ends a token is not marked. The
+token ends at its first space, as the word2vec tool reads it, unless the vector that begins there is not followed by what
+comes after a vector while that of a later space is: the end of the file, or, if the file's writer puts them there, a
+line end and the next token (UTF-8 without control characters, and a space). In files with line ends, which word2vec and
+older versions of gensim write, this is exact but for a chance of about one in 10 million per vector; without line ends,
+a token of several words is found by the next token alone.
 """
 
 from collections.abc import Iterator
