@@ -26,6 +26,7 @@ import tasks.vectors.glove_text
 from pipeline_config.errors import InputError
 from tasks.vectors.glove_text import GloveTextReader
 from tasks.vectors.selection import VectorSelection
+from tasks.vectors.word2vec_binary import Word2vecBinaryReader
 
 TOKENS = [
     b"the", b"of", b"a", b"7", b"-1.5", b"1e5", b"nan", b"", b" ", b". .", b". . .", b"at name@domain.com", b" b", b"b ",
@@ -320,6 +321,37 @@ def describe_differences(expected: Result | str, got: Result | str) -> str:
     return "\n".join(parts)
 
 
+def run_binary_campaign(files: int, seed: int) -> int:
+    """Compare random word2vec binaries, tokens of several words among them, and return the number of vectors.
+
+    Raises:
+        AssertionError: a token or a bit of a vector is not what was written.
+    """
+    vectors = 0
+    for number in range(files):
+        draw = random.Random(f"binary:{seed}:{number}")
+        dim, ending = draw.choice([16, 50, 300]), draw.choice([b"", b"\n"])
+        words = ["dog", "York", "a", "1860", "w\u00f6rt", "\U0001f600", "I'm", "K", "\u6f22", "of"]
+        tokens = list(dict.fromkeys(" ".join(draw.choices(words, k=draw.choice([1, 1, 2, 5]))) for _ in range(20)))
+        values = np.random.default_rng(number).normal(size=(len(tokens), dim)).astype(np.float32)
+        if draw.random() < 0.3:  # numbers of few bits, as in published sets
+            values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+        written = [(token, row.tobytes()) for token, row in zip(tokens, values, strict=True)]
+        data = b"".join(token.encode() + b" " + row + ending for token, row in written)
+        selection = VectorSelection(dim)
+        stream = io.BytesIO(b"%d %d\n" % (len(tokens), dim) + data)
+        tables = list(Word2vecBinaryReader(stream, name="vectors.bin", selection=selection))
+        got = [
+            (token, np.array(vector, np.float32).tobytes())
+            for table in tables
+            for token, vector in zip(table["token"].to_pylist(), table["vector"].to_pylist(), strict=True)
+        ]
+        if got != written:
+            raise AssertionError(f"binary:{seed}:{number}: expected {tokens}, got {[token for token, _ in got]}")
+        vectors += len(got)
+    return vectors
+
+
 def run_campaign(files: int, seed: int) -> Counter[str]:
     """Compare random files, and return how often each outcome occurred.
 
@@ -357,6 +389,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable()
     started = time.perf_counter()
+    print(f"{'vectors of binary files':28} {run_binary_campaign(options.files // 10, options.seed):9,}")
     for what, count in sorted(run_campaign(options.files, options.seed).items()):
         print(f"{what:28} {count:9,}")
     print(f"no difference, {time.perf_counter() - started:.0f} s")
