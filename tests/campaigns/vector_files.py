@@ -85,6 +85,10 @@ def expect(case: Case) -> Result | str:
     if lines and is_header(lines[0]):
         number, dropped["header"] = 1, 1
         examples.append((1, "header", show(lines[0])))
+    if number < len(lines) and has_tabs(lines[number], dim):
+        repaired["tabs"] = 1
+        examples.append((number + 1, "tabs", show(lines[number])))
+        lines = [line.replace(b"\t", b" ") for line in lines]
     if number < len(lines) and (got := other_dimension(lines[number], dim)) is not None:
         return f"glove.txt:{number + 1}: expected {dim} values, got {got}"
     seen: set[str] = set()
@@ -117,9 +121,16 @@ def show(line: bytes) -> str:
 
 
 def is_header(line: bytes) -> bool:
-    count, space, rest = line.partition(b" ")
+    count, space, rest = line.replace(b"\t", b" ").partition(b" ")
     stripped = rest.rstrip(b" \t\r\x0b\x0c")
     return bool(space) and all(is_digits(part) and len(part) <= 18 for part in (count, stripped))
+
+
+def has_tabs(line: bytes, dim: int) -> bool:
+    fields = line.strip(b" \t\r").replace(b"\t", b" ").split(b" ")
+    if line[:1] in (b" ", b"\t"):
+        fields = [b"", *fields]
+    return line.count(b" ") < dim < len(fields) and all(is_number(field) for field in fields[-dim:])
 
 
 def is_digits(text: bytes) -> bool:
@@ -215,6 +226,8 @@ def draw_case(draw: random.Random) -> Case:
     lines = [draw_line(draw, dim, pool, oddness=oddness) for _ in range(draw.choice([0, 1, 2, 5, 40, 40, 120]))]
     ending = draw.choices([b"\n", b"\r\n", b" \n", b" \r\n"], [12, 2, 2, 1])[0]
     data = b"".join(line + (ending if draw.random() > oddness / 4 else draw.choice([b"\n", b"\r\n"])) for line in lines)
+    if draw.random() < 0.1:
+        data = data.replace(b" ", b"\t")
     if draw.random() < 0.15:
         data = b"%d %d\n" % (len(lines) + draw.choice([0, 0, 1]), draw.choice([dim, dim, dim + 1])) + data
     if draw.random() < 0.05:

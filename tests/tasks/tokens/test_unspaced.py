@@ -15,7 +15,23 @@ HAN = "\u597d\u574f\u5feb\u6162\u8d35\u4fbf\u5b9c\u8d28\u91cf\u670d\u52a1"
 KANA = "\u306b\u3092\u306e\u307e\u3057\u305f\u3067\u3059\u30b3\u30fc\u30d2"
 THAI = "\u0e1c\u0e21\u0e23\u0e31\u0e01\u0e1b\u0e23\u0e30\u0e40\u0e17\u0e28\u0e44\u0e17\u0e22"
 KHMER = "\u1781\u17d2\u1789\u17bb\u17c6\u179f\u17d2\u179a\u1798\u17b6\u1789\u17cb"
-ENGLISH = "the parcel is late again and nobody answers my letters about it since last week".split()
+ENGLISH = [
+    "the",
+    "parcel",
+    "is",
+    "late",
+    "again",
+    "and",
+    "nobody",
+    "answers",
+    "my",
+    "letters",
+    "about",
+    "it",
+    "since",
+    "last",
+    "week",
+]
 
 
 def check(texts: list[str], tokenizer: str = "basic_english") -> None:
