@@ -155,7 +155,7 @@ class TokenizationConfig(Section):
     tokenizer: str = Field(
         "basic_english",
         min_length=1,
-        description="basic_english, treebank, whitespace; unicode_words for any language with spaces; chinese, japanese "
+        description="basic_english, treebank, whitespace; unicode_words for languages with spaces; chinese, japanese "
         "or thai with the extra of that name; characters for any script; a name that torchtext's get_tokenizer takes; "
         "or <module>:<function>, a function from a text to a list of tokens that GLOVEFLOW_TOKENIZERS lists",
     )

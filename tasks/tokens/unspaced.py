@@ -50,7 +50,7 @@ def check_segmentation(dictionary: pa.Table, tokenizer: str) -> None:
         share = total / characters
         message = (
             f"vocabulary: {share:.0%} of the characters of the train split are {language}, which has no spaces between "
-            f"words, and the tokens of {tokenizer} have {total / holding:.0f} of them on average, so they are no words; "
+            f"words, and tokens of {tokenizer} have {total / holding:.0f} of them on average, too many; "
             f"set tokenization.tokenizer={_name_remedy(language)}"
         )
         if share > REFUSED_SHARE:

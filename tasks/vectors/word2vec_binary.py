@@ -4,7 +4,7 @@ The file begins with a line `<vectors> <dim>`. Each vector is its token, one spa
 from some writers, a `\n`. Reads a binary stream; yields Arrow tables in file order, in bounded memory. The bits of the
 numbers are kept. Vectors are counted from 1, in place of the lines that `tasks.vectors.glove_text` counts.
 
-A token may hold spaces ("new york"), and so may the bytes of a vector, and nothing marks the space between them. A token
+A token may hold spaces ("new york"), and so may the bytes of a vector; nothing marks the space between them. A token
 ends at its first space, unless the numbers from there on are no word vector (zero, or of a usual size) or no token
 follows them, and both holds for a later space. A wrong space shifts the numbers, so that they are of all sizes.
 """

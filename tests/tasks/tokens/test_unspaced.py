@@ -59,7 +59,7 @@ def test_unsplit_texts_are_refused_with_a_tokenizer_that_splits_them(
         check(drawn(letters, size=size), tokenizer)
     message = str(caught.value)
     assert f"of the characters of the train split are {language}, which has no spaces between words" in message
-    assert f"the tokens of {tokenizer} have" in message
+    assert f"and tokens of {tokenizer} have" in message
     assert "characters" in message.partition("set tokenization.tokenizer=")[2]
     assert (f"set tokenization.tokenizer={language.lower()}" in message) is (
         language in ("Chinese", "Japanese", "Thai")
