@@ -180,8 +180,9 @@ class TokenizationConfig(Section):
     tokenizer: str = Field(
         "basic_english",
         min_length=1,
-        description="basic_english, treebank, whitespace, a name that torchtext's get_tokenizer accepts, or "
-        "<module>:<function>, a function from a text to a list of tokens that GLOVEFLOW_TOKENIZERS lists",
+        description="basic_english, treebank, whitespace; unicode_words for languages with spaces; chinese, japanese "
+        "or thai with the extra of that name; characters for any script; a name that torchtext's get_tokenizer takes; "
+        "or <module>:<function>, a function from a text to a list of tokens that GLOVEFLOW_TOKENIZERS lists",
     )
     shard_documents: Positive = Field(10_000, description="documents per token shard")
 
@@ -217,7 +218,8 @@ class EmbeddingsConfig(Section):
     source: str = Field(
         "glove.6B.50d",
         min_length=1,
-        description="a published set such as 6B.100d, a file (.txt, .vec, .bin, .gz, .zip), an https URL, or none",
+        description="a published set such as 6B.100d, fasttext.LANGUAGE such as fasttext.de, a file (.txt, .vec, .bin, "
+        ".gz, .zip), an https URL, or none",
     )
     dim: Annotated[int, Field(ge=1, le=4096)] = Field(50, description="values per vector")
     on_failure: Literal["error", "train_from_scratch"] = Field(

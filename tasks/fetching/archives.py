@@ -96,7 +96,7 @@ def check_complete(path: Path) -> None:
 
 
 def read_directory(file: BinaryIO, name: str) -> list[Member]:
-    """Return the files of a zip archive.
+    """Return the files of a zip archive, without those that macOS adds; all of its entries are checked.
 
     Raises:
         InputError: it is not a zip archive, or one of its entries is not trusted.
@@ -118,7 +118,7 @@ def read_directory(file: BinaryIO, name: str) -> list[Member]:
     return [
         Member(e.filename, e.header_offset, end, e.compress_size, e.file_size, e.CRC, e.compress_type)
         for e, end in zip(entries, ends, strict=True)
-        if not e.is_dir()
+        if not e.is_dir() and not _is_of_macos(e.filename)
     ]
 
 
@@ -289,6 +289,12 @@ def _find_problem(entry: zipfile.ZipInfo, end: int) -> str | None:
     if entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
         return _describe_bomb(entry.file_size, entry.compress_size)
     return None
+
+
+def _is_of_macos(name: str) -> bool:
+    """Return whether macOS added a file to an archive: its resource forks and folder settings."""
+    *folders, last = name.split("/")
+    return "__MACOSX" in folders or last.startswith("._") or last == ".DS_Store"
 
 
 def _describe_bomb(size: int, packed_size: int) -> str:

@@ -5,6 +5,7 @@ verified, and redirects never leave HTTPS.
 """
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from tasks.fetching.partial_file import PartialFile, Span
 from tasks.runtime.progress import track_progress
 from tasks.store.disk_errors import store_errors
 
+logger = logging.getLogger(__name__)
 MAX_REDIRECTS = 5
 STALL_SECONDS = 30.0  # a connection that sends no byte for so long is closed
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -86,6 +88,8 @@ def transfer_bytes(
                     partial.discard()  # a new ETag must never stand beside old bytes
                 partial.write_sidecar(url, response.headers.get("etag"), span)
             length = span.end - span.start if span else _read_total_length(response)
+            if length and not start:
+                logger.info("%s: downloads %s MB", final.name, f"{length / 1e6:,.1f}")
             magic = b"" if start or span else _MAGIC.get(final.suffix.lower(), b"")
             try:
                 _write_body(response, partial, final, start=start, length=length, magic=magic, deadline=deadline)

@@ -9,6 +9,7 @@ from pipeline_config.contracts.training import ModelDescription, ServedDescripti
 from pipeline_config.schemas import PADDING_IDX, UNK_IDX, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks import served
+from tasks.served.languages import LANGUAGES
 from tasks.served.tokenizers import is_columnar
 from tasks.store.artifacts import ArtifactRef, file_digest
 from tasks.tokens.vocabulary import Vocabulary
@@ -56,6 +57,8 @@ def pip_requirements(tokenizer: str) -> list[str]:
     names = list(_REQUIRED)
     if function:  # a tokenizer of the user's: the distribution that its module belongs to, if there is one
         names += metadata.packages_distributions().get(module.partition(".")[0], [])[:1]
+    elif tokenizer in LANGUAGES:
+        names += LANGUAGES[tokenizer].distributions
     elif not is_columnar(tokenizer):
         names.append("torchtext")
     return [f"{name}=={metadata.version(name).partition('+')[0]}" for name in names]

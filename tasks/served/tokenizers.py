@@ -17,7 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .languages import LANGUAGES, identify_language, load_language, require_language
 from .text import TEXT, TOKEN_LISTS, largest_bytes, normalize_texts, text_bytes
+from .word_breaks import split_characters, split_words
 
 # Letters whose lower case differs between the Unicode tables of Python and Arrow (blocks of newer letters), has two
 # characters (U+0130), or depends on the neighbours (U+03A3). Texts with such letters go through Python's lower().
@@ -75,6 +77,20 @@ def treebank(texts: pa.Array) -> pa.Array:
     for pattern, replacement in _TREEBANK_REGEX:
         text = pc.replace_substring_regex(text, pattern, replacement)
     return whitespace(pc.replace_substring(pc.replace_substring(text, "\ufdd0", ","), "\ufdd1", "."))
+
+
+def unicode_words(texts: pa.Array) -> pa.Array:
+    """Lower-case and split at the word boundaries of Unicode (UAX #29), for any language with spaces between words.
+
+    `don't`, `3.14` and `l'eau` stay whole, other punctuation and each emoji is a token, and so is each ideograph. Lower
+    case, because a word at the beginning of a sentence is the same word, and small corpora have few of each.
+    """
+    return split_words(lower(texts))
+
+
+def characters(texts: pa.Array) -> pa.Array:
+    """Lower-case and make each character a token, with its marks; for any script, spaced or not. Drops white space."""
+    return split_characters(lower(texts))
 
 
 def lower(texts: pa.Array) -> pa.Array:
@@ -136,7 +152,13 @@ def _find_matches(texts: pa.Array, pattern: str) -> np.ndarray:
 
 
 Tokenize = Callable[[pa.Array], pa.Array]
-COLUMNAR: dict[str, Tokenize] = {"basic_english": basic_english, "treebank": treebank, "whitespace": whitespace}
+COLUMNAR: dict[str, Tokenize] = {
+    "basic_english": basic_english,
+    "treebank": treebank,
+    "unicode_words": unicode_words,
+    "characters": characters,
+    "whitespace": whitespace,
+}
 LISTED = "GLOVEFLOW_TOKENIZERS"  # environment variable: functions that may be tokenizers, `<module>:<function>,...`
 VERSION = 1  # of the columnar tokenizers; raise it when one of them gives other tokens (a test notices)
 
@@ -144,25 +166,36 @@ VERSION = 1  # of the columnar tokenizers; raise it when one of them gives other
 def load_tokenizer(name: str) -> Tokenize:
     """Return the tokenizer of a name: a function from a large_string array of texts to large_list of tokens.
 
-    Besides the columnar tokenizers, a name is `<module>:<function>`, a function from a text to a list of tokens that
-    `GLOVEFLOW_TOKENIZERS` lists, or one of torchtext's tokenizers (`toktok`, `moses`, `spacy`, ...), some of which need
-    a package of their own.
+    Besides the columnar tokenizers, a name is a language of `tasks.served.languages`, `<module>:<function>`, a function
+    from a text to a list of tokens that `GLOVEFLOW_TOKENIZERS` lists, or one of torchtext's tokenizers (`toktok`,
+    `moses`, `spacy`, ...), some of which need a package of their own.
 
     Raises:
         ValueError: the tokenizer does not exist, its package is not installed, or it is a function that is not listed.
     """
     if name in COLUMNAR:
         return COLUMNAR[name]
-    require_listed(name)
+    require_available(name)
     try:
-        split = _import_function(name) if ":" in name else _torchtext_tokenizer(name)
+        split = _find_split(name)
     except (ValueError, ImportError, AttributeError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"tokenizer {name!r}: {reason}; expected {', '.join(COLUMNAR)}, <module>:<function>, or a tokenizer of "
-            "torchtext whose package is installed"
+            f"tokenizer {name!r}: {reason}; expected {', '.join([*COLUMNAR, *LANGUAGES])}, <module>:<function>, or a "
+            "tokenizer of torchtext whose package is installed"
         ) from error
     return lambda texts: pa.array([_check_tokens(split(text), name) for text in texts.to_pylist()], TOKEN_LISTS)
+
+
+def require_available(name: str) -> None:
+    """Check that a tokenizer may be used on this machine, as far as that is known without importing anything.
+
+    Raises:
+        ValueError: the package of a language is missing, or the name is that of a function that is not listed.
+    """
+    if name in LANGUAGES:
+        require_language(name)
+    require_listed(name)
 
 
 def require_listed(name: str) -> None:
@@ -187,10 +220,12 @@ def identify_tokenizer(name: str) -> str:
     The version of a function of the user is the digest of its source file.
 
     Raises:
-        ValueError: the name is that of a function that `GLOVEFLOW_TOKENIZERS` does not list.
+        ValueError: a package is missing, or the name is that of a function that `GLOVEFLOW_TOKENIZERS` does not list.
     """
     if name in COLUMNAR:
         return f"{name} {VERSION}"
+    if name in LANGUAGES:
+        return identify_language(name)
     if ":" not in name:
         return f"{name} torchtext {metadata.version('torchtext')}"
     require_listed(name)
@@ -211,6 +246,12 @@ def tokenize_texts(texts: Iterable[str], name: str) -> list[list[str]]:
 def is_columnar(name: str) -> bool:
     """Return True if a tokenizer needs only this package and Arrow."""
     return name in COLUMNAR
+
+
+def _find_split(name: str) -> Callable[[str], list[str]]:
+    if name in LANGUAGES:
+        return load_language(name)
+    return _import_function(name) if ":" in name else _torchtext_tokenizer(name)
 
 
 def _import_function(name: str) -> Callable[[str], list[str]]:

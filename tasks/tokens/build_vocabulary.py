@@ -20,6 +20,7 @@ from tasks.runtime.arrow import whole_column
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.output import StageOutput
 from tasks.store.stage import stage
+from tasks.tokens.unspaced import check_segmentation, describe_long_tokens
 
 
 @stage(version=2)
@@ -35,9 +36,10 @@ def build_vocabulary(
         vectors: the set whose first tokens `extend_from_vectors` adds.
 
     Raises:
-        InputError: no token of the train split is frequent enough.
+        InputError: no token of the train split is frequent enough, or the tokenizer did not split the texts.
     """
-    dictionary = tokens.read_table(DICTIONARY_FILE)
+    dictionary, tokenizer = tokens.read_table(DICTIONARY_FILE), tokens.read_model(TokenizerDescription)
+    check_segmentation(dictionary, tokenizer.name)
     vocabulary = select_vocabulary(
         dictionary, min_freq=config.min_freq, max_size=config.max_size, specials=config.specials
     )
@@ -45,7 +47,7 @@ def build_vocabulary(
         raise InputError(
             f"vocabulary: no token occurs {config.min_freq} times in the train split, which has "
             f"{pc.sum(dictionary['train_count']).as_py() or 0:,} tokens; lower vocabulary.min_freq or use more "
-            "documents"
+            f"documents{describe_long_tokens(dictionary, tokenizer.name)}"
         )
     kept = pc.sum(vocabulary["count"]).as_py()
     frequent = len(vocabulary)
@@ -55,8 +57,7 @@ def build_vocabulary(
         )
         vocabulary = extend_vocabulary(vocabulary, first["token"])
     output.write_table(VOCABULARY_FILE, vocabulary, VOCABULARY)
-    tokenizer = tokens.read_model(TokenizerDescription).version
-    output.write_model(VocabularyDescription(specials=config.specials, tokenizer=tokenizer))
+    output.write_model(VocabularyDescription(specials=config.specials, tokenizer=tokenizer.version))
     output.facts.update(
         vocabulary_size=len(vocabulary),
         train_token_coverage=kept / pc.sum(dictionary["train_count"]).as_py(),

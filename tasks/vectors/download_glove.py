@@ -28,7 +28,7 @@ from tasks.store.artifacts import SourceRef, file_digest, tree_digest
 from tasks.store.output import StageOutput
 from tasks.store.stage import stage
 from tasks.vectors.glove_text import GloveTextReader
-from tasks.vectors.published import PACKAGED, PackagedVectors, PublishedSet, find_published
+from tasks.vectors.published import FASTTEXT_DIM, PACKAGED, PackagedVectors, PublishedSet, find_published
 from tasks.vectors.selection import ParsedLines, VectorSelection
 from tasks.vectors.word2vec_binary import Word2vecBinaryReader
 
@@ -45,6 +45,8 @@ def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
         InputError: there is no such set or file, or a packaged file is damaged.
     """
     source = _locate_source(config.source)
+    if source.kind == "published" and source.location.startswith("fasttext.") and config.dim != FASTTEXT_DIM:
+        raise InputError(f"embeddings.dim: got {config.dim}, expected {FASTTEXT_DIM}, which {source.location} has")
     if config.keep is None:
         return source
     keep = _digest_file(_keep_path(config.keep), "embeddings.keep")
@@ -109,7 +111,7 @@ def _keep_path(keep: str) -> Path:
 
 def _locate_source(setting: str) -> SourceRef:
     source = fill_references(setting, "embeddings.source")
-    name = source if source.startswith("glove.") else f"glove.{source}"
+    name = source if source.startswith(("glove.", "fasttext.", "charngram.")) else f"glove.{source}"
     if name in PACKAGED and (files := _find_packaged_files(PACKAGED[name])):
         return SourceRef(location=name, kind="package", digest=tree_digest(files))
     if source.startswith("https://"):

@@ -14,6 +14,7 @@ How odd lines are treated (all are counted by reason):
 | blank | dropped: `blank` |
 | ends in `\r`, or UTF-8 byte order mark before the first token | repaired: `carriage_return`, `byte_order_mark` |
 | spaces after the last number | repaired: `trailing_space` |
+| the first vector has tabs between its numbers | repaired: `tabs`; tabs count as spaces in all lines |
 | last line without `\n` | repaired: `no_final_newline` |
 | fewer than `dim` numbers, or a field that is not a decimal number | dropped: `not_a_vector` |
 | NaN, infinity, or a number outside the range of float32 | dropped: `not_finite` |
@@ -70,6 +71,7 @@ class GloveTextReader:
     def __init__(self, stream: io.BufferedIOBase, *, name: str, selection: VectorSelection) -> None:
         self.stream, self.name, self.selection = stream, name, selection
         self._stated_vectors: int | None = None  # by the header
+        self._tabs = False  # whether the first vector has tabs between its numbers; then tabs count as spaces
         self._rest = b""  # bytes after the last complete line
 
     def __iter__(self) -> Iterator[pa.Table]:
@@ -102,7 +104,7 @@ class GloveTextReader:
             self._rest = bytes(memoryview(block)[cut:size])
             del block[cut:]
             if block:
-                yield block
+                yield block.replace(b"\t", b" ") if self._tabs else block
             if not read:
                 return
 
@@ -111,13 +113,26 @@ class GloveTextReader:
         if first.startswith(_BYTE_ORDER_MARK):
             self.selection.count_repaired("byte_order_mark", 1, first.rstrip(b"\n"))
             first = first.removeprefix(_BYTE_ORDER_MARK)
-        if header := _HEADER.fullmatch(first):
+        if header := _HEADER.fullmatch(first.replace(b"\t", b" ")):
             self._stated_vectors = int(header[1])
             self.selection.count_dropped("header", first.rstrip(b"\n"))
             first = self.stream.readline(MAX_LINE_BYTES + 1)
         self._check_line_size(first)
+        if self._find_tabs(first):
+            self._tabs = True
+            self.selection.count_repaired("tabs", self.selection.lines + 1, first.rstrip(b"\n"))
+            first = first.replace(b"\t", b" ")
         self._check_dim(first.rstrip(b" \r\n"))
         self._rest = first
+
+    def _find_tabs(self, first: bytes) -> bool:
+        """Return whether the first vector is one only if its tabs count as spaces."""
+        if first.count(b" ") >= self.selection.dim:
+            return False
+        fields = first.rstrip(b" \t\r\n").replace(b"\t", b" ").split(b" ")[1:]
+        return len(fields) >= self.selection.dim and all(
+            NUMBER.fullmatch(field) for field in fields[-self.selection.dim :]
+        )
 
     def _check_dim(self, line: bytes) -> None:
         dim, got = self.selection.dim, line.count(b" ")

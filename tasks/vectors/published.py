@@ -28,6 +28,19 @@ SETS_OF_2024 = tuple(
 )
 
 
+FASTTEXT = "https://dl.fbaipublicfiles.com/fasttext/"
+FASTTEXT_DIM = 300
+# languages of fastText's vectors of Common Crawl and Wikipedia (Grave et al. 2018)
+_CODES = (
+    "af als am an ar arz as ast az azb ba bar bcl be bg bh bn bo bpy br bs ca ce ceb ckb co cs cv cy da de diq dv "
+    "el eml en eo es et eu fa fi fr frr fy ga gd gl gom gu gv he hi hif hr hsb ht hu hy ia id ilo io is it ja jv ka "
+    "kk km kn ko ku ky la lb li lmo lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl my myv mzn nah nap nds ne new nl "
+    "nn no nso oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru sa sah sc scn sco sd sh si sk sl so sq sr su sv sw "
+    "ta te tg th tk tl tr tt ug uk ur uz vec vi vls vo wa war xmf yi yo zea zh "
+)
+FASTTEXT_LANGUAGES = frozenset(_CODES.split())
+
+
 class PackagedVectors(NamedTuple):
     """A vector set inside an installed distribution: a Parquet token index and a NumPy array, with digests."""
 
@@ -61,19 +74,49 @@ class PublishedSet(NamedTuple):
     member_sha256: str | None = None
 
 
+def find_fasttext(name: str) -> PublishedSet | None:
+    """Return where fastText's vectors of a name are published; None if it is no such name.
+
+    `fasttext.de` and `fasttext.cc.de.300` name the vectors of a language that were trained on Common Crawl and
+    Wikipedia; `fasttext.en.300d` and `fasttext.simple.300d`, torchtext's aliases, older ones of Wikipedia alone.
+
+    Raises:
+        InputError: fastText has no such vectors, or the set has character n-grams in place of words.
+    """
+    if name.startswith("charngram."):
+        raise InputError(
+            f"embeddings.source: {name} has vectors of character n-grams, not of words; take glove.6B.100d, which has "
+            "as many values, or fasttext.en, whose vectors were made from character n-grams"
+        )
+    if not name.startswith("fasttext."):
+        return None
+    language = name.removeprefix("fasttext.")
+    if language in ("en.300d", "simple.300d"):
+        return PublishedSet((f"{FASTTEXT}vectors-wiki/wiki.{language.partition('.')[0]}.vec",))
+    language = language.removeprefix("cc.").removesuffix(".300")
+    if language not in FASTTEXT_LANGUAGES:
+        raise InputError(
+            f"embeddings.source: got {name!r}, expected fasttext.en.300d, fasttext.simple.300d, or fasttext.LANGUAGE "
+            f"with one of {', '.join(sorted(FASTTEXT_LANGUAGES))}"
+        )
+    return PublishedSet((f"{FASTTEXT}vectors-crawl/cc.{language}.300.vec.gz",))
+
+
 def find_published(name: str) -> PublishedSet:
     """Return where a set is published; the classic sets are those of torchtext's alias table.
 
     Raises:
-        InputError: there is no such GloVe set.
+        InputError: there is no such set.
     """
     from torchtext.vocab import GloVe, pretrained_aliases
 
+    if fasttext := find_fasttext(name):
+        return fasttext
     if name in SETS_OF_2024:
         return PublishedSet((f"{WORDVECS}{name}.zip",))
     aliases = [alias for alias in pretrained_aliases if alias.startswith("glove.")]
     if name not in aliases:
-        names = ", ".join([*aliases, *SETS_OF_2024])
+        names = ", ".join([*aliases, *SETS_OF_2024, "fasttext.LANGUAGE"])
         raise InputError(f"embeddings.source: got {name!r}, expected a file, an https URL, none, or one of {names}")
     archive = pretrained_aliases[name].keywords["name"]
     url = GloVe.url[archive].replace("http://", "https://", 1)

@@ -3,6 +3,10 @@ r"""Read word vectors from word2vec's binary format.
 The file begins with a line `<vectors> <dim>`. Each vector is its token, one space, `dim` little-endian float32, and,
 from some writers, a `\n`. Reads a binary stream; yields Arrow tables in file order, in bounded memory. The bits of the
 numbers are kept. Vectors are counted from 1, in place of the lines that `tasks.vectors.glove_text` counts.
+
+A token may hold spaces ("new york"), and so may the bytes of a vector; nothing marks the space between them. A token
+ends at its first space, unless the numbers from there on are no word vector (zero, or of a usual size) or no token
+follows them, and both holds for a later space. A wrong space shifts the numbers, so that they are of all sizes.
 """
 
 from collections.abc import Iterator
@@ -16,6 +20,12 @@ from tasks.vectors.selection import ParsedLines, VectorSelection
 
 BLOCK_BYTES = 4 << 20
 MAX_TOKEN_BYTES = 1 << 16
+LOOK_AHEAD_BYTES = 1 << 10
+MAX_SPACES = 32  # of a token
+FEW_VALUES = 32  # of which some may look like numbers of a usual size by chance, so what follows them is looked at too
+# the highest byte of float32 from 2**-41 to 2**9, of either sign
+_USUAL = bytes(sign + high for sign in (0, 0x80) for high in range(0x2B, 0x44))
+_IS_UNUSUAL = bytes(high not in _USUAL for high in range(256))
 _FASTTEXT_MODEL = b"\xba\x16\x4f\x2f"
 
 
@@ -69,8 +79,7 @@ class Word2vecBinaryReader:
         size = 4 * self.selection.dim
         space = self._buffer.find(b" ", self._at)
         if space < 0 or space + 1 + size > len(self._buffer):
-            self._buffer = self._buffer[self._at :] + self.stream.read(BLOCK_BYTES + size)
-            self._at = 0
+            self._fill(BLOCK_BYTES + size)
             space = self._buffer.find(b" ", 0, MAX_TOKEN_BYTES)
         end = space + 1 + size
         if space < 0 or end > len(self._buffer):
@@ -78,9 +87,45 @@ class Word2vecBinaryReader:
             raise InputError(
                 f"{self.name}:{number}: is damaged: expected a token and {size:,} bytes, got {got:,} bytes"
             )
+        if self.selection.dim < FEW_VALUES or not _has_usual_numbers(self._buffer[space + 1 : end]):
+            space = self._find_end_of_token(space - self._at, size)
+            end = space + 1 + size
         token, vector = self._buffer[self._at : space].removeprefix(b"\n"), self._buffer[space + 1 : end]
         self._at, self._count = end, self._count + 1
         return token, vector
+
+    def _fill(self, more: int) -> None:
+        self._buffer = self._buffer[self._at :] + self.stream.read(more)
+        self._at = 0
+
+    def _find_end_of_token(self, first: int, size: int) -> int:
+        """Return the place of the space that ends the next token, whose first space is `first` bytes ahead."""
+        wanted = first + 2 * LOOK_AHEAD_BYTES + size
+        if len(self._buffer) - self._at < wanted:
+            self._fill(wanted)
+        data, space = self._buffer, self._at + first
+        for _ in range(MAX_SPACES):
+            end = space + 1 + size
+            if space < 0 or end > len(data) or not _is_token(data[self._at : space].removeprefix(b"\n")):
+                break
+            following = data[end : end + LOOK_AHEAD_BYTES].removeprefix(b"\n")
+            if _has_usual_numbers(data[space + 1 : end]) and (not following or _is_token(following.partition(b" ")[0])):
+                return space
+            space = data.find(b" ", space + 1)
+        return self._at + first
+
+
+def _has_usual_numbers(vector: bytes) -> bool:
+    """Return whether all float32 are zero or of a size that word vectors have."""
+    if not vector[3::4].translate(None, _USUAL):
+        return True
+    unusual = np.frombuffer(vector[3::4].translate(_IS_UNUSUAL), bool)
+    return not (np.frombuffer(vector, "<u4")[unusual] & 0x7FFFFFFF).any()
+
+
+def _is_token(token: bytes) -> bool:
+    """Return whether bytes can be a token: UTF-8 without control characters."""
+    return bool(token) and token.decode("utf-8", "replace").encode() == token and min(token) >= 0x20
 
 
 def _parse_vectors(read: list[tuple[bytes, bytes]], dim: int) -> ParsedLines:

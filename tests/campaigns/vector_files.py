@@ -26,6 +26,7 @@ import tasks.vectors.glove_text
 from pipeline_config.errors import InputError
 from tasks.vectors.glove_text import GloveTextReader
 from tasks.vectors.selection import VectorSelection
+from tasks.vectors.word2vec_binary import Word2vecBinaryReader
 
 TOKENS = [
     b"the", b"of", b"a", b"7", b"-1.5", b"1e5", b"nan", b"", b" ", b". .", b". . .", b"at name@domain.com", b" b", b"b ",
@@ -84,6 +85,10 @@ def expect(case: Case) -> Result | str:
     if lines and is_header(lines[0]):
         number, dropped["header"] = 1, 1
         examples.append((1, "header", show(lines[0])))
+    if number < len(lines) and has_tabs(lines[number], dim):
+        repaired["tabs"] = 1
+        examples.append((number + 1, "tabs", show(lines[number])))
+        lines = [line.replace(b"\t", b" ") for line in lines]
     if number < len(lines) and (got := other_dimension(lines[number], dim)) is not None:
         return f"glove.txt:{number + 1}: expected {dim} values, got {got}"
     seen: set[str] = set()
@@ -116,9 +121,16 @@ def show(line: bytes) -> str:
 
 
 def is_header(line: bytes) -> bool:
-    count, space, rest = line.partition(b" ")
+    count, space, rest = line.replace(b"\t", b" ").partition(b" ")
     stripped = rest.rstrip(b" \t\r\x0b\x0c")
     return bool(space) and all(is_digits(part) and len(part) <= 18 for part in (count, stripped))
+
+
+def has_tabs(line: bytes, dim: int) -> bool:
+    fields = line.strip(b" \t\r").replace(b"\t", b" ").split(b" ")
+    if line[:1] in (b" ", b"\t"):
+        fields = [b"", *fields]
+    return line.count(b" ") < dim < len(fields) and all(is_number(field) for field in fields[-dim:])
 
 
 def is_digits(text: bytes) -> bool:
@@ -214,6 +226,8 @@ def draw_case(draw: random.Random) -> Case:
     lines = [draw_line(draw, dim, pool, oddness=oddness) for _ in range(draw.choice([0, 1, 2, 5, 40, 40, 120]))]
     ending = draw.choices([b"\n", b"\r\n", b" \n", b" \r\n"], [12, 2, 2, 1])[0]
     data = b"".join(line + (ending if draw.random() > oddness / 4 else draw.choice([b"\n", b"\r\n"])) for line in lines)
+    if draw.random() < 0.1:
+        data = data.replace(b" ", b"\t")
     if draw.random() < 0.15:
         data = b"%d %d\n" % (len(lines) + draw.choice([0, 0, 1]), draw.choice([dim, dim, dim + 1])) + data
     if draw.random() < 0.05:
@@ -320,6 +334,37 @@ def describe_differences(expected: Result | str, got: Result | str) -> str:
     return "\n".join(parts)
 
 
+def run_binary_campaign(files: int, seed: int) -> int:
+    """Compare random word2vec binaries, tokens of several words among them, and return the number of vectors.
+
+    Raises:
+        AssertionError: a token or a bit of a vector is not what was written.
+    """
+    vectors = 0
+    for number in range(files):
+        draw = random.Random(f"binary:{seed}:{number}")
+        dim, ending = draw.choice([16, 50, 300]), draw.choice([b"", b"\n"])
+        words = ["dog", "York", "a", "1860", "w\u00f6rt", "\U0001f600", "I'm", "K", "\u6f22", "of"]
+        tokens = list(dict.fromkeys(" ".join(draw.choices(words, k=draw.choice([1, 1, 2, 5]))) for _ in range(20)))
+        values = np.random.default_rng(number).normal(size=(len(tokens), dim)).astype(np.float32)
+        if draw.random() < 0.3:  # numbers of few bits, as in published sets
+            values = (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
+        written = [(token, row.tobytes()) for token, row in zip(tokens, values, strict=True)]
+        data = b"".join(token.encode() + b" " + row + ending for token, row in written)
+        selection = VectorSelection(dim)
+        stream = io.BytesIO(b"%d %d\n" % (len(tokens), dim) + data)
+        tables = list(Word2vecBinaryReader(stream, name="vectors.bin", selection=selection))
+        got = [
+            (token, np.array(vector, np.float32).tobytes())
+            for table in tables
+            for token, vector in zip(table["token"].to_pylist(), table["vector"].to_pylist(), strict=True)
+        ]
+        if got != written:
+            raise AssertionError(f"binary:{seed}:{number}: expected {tokens}, got {[token for token, _ in got]}")
+        vectors += len(got)
+    return vectors
+
+
 def run_campaign(files: int, seed: int) -> Counter[str]:
     """Compare random files, and return how often each outcome occurred.
 
@@ -357,6 +402,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable()
     started = time.perf_counter()
+    print(f"{'vectors of binary files':28} {run_binary_campaign(options.files // 10, options.seed):9,}")
     for what, count in sorted(run_campaign(options.files, options.seed).items()):
         print(f"{what:28} {count:9,}")
     print(f"no difference, {time.perf_counter() - started:.0f} s")

@@ -37,6 +37,11 @@ def read(path: Path, member: str | None = None) -> bytes:
         ("mine.zip", make_zip(("mine.VEC", TEXT), ("LICENSE", b"words"))),
         ("mine.zip", make_zip(("folder/", b""), ("folder/mine.bin", TEXT))),
         ("mine.dat", make_zip(("mine.txt", TEXT), compression=zipfile.ZIP_STORED)),
+        ("mine.zip", make_zip(("mine.txt", TEXT), ("__MACOSX/", b""), ("__MACOSX/._mine.txt", b"\0\5\x16\7"))),
+        (
+            "mine.zip",
+            make_zip(("._mine.txt", b"\0"), ("a/mine.txt", TEXT), ("a/._mine.txt", b"\0"), ("a/.DS_Store", b"\0")),
+        ),
         ("mine.zip", b"#!/bin/sh\n" + make_zip(("w\u00f6rter.txt", TEXT))),
     ],
 )

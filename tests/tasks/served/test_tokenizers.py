@@ -194,7 +194,8 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name: str) -> Non
     with pytest.raises(
         ValueError,
         match=f"^tokenizer {name!r}: Requested tokenizer {name}, .*"
-        "; expected basic_english, treebank, whitespace, <module>:<function>, or a tokenizer of torchtext whose",
+        "; expected basic_english, treebank, unicode_words, characters, whitespace, chinese, japanese, thai, "
+        "<module>:<function>, or a tokenizer of torchtext whose",
     ):
         load_tokenizer(name)
 
@@ -296,6 +297,8 @@ DIGESTS = {  # by version
     1: {
         "basic_english": "3627561a977aa40cd1175875e3678e65edefd1d04eb20fab0cf95109a9b60ae6",
         "treebank": "ec619bf77d126f40066071d81deefd73ef61633293a2d992eba8c12c76be6eca",
+        "unicode_words": "81bc8c58b82d2fa12a6fe8f6a3869b7df258de6081d76d1de797d3c8c3a43441",
+        "characters": "32d189b301e5330d0813e5b57f205797449e2e6cccabde329032bef69f83e17e",
         "whitespace": "29d9f92da531d63a952f40dfefe8b18737f6a90af6908a569834f1c0018028ee",
     }
 }

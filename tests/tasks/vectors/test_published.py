@@ -6,7 +6,15 @@ import re
 import pytest
 
 from pipeline_config.errors import InputError
-from tasks.vectors.published import ARCHIVES, MEMBERS, MIRROR, SETS_OF_2024, PublishedSet, find_published
+from tasks.vectors.published import (
+    ARCHIVES,
+    FASTTEXT_LANGUAGES,
+    MEMBERS,
+    MIRROR,
+    SETS_OF_2024,
+    PublishedSet,
+    find_published,
+)
 from tests.published_text import SHA256, published_text
 
 
@@ -46,7 +54,9 @@ def test_each_set_of_2024_has_its_own_archive() -> None:
 
 
 def test_an_unknown_set_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"got 'glove\.7B', expected .* glove\.6B\.50d.* glove\.2024\.dolma\.300d$"):
+    with pytest.raises(
+        InputError, match=r"got 'glove\.7B', expected .* glove\.6B\.50d.* glove\.2024\.dolma\.300d, fasttext\.LANGUAGE$"
+    ):
         find_published("glove.7B")
 
 
@@ -59,3 +69,26 @@ def test_the_packaged_set_written_as_text_is_the_published_file() -> None:
     for lines in published_text():
         digest.update(lines)
     assert digest.hexdigest() == MEMBERS["glove.6B.50d.txt"] == SHA256
+
+
+@pytest.mark.parametrize("name", ["fasttext.de", "fasttext.cc.de.300", "fasttext.cc.de"])
+def test_fasttext_vectors_go_by_their_language(name: str) -> None:
+    url = "https://dl.fbaipublicfiles.com/fasttext/vectors-crawl/cc.de.300.vec.gz"
+    assert find_published(name) == PublishedSet((url,))
+
+
+@pytest.mark.parametrize("language", ["en", "simple"])
+def test_torchtexts_fasttext_aliases_are_those_of_torchtext(language: str) -> None:
+    from torchtext.vocab import FastText
+
+    assert find_published(f"fasttext.{language}.300d").urls == (FastText.url_base.format(language),)
+
+
+def test_other_names_of_fasttext_and_charngram_are_refused_with_what_to_take() -> None:
+    assert {"zh", "ja", "th", "ko", "de", "fr", "ar", "hi"} < FASTTEXT_LANGUAGES
+    with pytest.raises(
+        InputError, match=r"got 'fasttext\.xx', expected .* fasttext\.LANGUAGE with one of af, als, .* zh$"
+    ):
+        find_published("fasttext.xx")
+    with pytest.raises(InputError, match=r"charngram\.100d has vectors of character n-grams, .*; take glove\.6B\.100d"):
+        find_published("charngram.100d")

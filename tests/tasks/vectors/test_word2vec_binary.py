@@ -11,6 +11,7 @@ import tasks.vectors.word2vec_binary
 from pipeline_config.errors import InputError
 from tasks.vectors.selection import VectorSelection
 from tasks.vectors.word2vec_binary import Word2vecBinaryReader
+from tests.campaigns import vector_files
 
 GENERATOR = np.random.default_rng(0)
 TOKENS = ["</s>", "the", "New_York", "w\u00f6rt", "a\u00a0b", "\U0001f600"]
@@ -107,3 +108,25 @@ def test_another_format_or_dimension_or_length_is_an_error(data: bytes, message:
 def test_numbers_are_little_endian() -> None:
     table, _ = read(b"1 3\na " + struct.pack("<3f", 0.5, -1.5, 2.0))
     assert table["vector"].to_pylist() == [[0.5, -1.5, 2.0]]
+
+
+@pytest.mark.parametrize("block_bytes", [25, 60, 1 << 20])
+@pytest.mark.parametrize("between", [b"", b"\n"])
+@pytest.mark.parametrize("dim", [4, 50])
+def test_tokens_of_several_words_are_read_whole(
+    monkeypatch: pytest.MonkeyPatch, between: bytes, block_bytes: int, dim: int
+) -> None:
+    monkeypatch.setattr(tasks.vectors.word2vec_binary, "BLOCK_BYTES", block_bytes)
+    tokens = ["parcel", "new york", "dog", "a b", "in the middle of", "NEW YORK", "m\u00fcnchen 1860", "end"]
+    values = np.random.default_rng(1).normal(size=(len(tokens), dim)).astype(np.float32)
+    values[0, :2] = 0
+    rows = [(token.encode(), row.tobytes()) for token, row in zip(tokens, values, strict=True)]
+    selection = VectorSelection(dim)
+    data = binary(rows, dim=dim, between=between)
+    table = pa.concat_tables(list(Word2vecBinaryReader(io.BytesIO(data), name="mine.bin", selection=selection)))
+    assert table["token"].to_pylist() == tokens
+    assert np.array(table["vector"].to_pylist(), np.float32).tobytes() == values.tobytes()
+
+
+def test_random_binary_files_are_read_as_they_were_written() -> None:
+    assert vector_files.run_binary_campaign(files=60, seed=100) > 100
