@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -70,11 +72,14 @@ def test_everything_that_is_planted_is_named_and_mended_and_nothing_else(
     (damaged,) = (store / "store" / "evaluate_classifier").glob("[0-9a-f]*")
     (damaged / "metrics.json").write_text("{}")
     (damaged.parent / f".tmp-{damaged.name}-01234567").mkdir()
-    (store / "servers.json").write_text(json.dumps({"mlflow": "http://127.0.0.1:9"}))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    entry = {"name": "mlflow", "url": "http://127.0.0.1:9", "process": gone.pid}
+    (store / "servers.json").write_text(json.dumps([entry]))
     before = snapshot(store)
     assert run_command(["doctor", "--repair", "--dry-run"]) == 4
     bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("BAD")]
-    assert [line.split()[1] for line in bad] == ["store", "leftover", "mlflow", "dead", "logged", "registry"]
+    assert [line.split()[1] for line in bad] == ["store", "leftover", "servers.json", "dead", "logged", "registry"]
     assert snapshot(store) == before
     assert run_command(["doctor", "--repair"]) == 0
     output = capsys.readouterr().out
