@@ -13,7 +13,6 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 
 from flows.cli.console import show_log_lines
-from flows.cli.servers import find_port
 from flows.pipeline import train_pipeline
 from pipeline_config import masking
 from pipeline_config.errors import GloveflowError, ServiceError
@@ -139,7 +138,7 @@ def test_the_secret_of_a_proxy_is_nowhere(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{CANARY}@127.0.0.1:{find_port(0)}")  # nobody listens there
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:{CANARY}@127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr("tasks.fetching.mirrors.PAUSE_SECONDS", 0.0)
     monkeypatch.setattr("tasks.fetching.mirrors.MAX_TRIES_WITHOUT_PROGRESS", 1)
     config = resolve_config(preset="smoke", overrides=[*overrides, "corpus.source=https://corpus.example/c.csv"]).config

@@ -23,8 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from flows.cli.environment import answers
-from flows.cli.servers import find_port
+from flows.cli.server_process import listen
 from pipeline_config.errors import GloveflowError
 from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import PipelineConfig
@@ -248,7 +247,9 @@ def play_a_foreign_server(trials: Trials) -> None:
 @contextmanager
 def _open_prefect(folder: Path) -> Iterator[str]:
     """Run Prefect's own server, without a secret and without checks, as a user might."""
-    port = find_port(0)
+    listener = listen(0)
+    port = listener.getsockname()[1]
+    listener.close()
     environment = {**os.environ, "PREFECT_HOME": str(folder / "open"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     environment |= {"PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": "false"}
     environment.pop("PREFECT_API_URL", None)
@@ -264,11 +265,18 @@ def _open_prefect(folder: Path) -> Iterator[str]:
     with (folder / "open.log").open("wb") as log:
         server = subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=log, stderr=log)
     try:
-        _wait(lambda: answers(f"http://127.0.0.1:{port}/api/health"))
+        _wait(lambda: _is_healthy(f"http://127.0.0.1:{port}/api/health"))
         yield f"http://127.0.0.1:{port}/api"
     finally:
         server.terminate()
         server.wait(30)
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _final_state(api: str, run: str) -> str:

@@ -239,8 +239,7 @@ def _share_by_group(folder: Path) -> str:
 
 def _use_store(artifacts: Path) -> str:
     """Do what a run does first: the secret of the server, a log, a lock, an output, a database."""
-    from flows.cli.prefect_secret import make_secret
-
+    from flows.cli.server_secret import make_secret
     from tasks.store.databases import prepare_database
     from tasks.store.private_files import open_to_append
 

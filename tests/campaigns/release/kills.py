@@ -10,12 +10,12 @@ import random
 import shutil
 import signal
 import sqlite3
-import time
+import subprocess
 from pathlib import Path
 
-from tests.campaigns.release.forked_commands import ForkedRun, Forks
 from tests.campaigns.release.trials import Trials
 from tests.campaigns.release.whole_runs import Finished, finished_run, output_digests, small_options
+from tests.small_run import CommandLine
 
 KILLS_PER_STORE = 6
 CALLS = {  # where a call is made, and how many there are in a run, about
@@ -46,64 +46,63 @@ def play(trials: Trials) -> None:
     """Kill runs on one store after the other, and let one run to its end on each."""
     finished = finished_run()
     arguments = ["run", *small_options(trials.folder / "inputs", "training.checkpoint_steps=5")]
-    with Forks(trials.folder) as forks:
-        while trials.tried < trials.count:
-            artifacts = trials.folder / f"store-{trials.tried}"
-            if trials.tried and trials.draw.random() < 0.8:  # the others start with the set-up of the databases
-                for room, name in (("mlflow", "mlflow.db"), ("prefect", "prefect.db")):
-                    (artifacts / room).mkdir(parents=True)
-                    shutil.copy(trials.folder / "store-0" / room / name, artifacts / room)
-            kills = [
-                _kill(forks, artifacts, arguments, trials.draw)
-                for _ in range(min(KILLS_PER_STORE, trials.count - trials.tried))
-            ]
-            problem = _finish(forks, artifacts, arguments, finished)
-            for _ in kills[1:] if problem else kills:
-                trials.passed()
-            if problem:
-                trials.record_lost(f"after {'; '.join(kills)}: {problem}")
-            if trials.tried > KILLS_PER_STORE:
-                shutil.rmtree(artifacts)
+    while trials.tried < trials.count:
+        artifacts = trials.folder / f"store-{trials.tried}"
+        if trials.tried and trials.draw.random() < 0.8:  # the others start with the set-up of the databases
+            for room, name in (("mlflow", "mlflow.db"), ("prefect", "prefect.db")):
+                (artifacts / room).mkdir(parents=True)
+                shutil.copy(trials.folder / "store-0" / room / name, artifacts / room)
+        line = CommandLine(artifacts)
+        kills = [_kill(line, arguments, trials.draw) for _ in range(min(KILLS_PER_STORE, trials.count - trials.tried))]
+        problem = _finish(line, arguments, finished)
+        for _ in kills[1:] if problem else kills:
+            trials.passed()
+        if problem:
+            trials.record_lost(f"after {'; '.join(kills)}: {problem}")
+        if trials.tried > KILLS_PER_STORE:
+            shutil.rmtree(artifacts)
 
 
-def _kill(forks: Forks, artifacts: Path, arguments: list[str], draw: random.Random) -> str:
+def _kill(line: CommandLine, arguments: list[str], draw: random.Random) -> str:
     """Kill a run, or one of its servers, and return where."""
     if draw.random() < 0.6:
         name = draw.choice(list(CALLS))
         where, function, calls = CALLS[name]
         number, after = draw.randrange(1, calls + 1), draw.random() < 0.5
         before = AT_A_CALL.format(where=where, name=function, number=number, after=after)
-        code, _ = forks.run(artifacts, *arguments, before=before)
+        code, _ = line.run(*arguments, before=before)
         return f"{'after' if after else 'before'} {name}, number {number}" + (" (not reached)" if code == 0 else "")
-    run = forks.start(artifacts, *arguments)
+    run = line.start(*arguments)
     seconds, victim = draw.uniform(0, 15), draw.choice(["command", "group", "server", "everything"])
-    _wait(run, seconds)
-    servers = run.list_servers()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        run.wait(seconds)
+    servers = _list_children(run.pid)
     with contextlib.suppress(ProcessLookupError):
         if victim != "server":
-            run.kill(group=victim == "group")
+            (os.killpg if victim == "group" else os.kill)(run.pid, signal.SIGKILL)
     for pid in servers if victim in ("server", "everything") else []:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    run.wait()
+    run.communicate()
     return f"{victim} killed after {seconds:.1f} s"
 
 
-def _wait(run: ForkedRun, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and Path(f"/proc/{run.pid}").exists():
-        time.sleep(0.02)
+def _list_children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
-def _finish(forks: Forks, artifacts: Path, arguments: list[str], finished: Finished) -> str | None:
+def _finish(line: CommandLine, arguments: list[str], finished: Finished) -> str | None:
     """Run to the end and return what is not as after an unbroken run."""
-    code, output = forks.run(artifacts, *arguments)
+    code, output = line.run(*arguments)
     if code != 0 or "Traceback" in output:
         return f"the next run ended with {code}: {output[-1500:]}"
-    digests = output_digests(artifacts)
+    digests = output_digests(line.artifacts)
     if digests != finished.digests:
         return f"other outputs: {sorted(set(digests.items()) ^ set(finished.digests.items()))}"
-    return find_leftovers(artifacts)
+    return find_leftovers(line.artifacts)
 
 
 def find_leftovers(artifacts: Path) -> str | None:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from flows.cli.servers import Server, find_port, start_mlflow, start_prefect
+from flows.cli.server_process import Server, stop_servers
+from flows.cli.servers import mlflow_server, prefect_server
 from tests.campaigns.release.failing_proxy import FOR_EVER, MODES, FailingProxy, Outage, failing_proxy
 from tests.campaigns.release.forked_runs import Ended, ForkedRuns
 from tests.campaigns.release.trials import Part, Trials
@@ -192,16 +193,20 @@ def _setting(folder: Path) -> Iterator[Setting]:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     servers: list[Server] = []
     try:
-        servers.append(start_prefect(folder / "servers", find_port(0), pages=False))
-        servers.append(start_mlflow(folder / "servers", find_port(0)))
+        servers.append(prefect_server(folder / "servers", 0, pages=False))
+        servers.append(mlflow_server(folder / "servers", 0))
+        for server in servers:
+            server.start()
         for server in servers:
             server.wait_until_up()
-        ports = {server.name: int(server.url.rpartition(":")[2]) for server in servers}
+        ports = {server.name: server.port for server in servers}
         with failing_proxy(ports["mlflow"]) as mlflow, failing_proxy(ports["prefect"]) as prefect:
-            os.environ["PREFECT_API_AUTH_STRING"] = servers[0].secret or ""
+            os.environ["PREFECT_API_AUTH_STRING"] = servers[0].secret.text
             environment |= {
                 "PREFECT_API_URL": f"http://127.0.0.1:{prefect.port}/api",
-                "PREFECT_API_AUTH_STRING": servers[0].secret or "",
+                "PREFECT_API_AUTH_STRING": servers[0].secret.text,
+                "MLFLOW_TRACKING_USERNAME": "gloveflow",
+                "MLFLOW_TRACKING_PASSWORD": servers[1].secret.text.partition(":")[2],
                 "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{mlflow.port}",
             }
             proxies = {"mlflow": mlflow, "prefect": prefect}
@@ -211,8 +216,7 @@ def _setting(folder: Path) -> Iterator[Setting]:
             finally:
                 runs.close()
     finally:
-        for server in servers:
-            server.stop()
+        stop_servers(servers)
         os.environ.clear()
         os.environ.update(before)
 

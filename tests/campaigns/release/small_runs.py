@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 from flows.cli.environment import prepare_environment
-from flows.cli.servers import Server, find_port, start_prefect
+from flows.cli.server_process import Server, stop_servers
+from flows.cli.servers import prefect_server
 from tests.campaigns.release.whole_runs import output_digests, small_options
 
 
@@ -69,16 +70,17 @@ class ForkedCommands:
 
     def __enter__(self) -> Self:
         prepare_environment(self._folder)
-        self._server = start_prefect(self._folder, find_port(0), pages=False)
+        self._server = prefect_server(self._folder, 0, pages=False)
+        self._server.start()
         import_all()
         self._server.wait_until_up()
         os.environ["PREFECT_API_URL"] = f"{self._server.url}/api"
-        os.environ["PREFECT_API_AUTH_STRING"] = self._server.secret or ""
+        os.environ["PREFECT_API_AUTH_STRING"] = self._server.secret.text
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._server is not None
-        self._server.stop()
+        stop_servers([self._server])
 
     @property
     def server_pid(self) -> int:
