@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from pipeline_config.errors import UnusableModelError
+from pipeline_config.errors import StoreError, UnusableModelError
 from pipeline_config.settings import RegistrationConfig
 from tasks.registry.changes import is_usable, return_alias
 from tasks.tracking import models, versions
@@ -40,6 +40,8 @@ def is_broken(name: str, number: int) -> bool:
         verify_version(version)
     except UnusableModelError as error:
         return error.__cause__ is None or not _folder_exists(version)
+    except StoreError:
+        return not _folder_exists(version)
     return False
 
 

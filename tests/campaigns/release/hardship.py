@@ -328,9 +328,9 @@ def _commit_in_jumps(shift: int) -> str:
 
 PARTS = [
     Part("full_disk", "a full disk is told, nothing is lost, and the next run ends as an unbroken one",
-         play_full_disk, count=50, quick=8),
-    Part("read_only", "a place that cannot be written is told, and nothing is lost", play_read_only, count=12, quick=8),
-    Part("no_handles", "few open files are enough, or the run says what to do", play_no_handles, count=12, quick=8),
+         play_full_disk, count=50, quick=4),
+    Part("read_only", "a place that cannot be written is told, and nothing is lost", play_read_only, count=12, quick=4),
+    Part("no_handles", "few open files are enough, or the run says what to do", play_no_handles, count=12, quick=4),
     Part("clock", "jumps of the clock change no output, lock or duration", play_clock, count=12, quick=4),
     Part("pauses", "processes that are stopped and continued end as if they had not been", play_pauses, count=20, quick=4),
 ]  # fmt: skip

@@ -7,8 +7,8 @@ _ALL: list[Part] = [
     Part(
         "kills", "after any SIGKILL the next run ends as an unbroken one, and nothing is left open", kills.play, 200, 1
     ),
-    Part("damage", "what a damaged file holds is right, computed again, or refused by name", damage.play, 500, 14),
-    Part("databases", "a killed set-up or upgrade starts again, and keeps every record", databases.play, 60, 2),
+    Part("damage", "what a damaged file holds is right, computed again, or refused by name", damage.play, 500, 8),
+    Part("databases", "a killed set-up or upgrade starts again, and keeps every record", databases.play, 60, 1),
     *hardship.PARTS,
     *company.PARTS,
     outages.PART,

@@ -1,6 +1,5 @@
 """Whole commands on artifacts that were moved, copied, or are reached by a link."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,6 @@ def files(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file() and ".db" not in path.name]
 
 
-def outputs(root: Path) -> dict[str, str]:
-    return {str(path): json.loads(path.read_text())["digest"] for path in (root / "store").glob("*/*/manifest.json")}
-
-
 def ask(root: Path, server: str) -> list[str]:
     code, output = CommandLine(root, server).run("predict", "--json", "--set", "name=tiny", *TEXTS)
     assert code == 0, output
@@ -43,10 +38,10 @@ def test_commands_answer_the_same_and_write_in_their_own_place_alone(
     assert not first.exists()
     shutil.copytree(second, copied, symlinks=True)
     link.symlink_to(copied)
-    before, stored = snapshot(second), len(outputs(copied))
+    before, stages = snapshot(second), len(finished[1].store)
     code, output = CommandLine(link, prefect_server).run("run", *options)
     assert code == 0, output
-    assert f"{stored} of {stored} stages cached" in output
+    assert f"{stages} of {stages} stages cached" in output
     assert "(this model is registered already, no new version)" in output
     assert ask(copied, prefect_server) == expected
     assert snapshot(second) == before

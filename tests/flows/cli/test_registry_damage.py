@@ -53,7 +53,7 @@ def aliases() -> dict[str, str]:
 
 
 def test_everything_that_is_planted_is_named_and_mended_and_nothing_else(
-    store: Path, capsys: pytest.CaptureFixture[str]
+    store: Path, finished: tuple[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from tasks.tracking import runs
     from tasks.tracking.models import DIGEST_TAG
@@ -69,7 +69,7 @@ def test_everything_that_is_planted_is_named_and_mended_and_nothing_else(
         experiment.experiment_id, name="half", source_run_id=ended, tags={DIGEST_TAG: "x"}
     )
     (model_folder("2", MODEL) / "model.py").write_text("raise SystemExit\n")
-    (damaged,) = (store / "store" / "evaluate_classifier").glob("[0-9a-f]*")
+    damaged = store / Path(finished[1].store["evaluate_classifier"]).relative_to(finished[0])
     (damaged / "metrics.json").write_text("{}")
     (damaged.parent / f".tmp-{damaged.name}-01234567").mkdir()
     gone = subprocess.Popen([sys.executable, "-c", ""])
