@@ -1,4 +1,4 @@
-"""Every part of the release campaign, for a few trials: nothing lost, nothing wrong."""
+"""The parts of the release campaign that can be played in seconds, for a few trials: nothing lost, nothing wrong."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.campaigns.release.__main__ import play
 from tests.campaigns.release.parts import PARTS
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", [name for name, part in PARTS.items() if part.quick])
 def test_nothing_is_lost_and_nothing_is_wrong(name: str) -> None:
     trials = play(PARTS[name], count=PARTS[name].quick, seed=0)
     assert (trials.lost, trials.wrong) == (0, 0), trials.findings
