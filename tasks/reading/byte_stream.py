@@ -24,6 +24,7 @@ class ByteStream:
     Attributes:
         buffer: bytes read from the file; those before `start` are taken.
         start: position in `buffer` of the next byte.
+        line: number of the line, from 1, that the next byte is in.
 
     Raises:
         InputError: there is no such encoding, or the file is not in it.
@@ -37,6 +38,7 @@ class ByteStream:
             self._read = lambda size: text.read(size).encode("utf-8", "surrogatepass")
         self.buffer = self._fetch(BLOCK_BYTES)
         self.start = len(_BYTE_ORDER_MARK) if self.buffer.startswith(_BYTE_ORDER_MARK) else 0
+        self.line = 1
 
     def fill(self, size: int) -> bool:
         """Buffer at least `size` bytes that are not taken, and return whether the file has so many."""
@@ -50,9 +52,10 @@ class ByteStream:
         return have >= size
 
     def take(self, size: int) -> bytes:
-        """Return the next bytes of the buffer, at most `size`."""
+        r"""Return the next bytes of the buffer, at most `size`; their lines end at `\n`."""
         taken = self.buffer[self.start : self.start + size]
         self.start += len(taken)
+        self.line += taken.count(b"\n")
         return taken
 
     def lines(self) -> Iterator[str]:
@@ -65,7 +68,9 @@ class ByteStream:
             if self.start == len(self.buffer):
                 return
             end = len(self.buffer) if found is None else found.end()
-            yield self.take(end - self.start).decode("utf-8", "surrogateescape")
+            line = self.buffer[self.start : end]
+            self.start, self.line = end, self.line + 1
+            yield line.decode("utf-8", "surrogateescape")
 
     def _grow(self) -> bool:
         """Buffer one more block, and return whether there was anything left to read."""

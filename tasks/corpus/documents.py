@@ -17,12 +17,12 @@ import pyarrow.compute as pc
 from pipeline_config.contracts.corpus import FileRows
 from pipeline_config.schemas import REJECTED, SPLITS
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.formats import read_blocks
 from tasks.corpus.hashing import hash_texts
 from tasks.corpus.near_duplicates import find_near_duplicates
 from tasks.corpus.profile import count_oddities
-from tasks.corpus.sources import CorpusRef
 from tasks.corpus.splitting import NOT_GIVEN, DocumentIndex
+from tasks.reading.formats import read_blocks
+from tasks.reading.sources import CorpusRef
 from tasks.runtime.arrow import whole_column
 from tasks.runtime.parallel import HELPERS, map_ahead
 from tasks.runtime.progress import track_progress
@@ -84,7 +84,7 @@ class CorpusReader:
             for file in self.source.files:
                 first = self.rows
                 prepare = partial(prepare_block, config=self.config, split=file.split)
-                blocks = read_blocks(Path(file.path), file.kind, self.config)
+                blocks = read_blocks(Path(file.path), file.kind, self.config.reading)
                 for block in map_ahead(pool, prepare, blocks):
                     usable = self._take(block, Path(file.path).name)
                     if len(usable):  # `find_near_duplicates` needs one batch of the spool per array in `_columns`

@@ -19,8 +19,8 @@ from pipeline_config.errors import GloveflowError, InputError, ServiceError
 from pipeline_config.references import fill_references
 from pipeline_config.schemas import Split
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.formats import list_class_files
 from tasks.fetching.mirrors import download_file
+from tasks.reading.folders import list_class_files
 from tasks.store.artifacts import SourceRef, artifacts_root, file_digest, tree_digest
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory
