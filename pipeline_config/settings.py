@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline_config.contracts.batches import BatchingScheme
-from pipeline_config.contracts.reading import FileFormat, Reading
+from pipeline_config.contracts.reading import FileFormat, Quoting, Reading
 from pipeline_config.errors import ConfigError
 from pipeline_config.renamed import rename_settings
 
@@ -84,6 +84,23 @@ class CorpusConfig(Section):
     format: FileFormat = Field("auto", description="format of the files; auto goes by the file name extension")
     text_column: Names = Field("text", description="name of the column with the text, or a list of such names")
     text_joiner: str = Field("\n", description="what stands between the texts of two columns")
+    separator: str = Field(
+        "auto",
+        min_length=1,
+        description="what stands between the fields of CSV and TSV: one character, or auto: the one with which the "
+        "configured columns are found",
+    )
+    quoting: Quoting = Field(
+        "auto",
+        description="quotes in CSV and TSV: standard doubles a quote inside quotes, backslash escapes it, none takes "
+        "quotes as they are; auto is standard, or backslash where only that gives every row its fields",
+    )
+    header: bool = Field(
+        True,
+        description="whether the first row of CSV and TSV names the columns; without it they are column_names, or "
+        "1, 2, 3, ...",
+    )
+    column_names: tuple[str, ...] = Field((), description="names of the columns of files without a header")
     label_column: str = Field("label", min_length=1, description="name of the column with the class")
     split_column: str | None = Field(None, description="column that holds train, validation or test")
     group_column: str | None = Field(
@@ -92,10 +109,15 @@ class CorpusConfig(Section):
     time_column: str | None = Field(
         None, description="column of numbers, dates or ISO 8601 times; the splitter time needs it"
     )
-    encoding: str = Field("utf-8", description="encoding of CSV, TSV, JSONL and text files")
+    encoding: str = Field(
+        "auto", description="encoding of text files; auto goes by their byte order mark, and is UTF-8 without one"
+    )
     label_map: dict[str, str] = Field(default_factory=dict, description="label in the file -> class name")
     min_characters: Positive = Field(
         1, description="reject texts with fewer characters, without surrounding white space"
+    )
+    max_rejected_fraction: Fraction = Field(
+        0.05, description="share of the rows that may be rejected before the corpus is refused"
     )
     max_documents: Positive | None = Field(
         None, description="use at most this many usable rows, evenly spread over the corpus; None uses all"

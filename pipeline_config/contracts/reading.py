@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 FileFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"]
+Quoting = Literal["auto", "standard", "backslash", "none"]
 
 
 class Reading(BaseModel):
@@ -21,7 +22,12 @@ class Reading(BaseModel):
         split_column: the column that holds train, validation or test.
         group_column: rows with the same value in it stay in one split.
         time_column: times, by which the newest documents are held out.
-        encoding: encoding of text files.
+        separator: what stands between two fields of a row; auto finds it.
+        quoting: how quotes are read; auto finds it.
+        header: whether the first row names the columns.
+        column_names: names of the columns of files without a header; empty numbers them from 1.
+        encoding: encoding of text files; auto goes by the byte order mark, and is UTF-8 without one.
+        label_map: label in the file -> class name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,7 +39,12 @@ class Reading(BaseModel):
     split_column: str | None = None
     group_column: str | None = None
     time_column: str | None = None
-    encoding: str = "utf-8"
+    separator: str = "auto"
+    quoting: Quoting = "auto"
+    header: bool = True
+    column_names: tuple[str, ...] = ()
+    encoding: str = "auto"
+    label_map: dict[str, str] = {}
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ BLOCK_BYTES = 8 << 20
 MAX_ROW_BYTES = 256 << 20  # a longer row is refused: most likely a quote is not closed
 _LINE = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class ByteStream:
@@ -33,6 +34,9 @@ class ByteStream:
     def __init__(self, file: BinaryIO, path: Path, encoding: str) -> None:
         self.path, self.encoding = path, encoding
         self._read: Callable[[int], bytes] = file.read
+        if encoding == "auto":
+            encoding = "utf-16" if file.read(2) in _UTF_16_MARKS else "utf-8"
+            file.seek(0)
         if _find_codec(encoding) not in ("utf-8", "utf-8-sig"):
             text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
             self._read = lambda size: text.read(size).encode("utf-8", "surrogatepass")

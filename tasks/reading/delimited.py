@@ -45,11 +45,11 @@ class RegularBlock(NamedTuple):
 
 def read_rows(path: Path, kind: str, reading: Reading) -> Iterator[Rows]:
     """Yield the rows of a file of CSV or TSV, block by block, each with the parser that can read it."""
-    delimiter = "\t" if kind == "tsv" else ","
+    delimiter = reading.separator if reading.separator != "auto" else "\t" if kind == "tsv" else ","
     csv.field_size_limit(min(byte_stream.MAX_ROW_BYTES, sys.maxsize))
     with path.open("rb") as file:
         stream = ByteStream(file, path, reading.encoding)
-        header = [name.strip() for name in next(csv.reader(stream.lines(), delimiter=delimiter), [])]
+        header = _read_header(stream, delimiter, reading)
         places = {name: find_column(header, name, path) for name in reading.columns}
         layout = Layout(delimiter, len(header), places)
         while stream.fill(byte_stream.BLOCK_BYTES) or stream.start < len(stream.buffer):
@@ -60,6 +60,16 @@ def read_rows(path: Path, kind: str, reading: Reading) -> Iterator[Rows]:
                 yield rows
             else:
                 yield _parse_carefully(stream, layout)
+
+
+def _read_header(stream: ByteStream, delimiter: str, reading: Reading) -> list[str]:
+    """Return the names of the columns; the stream goes on after the header, if there is one."""
+    start, line = stream.start, stream.line
+    first = next(csv.reader(stream.lines(), delimiter=delimiter), [])
+    if reading.header:
+        return [name.strip() for name in first]
+    stream.start, stream.line = start, line
+    return list(reading.column_names) or [str(i) for i in range(1, len(first) + 1)]
 
 
 def _find_regular(stream: ByteStream, delimiter: str) -> RegularBlock | None:

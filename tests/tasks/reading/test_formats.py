@@ -404,3 +404,20 @@ def test_the_texts_of_several_columns_are_joined_in_their_order_without_blank_on
         path.write_text("\n".join(",".join(row) for row in rows))
     read_as = {"text_column": ("subject", "body"), "text_joiner": " | "}
     assert read(path, **read_as) == [("s1 | b1", "a"), ("s2", "b"), ("b3", "a"), (None, "b")]
+
+
+def test_columns_without_a_header_have_the_given_names_or_their_numbers(write: Writer) -> None:
+    path = write("c.csv", b'a,7,"one\nline"\nb,8,two\n')
+    rows = [("one\nline", "a"), ("two", "b")]
+    assert read(path, header=False, text_column="3", label_column="1") == rows
+    assert read(path, header=False, column_names=["label", "id", "text"]) == rows
+
+
+def test_a_separator_can_be_set(write: Writer) -> None:
+    assert read(write("c.csv", b"label;text\na;one, two\n"), separator=";") == [("one, two", "a")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_an_encoding_is_found_by_its_byte_order_mark(write: Writer, encoding: str) -> None:
+    path = write("c.csv", "text,label\ncaf\u00e9,a\n".encode(encoding))
+    assert read(path) == [("caf\u00e9", "a")]
