@@ -47,7 +47,15 @@ def _name_model(value: str) -> str:
     return value
 
 
+def _name_separator(value: str) -> str:
+    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if value != "auto" and (len(value) != 1 or not value.isascii() or value in '"\r\n\0'):
+        raise ValueError("should be auto, tab, or one ASCII character that is no quote and no line end")
+    return value
+
+
 Alias = Annotated[str, AfterValidator(_name_alias)]
+Separator = Annotated[str, AfterValidator(_name_separator)]
 Names = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
 
 
@@ -68,32 +76,41 @@ class Section(BaseModel):
 class CorpusConfig(Section):
     """`ingest_corpus`: where labelled texts come from and how they are split."""
 
-    unkeyed = frozenset({"source", "validation_source", "test_source"})  # the digest of what they name is in the key
+    # the digest of what they name is in the key
+    unkeyed = frozenset({"source", "validation_source", "test_source", "query"})
 
     source: Names | None = Field(
         None,
         description="file, glob, directory of files, folder with one sub-folder per class, https URL, fsspec URL, "
-        "or package:<distribution>:<path>; or a list of them. A run needs it",
+        "package:<distribution>:<path>, or with query the SQLAlchemy URL of a database; or a list of them. A run "
+        "needs it",
     )
+    query: str | None = Field(None, min_length=1, description="SQL that selects the rows of a database")
     validation_source: Names | None = Field(
         None, description="files of the validation split, named like source; None goes by split_column or draws it"
     )
     test_source: Names | None = Field(
         None, description="files of the test split, named like source; None goes by split_column or draws it"
     )
-    format: FileFormat = Field("auto", description="format of the files; auto goes by the file name extension")
-    text_column: Names = Field("text", description="name of the column with the text, or a list of such names")
+    format: FileFormat = Field(
+        "auto", description="format of the files; auto goes by the file name extension, packed or not"
+    )
+    sheet: str | None = Field(None, min_length=1, description="sheet of an Excel file; None reads the first")
+    text_column: Names = Field(
+        "text",
+        description="name of the column with the text, or a list of such names; data.text is the field text in data",
+    )
     text_joiner: str = Field("\n", description="what stands between the texts of two columns")
-    separator: str = Field(
+    separator: Separator = Field(
         "auto",
-        min_length=1,
         description="what stands between the fields of CSV and TSV: one character, or auto: the one with which the "
         "configured columns are found",
     )
     quoting: Quoting = Field(
         "auto",
         description="quotes in CSV and TSV: standard doubles a quote inside quotes, backslash escapes it, none takes "
-        "quotes as they are; auto is standard, or backslash where only that gives every row its fields",
+        "quotes as they are; auto is standard, or backslash where only that gives every row its fields, and notices "
+        "quotes that swallow rows",
     )
     header: bool = Field(
         True,
@@ -169,6 +186,24 @@ class CorpusConfig(Section):
                 f"validation_fraction + test_fraction leave nothing to train on: "
                 f"{self.validation_fraction} + {self.test_fraction} >= 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tell_columns_apart(self) -> Self:
+        texts = (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+        if self.label_column in texts:
+            raise ValueError(
+                f"text_column and label_column should be different columns, both are {self.label_column!r}"
+            )
+        repeated = sorted({name for name in texts if texts.count(name) > 1})
+        if repeated:
+            raise ValueError(f"text_column should name each column once, it repeats {', '.join(map(repr, repeated))}")
+        return self
+
+    @model_validator(mode="after")
+    def _say_what_to_select(self) -> Self:
+        if self.format == "sql" and self.query is None:
+            raise ValueError("format sql needs query, the SQL that selects the rows")
         return self
 
     @model_validator(mode="after")

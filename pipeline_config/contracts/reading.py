@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FileFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"]
+FileFormat = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "xlsx", "sql", "folder"]
 Quoting = Literal["auto", "standard", "backslash", "none"]
 
 
@@ -27,6 +27,7 @@ class Reading(BaseModel):
         header: whether the first row names the columns.
         column_names: names of the columns of files without a header; empty numbers them from 1.
         encoding: encoding of text files; auto goes by the byte order mark, and is UTF-8 without one.
+        sheet: the sheet of a workbook; None is the first.
         label_map: label in the file -> class name.
     """
 
@@ -44,6 +45,7 @@ class Reading(BaseModel):
     header: bool = True
     column_names: tuple[str, ...] = ()
     encoding: str = "auto"
+    sheet: str | None = None
     label_map: dict[str, str] = {}
 
     @property
@@ -51,3 +53,14 @@ class Reading(BaseModel):
         """The names of all columns that are used, each once; those of the text come first."""
         others = (self.label_column, self.split_column, self.group_column, self.time_column)
         return tuple(dict.fromkeys([*self.text_column, *(name for name in others if name is not None)]))
+
+    def describe(self) -> str:
+        """Return in one line how files are read, for a log: what only concerns other formats is left out."""
+        parts: list[str] = [self.format]
+        if self.format in ("csv", "tsv"):
+            separator = {"\t": "tab"}.get(self.separator, repr(self.separator))
+            header = "a header" if self.header else f"no header, columns {', '.join(self.column_names)}"
+            parts += [f"separator {separator}", f"quoting {self.quoting}", header]
+        if self.format not in ("parquet", "xlsx", "sql"):
+            parts.append(f"encoding {self.encoding}")
+        return ", ".join(parts)

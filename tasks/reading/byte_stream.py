@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from pipeline_config.errors import InputError
 
@@ -13,7 +13,12 @@ BLOCK_BYTES = 8 << 20
 MAX_ROW_BYTES = 256 << 20  # a longer row is refused: most likely a quote is not closed
 _LINE = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MARKS = {  # in this order, since one begins with another
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 class ByteStream:
@@ -26,21 +31,25 @@ class ByteStream:
         buffer: bytes read from the file; those before `start` are taken.
         start: position in `buffer` of the next byte.
         line: number of the line, from 1, that the next byte is in.
+        encoding: the encoding of the file; instead of auto the one that was found.
 
     Raises:
         InputError: there is no such encoding, or the file is not in it.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, encoding: str) -> None:
-        self.path, self.encoding = path, encoding
-        self._read: Callable[[int], bytes] = file.read
+    def __init__(self, file: BinaryIO, path: Path, encoding: str, block_bytes: int | None = None) -> None:
+        if not isinstance(file, io.BufferedReader):
+            file = io.BufferedReader(cast(io.RawIOBase, file))
         if encoding == "auto":
-            encoding = "utf-16" if file.read(2) in _UTF_16_MARKS else "utf-8"
-            file.seek(0)
+            first = file.peek(4)
+            encoding = next((name for mark, name in _MARKS.items() if first.startswith(mark)), "utf-8")
+        self.path, self.encoding = path, encoding
+        self._block_bytes = block_bytes or BLOCK_BYTES
+        self._read: Callable[[int], bytes] = file.read
         if _find_codec(encoding) not in ("utf-8", "utf-8-sig"):
             text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
             self._read = lambda size: text.read(size).encode("utf-8", "surrogatepass")
-        self.buffer = self._fetch(BLOCK_BYTES)
+        self.buffer = self._fetch(self._block_bytes)
         self.start = len(_BYTE_ORDER_MARK) if self.buffer.startswith(_BYTE_ORDER_MARK) else 0
         self.line = 1
 
@@ -48,7 +57,7 @@ class ByteStream:
         """Buffer at least `size` bytes that are not taken, and return whether the file has so many."""
         parts = [self.buffer[self.start :]]
         have = len(parts[0])
-        while have < size and (more := self._fetch(BLOCK_BYTES)):
+        while have < size and (more := self._fetch(self._block_bytes)):
             parts.append(more)
             have += len(more)
         if len(parts) > 1:
@@ -81,7 +90,7 @@ class ByteStream:
         ahead = len(self.buffer) - self.start
         if ahead > MAX_ROW_BYTES:
             raise InputError(f"{self.path}: expected lines, got {ahead:,} bytes without an end of line")
-        return self.fill(ahead + BLOCK_BYTES) or len(self.buffer) - self.start > ahead
+        return self.fill(ahead + self._block_bytes) or len(self.buffer) - self.start > ahead
 
     def _fetch(self, size: int) -> bytes:
         try:

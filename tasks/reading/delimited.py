@@ -6,87 +6,86 @@ and reads blocks whose quotes and line ends have only one meaning; Python's is c
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
 from tasks.reading import byte_stream
 from tasks.reading.byte_stream import ByteStream
-from tasks.reading.columns import find_column
+from tasks.reading.layout import Layout, find_layout, parse_rows
+from tasks.reading.packed import open_stream
 from tasks.reading.rows import Problem, Rows
-
-
-class Layout(NamedTuple):
-    """How the fields of a file stand in its rows.
-
-    Attributes:
-        delimiter: what stands between two fields.
-        width: number of fields of a row.
-        places: position of each wanted column in a row, by name.
-    """
-
-    delimiter: str
-    width: int
-    places: Mapping[str, int]
+from tasks.reading.swallowed import SwallowedLines
 
 
 class RegularBlock(NamedTuple):
-    """Bytes of whole rows that have only one meaning, and int64[rows], the line at which each row begins."""
+    """Bytes of whole rows that have only one meaning.
+
+    Attributes:
+        data: the bytes.
+        lines: int64[rows], the line at which each row begins.
+        line_ends: int64, positions of the line ends in `data`.
+        row_ends: int64, those at which rows end; blank lines count.
+    """
 
     data: bytes
     lines: np.ndarray
+    line_ends: np.ndarray
+    row_ends: np.ndarray
 
 
 def read_rows(path: Path, kind: str, reading: Reading) -> Iterator[Rows]:
     """Yield the rows of a file of CSV or TSV, block by block, each with the parser that can read it."""
-    delimiter = reading.separator if reading.separator != "auto" else "\t" if kind == "tsv" else ","
     csv.field_size_limit(min(byte_stream.MAX_ROW_BYTES, sys.maxsize))
-    with path.open("rb") as file:
-        stream = ByteStream(file, path, reading.encoding)
-        header = _read_header(stream, delimiter, reading)
-        places = {name: find_column(header, name, path) for name in reading.columns}
-        layout = Layout(delimiter, len(header), places)
+    layout = find_layout(path, kind, reading)
+    trusted = reading.quoting != "auto" or layout.quoting != "standard"
+    swallowed = None if trusted else SwallowedLines(layout, reading.label_column)
+    with open_stream(path, reading.encoding) as stream:
+        if layout.has_header:
+            next((row for row in parse_rows(stream.lines(), layout.separator, layout.quoting) if row), None)
         while stream.fill(byte_stream.BLOCK_BYTES) or stream.start < len(stream.buffer):
-            block = _find_regular(stream, delimiter)
-            rows = _parse_fast(block, layout) if block else None
+            block = _find_regular(stream, layout)
+            rows = _parse_fast(block, layout, reading.label_column, swallowed) if block else None
             if block and rows:
                 stream.take(len(block.data))
                 yield rows
             else:
-                yield _parse_carefully(stream, layout)
+                yield _parse_carefully(stream, layout, reading.label_column, swallowed)
 
 
-def _read_header(stream: ByteStream, delimiter: str, reading: Reading) -> list[str]:
-    """Return the names of the columns; the stream goes on after the header, if there is one."""
-    start, line = stream.start, stream.line
-    first = next(csv.reader(stream.lines(), delimiter=delimiter), [])
-    if reading.header:
-        return [name.strip() for name in first]
-    stream.start, stream.line = start, line
-    return list(reading.column_names) or [str(i) for i in range(1, len(first) + 1)]
+def resolve(path: Path, kind: str, reading: Reading) -> Reading:
+    """Return how a file is read, with what was found in place of what is auto."""
+    layout = find_layout(path, kind, reading)
+    names = () if layout.has_header else layout.header
+    found = {"separator": layout.separator, "quoting": layout.quoting, "encoding": layout.encoding}
+    return reading.model_copy(update={"format": kind, "column_names": names, **found})
 
 
-def _find_regular(stream: ByteStream, delimiter: str) -> RegularBlock | None:
+def _find_regular(stream: ByteStream, layout: Layout) -> RegularBlock | None:
     r"""Return the buffered bytes up to the last end of a row if they have only one meaning, else None.
 
-    They do if every quote opens a field, closes a field, or is doubled inside a field, and every `\r` is before a `\n`.
+    They do if every quote opens a field, closes a field, or is doubled inside a field, every `\r` is before a `\n`, and
+    there is no backslash that may be an escape.
     """
     ahead = stream.buffer[stream.start :]
     if b"\x00" in ahead or ahead.count(b"\r") != ahead.count(b"\r\n"):
         return None
+    if layout.quoting == "backslash" and b"\\" in ahead:
+        return None
     data = np.frombuffer(ahead, np.uint8)
-    quotes = np.flatnonzero(data == ord('"'))
+    quotes = np.zeros(0, np.int64) if layout.quoting == "none" else np.flatnonzero(data == ord('"'))
     line_ends = np.flatnonzero(data == ord("\n"))
     ends = line_ends[np.searchsorted(quotes, line_ends) % 2 == 0]  # drops line ends inside quoted fields
     cut = int(ends[-1]) + 1 if len(ends) else 0
     quotes = quotes[: np.searchsorted(quotes, cut)]
-    edges = np.frombuffer(delimiter.encode() + b'\r\n"', np.uint8)
+    edges = np.frombuffer(layout.separator.encode() + b'\r\n"', np.uint8)
     opening, closing = quotes[0::2], quotes[1::2]
     before = data[np.maximum(opening - 1, 0)]
     opens = (opening == 0) | np.isin(before, edges)
@@ -95,18 +94,26 @@ def _find_regular(stream: ByteStream, delimiter: str) -> RegularBlock | None:
     starts = np.concatenate([[0], ends[:-1] + 1])
     blank = (starts == ends) | ((starts + 1 == ends) & (data[starts] == ord("\r")))  # which no parser takes for a row
     lines = stream.line + np.searchsorted(line_ends, starts[~blank])
-    return RegularBlock(ahead[:cut], lines)
+    return RegularBlock(ahead[:cut], lines, line_ends[: np.searchsorted(line_ends, cut)], ends)
 
 
-def _parse_fast(block: RegularBlock, layout: Layout) -> Rows | None:
-    """Return the rows of a regular block, parsed by Arrow; None if a row is not `width` fields of UTF-8."""
+def _parse_fast(
+    block: RegularBlock, layout: Layout, label_column: str | None, swallowed: SwallowedLines | None
+) -> Rows | None:
+    """Return the rows of a regular block, parsed by Arrow.
+
+    None if a row is not `width` fields of UTF-8, or may have swallowed others.
+    """
+    quoted = layout.quoting != "none"
     names = [str(i) for i in range(layout.width)]
     wanted = {name: names[place] for name, place in layout.places.items()}
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(block.data),
             read_options=arrow_csv.ReadOptions(column_names=names, block_size=max(len(block.data) // 2, 1 << 20)),
-            parse_options=arrow_csv.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=layout.separator, quote_char='"' if quoted else False, newlines_in_values=quoted
+            ),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.large_string()),
                 include_columns=list(set(wanted.values())),
@@ -118,44 +125,80 @@ def _parse_fast(block: RegularBlock, layout: Layout) -> Rows | None:
         return None
     if len(table) != len(block.lines):
         return None
+    if swallowed:
+        if label_column in wanted:
+            swallowed.learn(pc.unique(table[wanted[label_column]]).to_pylist())
+        if swallowed.may_be_in(block.data, block.line_ends, block.row_ends):
+            return None
     return Rows({name: table[column] for name, column in wanted.items()}, {}, block.lines, len(table))
 
 
-def _parse_carefully(stream: ByteStream, layout: Layout) -> Rows:
+def _parse_carefully(
+    stream: ByteStream, layout: Layout, label_column: str | None, swallowed: SwallowedLines | None
+) -> Rows:
     """Return the rows that begin in the next block, parsed by Python, with the problems of odd rows."""
+    found = list(_take_rows(stream, layout))
+    place = layout.places.get(label_column or "")
+    if swallowed and place is not None:
+        swallowed.learn(row.fields[place] for row in found if len(row.fields) == layout.width)
     rows: list[list[str | None]] = []
     problems: dict[int, Problem] = {}
-    lines_of_rows: list[int] = []
+    lines: list[int] = []
+    nothing: list[str | None] = [None] * len(layout.places)
+    for row in found:
+        if swallowed and swallowed.look_swallowed(row.lines):
+            for number, line in enumerate(row.lines, row.line):
+                if line.strip("\r\n"):
+                    problems[len(rows)] = Problem("swallowed_by_quote", line.rstrip("\r\n"))
+                    rows.append(nothing)
+                    lines.append(number)
+            continue
+        if len(row.fields) == layout.width:
+            rows.append([row.fields[place] for place in layout.places.values()])
+        else:
+            problems[len(rows)] = Problem("wrong_number_of_fields", layout.separator.join(row.fields))
+            rows.append(nothing)
+        lines.append(row.line)
+    columns = (
+        dict(zip(layout.places, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(layout.places, ())
+    )
+    return Rows(columns, problems, np.array(lines, np.int64), len(rows))
+
+
+class _CarefulRow(NamedTuple):
+    """The fields of a row, the number of its first line, and its lines if there are several."""
+
+    fields: list[str]
+    lines: list[str]
+    line: int
+
+
+def _take_rows(stream: ByteStream, layout: Layout) -> Iterator[_CarefulRow]:
+    """Yield the rows that begin in the next block, blank lines left out."""
     target, size = min(len(stream.buffer) - stream.start, byte_stream.BLOCK_BYTES), 0
+    line, taken = stream.line, list[str]()
 
     def lines() -> Iterator[str]:
         nonlocal size
-        for line in stream.lines():
-            size += len(line)
+        for text in stream.lines():
+            size += len(text)
             if size > byte_stream.MAX_ROW_BYTES + target:
                 raise InputError(
-                    f"{stream.path}: expected rows of at most {byte_stream.MAX_ROW_BYTES:,} bytes, got a longer one; "
-                    "is a quote not closed?"
+                    f"{stream.path}:{line}: expected rows of at most {byte_stream.MAX_ROW_BYTES:,} bytes, got a longer "
+                    "one that begins here; corpus.quoting=none takes quotes as they are; is a quote not closed?"
                 )
-            yield line
+            taken.append(text)
+            yield text
 
-    reader = csv.reader(lines(), delimiter=layout.delimiter)
-    line = stream.line
     try:
-        for fields in reader:
+        for fields in parse_rows(lines(), layout.separator, layout.quoting):
             if fields:
-                lines_of_rows.append(line)
-            if len(fields) == layout.width:
-                rows.append([fields[place] for place in layout.places.values()])
-            elif fields:
-                problems[len(rows)] = Problem("wrong_number_of_fields", layout.delimiter.join(fields))
-                rows.append([None] * len(layout.places))
+                yield _CarefulRow(fields, taken.copy() if len(taken) > 1 else [], line)
+            taken.clear()
             line = stream.line
             if size >= target:
                 break
     except csv.Error as error:
-        raise InputError(f"{stream.path}:{line}: {error}; is a quote not closed?") from None
-    columns = (
-        dict(zip(layout.places, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(layout.places, ())
-    )
-    return Rows(columns, problems, np.array(lines_of_rows, np.int64), len(rows))
+        raise InputError(
+            f"{stream.path}:{line}: {error}; corpus.quoting=none takes quotes as they are; is a quote not closed?"
+        ) from None

@@ -246,12 +246,29 @@ def test_lines_that_are_not_json_objects_get_their_problem(write: Writer) -> Non
     ]
 
 
-def test_parquet_texts_that_are_not_strings_get_their_problem(tmp_path: Path) -> None:
-    for name, column in (("null", ["x", None]), ("number", [1, 2]), ("bytes", [b"x", b"y"])):
-        pq.write_table(pa.table({"text": column, "label": ["a", "b"]}), tmp_path / f"{name}.parquet")
+def test_a_null_text_of_parquet_stays_null(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x", None], "label": ["a", "b"]}), tmp_path / "null.parquet")
     assert read(tmp_path / "null.parquet") == [("x", "a"), (None, "b")]
-    assert [row[2] for row in read(tmp_path / "number.parquet")] == ["text_is_no_string"] * 2
-    assert [row[2] for row in read(tmp_path / "bytes.parquet")] == ["text_is_no_string"] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "got"),
+    [
+        ([1, 2], "int64"),
+        ([b"x", b"y"], "binary"),
+        ([["x"], ["y"]], "list<element: string>"),
+        (
+            [{"subject": "x", "body": "y"}, None],
+            "struct<subject: string, body: string>; its fields are 'text.subject', 'text.body'",
+        ),
+    ],
+)
+def test_a_text_column_of_parquet_that_holds_no_texts_is_refused(
+    tmp_path: Path, values: list[object], got: str
+) -> None:
+    path = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"text": values, "label": ["a", "b"]}), path)
+    assert refused(path) == f"{path}: expected texts in the column 'text' (corpus.text_column), got {got}"
 
 
 def test_a_parquet_text_that_is_not_utf_8_is_undecodable(tmp_path: Path) -> None:
@@ -327,7 +344,7 @@ def python_rows(content: bytes) -> list[tuple[object, ...]]:
 def test_an_odd_row_between_regular_ones_is_what_python_reads(write: Writer, odd: bytes) -> None:
     regular = b'one,a\n"two, 2",b\n'
     content = b"text,label\n" + regular + odd + regular
-    assert read(write("c.csv", content)) == python_rows(content)
+    assert read(write("c.csv", content), quoting="standard") == python_rows(content)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -350,7 +367,7 @@ def test_random_rows_are_what_python_reads(write: Writer, seed: int) -> None:
     for _ in range(20):
         likely = generator.sample(pieces, 6)
         content = b"text,label\n" + b"".join(generator.choices(likely, k=generator.randrange(60)))
-        assert read(write("c.csv", content)) == python_rows(content)
+        assert read(write("c.csv", content), quoting="standard") == python_rows(content)
 
 
 def test_regular_rows_go_through_the_fast_parser(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def test_the_message_names_the_field(tmp_path: Path, write: Writer) -> None:
     path = write("c.csv")
     for source, message in (
         ("package::x", "got 'package::x', expected package:<distribution>:<path>"),
-        (str(write("c.xlsx")), f"{tmp_path}/c.xlsx: expected a file name that ends in .csv, "),
+        (str(write("c.xls")), f"{tmp_path}/c.xls: expected a file name that ends in .csv, "),
     ):
         assert refused(path, test_source=source).startswith(f"corpus.test_source: {message}")
 
@@ -193,9 +193,9 @@ def test_a_missing_source_is_refused(tmp_path: Path, artifacts: Path, name: str)
 
 
 def test_a_name_without_a_known_format_is_refused(write: Writer) -> None:
-    path = write("c.xlsx", b"PK")
+    path = write("c.xls", b"PK")
     assert refused(path) == (
-        f"corpus.source: {path}: expected a file name that ends in .csv, .tsv, .jsonl, .ndjson, .parquet; "
+        f"corpus.source: {path}: expected a file name that ends in .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .xlsx; "
         "set corpus.format for other names"
     )
 
