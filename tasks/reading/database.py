@@ -63,8 +63,10 @@ def fetch_rows(address: str, query: str, field: str) -> Path:
         except (exc.ArgumentError, exc.NoSuchModuleError, ImportError) as error:
             raise InputError(f"{field}: cannot be used as the URL of a database: {error}") from error
         except (exc.OperationalError, exc.InterfaceError) as error:
-            text = f"{field}: {_describe(error)}"
-            raise (InputError(text) if "no such" in text or "syntax" in text else ServiceError(text)) from error
+            text = _describe(error)
+            if "no such" in text or "syntax error" in text:  # SQLite gives no other sign
+                raise InputError(f"corpus.query: {text}") from error
+            raise ServiceError(f"{field}: {text}") from error
         except exc.SQLAlchemyError as error:
             raise InputError(f"corpus.query: {_describe(error)}") from error
         path = folder / f"query-{file_digest(part)[:16]}.parquet"
@@ -73,14 +75,15 @@ def fetch_rows(address: str, query: str, field: str) -> Path:
 
 
 def _copy_rows(address: str, query: str, field: str, path: Path) -> None:
-    from sqlalchemy import create_engine, make_url, text
+    from sqlalchemy import create_engine, make_url
 
     url = make_url(address)
     _check_file(url, field)
     engine = create_engine(url)
     try:
         with engine.connect() as connection:
-            result = connection.execution_options(stream_results=True).execute(text(query))
+            options = {"stream_results": True, "no_parameters": True}  # percent signs and colons mean themselves
+            result = connection.exec_driver_sql(query, execution_options=options)
             if not result.returns_rows:
                 raise InputError(f"corpus.query: expected a query that selects rows, got {query[:80]!r}")
             _write_rows(list(result.keys()), result.partitions(_BATCH_ROWS), path)

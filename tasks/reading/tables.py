@@ -49,7 +49,8 @@ def _find_type(schema: pa.Schema, name: str, path: Path) -> pa.DataType:
             kind = kind.field(place).type
         else:
             return kind
-    return schema.field(find_column(_list_names(schema), name, path)).type
+    header = schema.names if name in schema.names else _list_names(schema)
+    return schema.field(find_column(header, name, path)).type
 
 
 def _list_names(schema: pa.Schema) -> list[str]:
