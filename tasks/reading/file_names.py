@@ -31,8 +31,6 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
     "tst": "test",
-    "heldout": "test",
-    "holdout": "test",
 }
 UNLABELLED_NAMES = frozenset({"unsup", "unsupervised", "unlabelled", "unlabeled"})
 

@@ -16,7 +16,7 @@ from pipeline_config.errors import InputError
 from tasks.reading.columns import find_column, show_columns, show_value
 from tasks.reading.packed import open_stream
 
-SAMPLE_BYTES = 1 << 20
+SAMPLE_BYTES = 1 << 18
 SEPARATORS = (",", "\t", ";", "|")
 _SAMPLE_ROWS = 100
 _SAME_WIDTH = 0.9  # share of the first rows that have the same number of fields under the right separator

@@ -84,7 +84,7 @@ def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> N
         ("c.csv", b"\n\n", "expected a column 'text', got no header"),
         ("c.csv", b"one,a\ntwo,b\n", "expected a column 'text', got columns 'one', 'a'"),
         ("c.csv", b"text,class\none,a\n", "expected a column 'label', got columns 'text', 'class'"),
-        ("c.tsv", b"text,label\none,a\n", "expected a column 'text', got columns 'text,label'"),
+        ("c.tsv", b"title,label\none,a\n", "expected a column 'text', got columns 'title', 'label'"),
         (
             "c.csv",
             b"text,label\n",

@@ -236,7 +236,7 @@ def test_a_quote_that_is_never_closed_is_noticed(write: Writer) -> None:
 )
 def test_texts_with_line_breaks_and_commas_stay(write: Writer, text: str) -> None:
     rows = [(text, "spam"), ("plain", "ham"), (text + "!", "spam")]
-    path = write("c.csv", "text,label\n".encode() + b"".join(f'"{text}",{label}\n'.encode() for text, label in rows))
+    path = write("c.csv", b"text,label\n" + b"".join(f'"{text}",{label}\n'.encode() for text, label in rows))
     assert read(path) == rows
 
 
