@@ -54,7 +54,18 @@ def _name_separator(value: str) -> str:
     return value
 
 
+def _name_experiment(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,199}", value):
+        proposed = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:200]
+        raise ValueError(
+            "should begin with a lowercase letter or digit and hold only lowercase letters, digits and -, at most 200 "
+            "of them" + (f", such as {proposed}" if proposed else "")
+        )
+    return value
+
+
 Alias = Annotated[str, AfterValidator(_name_alias)]
+ExperimentName = Annotated[str, AfterValidator(_name_experiment)]
 Separator = Annotated[str, AfterValidator(_name_separator)]
 Names = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
 
@@ -437,8 +448,8 @@ class RegistrationConfig(Section):
 class PipelineConfig(Section):
     """Everything one run depends on."""
 
-    name: str = Field(
-        "custom", pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=200, description="name of the experiment and the model"
+    name: ExperimentName = Field(
+        "custom", description="name of the experiment and the model: lowercase letters, digits and -"
     )
     seed: Seed = Field(0, description="seed of splits, initial weights, batches")
     corpus: CorpusConfig = CorpusConfig()

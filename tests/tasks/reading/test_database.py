@@ -1,5 +1,6 @@
 """Corpora in databases: the rows of a query become a Parquet file."""
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 import tasks.reading.database
 from pipeline_config.errors import InputError, ServiceError
+from pipeline_config.references import fill_references, hide_secrets
 from pipeline_config.settings import CorpusConfig
 from tasks.reading.formats import read_blocks
 from tasks.reading.sources import CorpusRef, locate_corpus
@@ -132,3 +134,11 @@ def test_the_password_may_be_a_variable(database: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("TICKETS", str(database))
     settings = config("${TICKETS}")
     assert len(rows(locate_corpus(settings), settings)) == 5
+
+
+def test_a_password_in_the_source_becomes_a_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    sections = {"corpus": {"source": "postgresql://me:s3cret-word@127.0.0.1/shop"}}
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    hide_secrets(sections)
+    assert "s3cret-word" not in str(sections)
+    assert fill_references(sections["corpus"]["source"], "corpus.source").endswith("me:s3cret-word@127.0.0.1/shop")
