@@ -6,7 +6,7 @@ and reads blocks whose quotes and line ends have only one meaning; Python's is c
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,13 +138,13 @@ def _parse_carefully(
 ) -> Rows:
     """Return the rows that begin in the next block, parsed by Python, with the problems of odd rows."""
     found = list(_take_rows(stream, layout))
-    place = layout.places.get(label_column or "")
-    if swallowed and place is not None:
-        swallowed.learn(row.fields[place] for row in found if len(row.fields) == layout.width)
-    rows: list[list[str | None]] = []
+    if swallowed and label_column in layout.places:
+        place = list(layout.places).index(label_column or "")
+        swallowed.learn(row.values[place] for row in found if row.values)
+    rows: list[Sequence[str | None]] = []
     problems: dict[int, Problem] = {}
     lines: list[int] = []
-    nothing: list[str | None] = [None] * len(layout.places)
+    nothing: Sequence[str | None] = [None] * len(layout.places)
     for row in found:
         if swallowed and swallowed.look_swallowed(row.lines):
             for number, line in enumerate(row.lines, row.line):
@@ -153,11 +153,9 @@ def _parse_carefully(
                     rows.append(nothing)
                     lines.append(number)
             continue
-        if len(row.fields) == layout.width:
-            rows.append([row.fields[place] for place in layout.places.values()])
-        else:
-            problems[len(rows)] = Problem("wrong_number_of_fields", layout.separator.join(row.fields))
-            rows.append(nothing)
+        if row.values is None:
+            problems[len(rows)] = Problem("wrong_number_of_fields", row.excerpt)
+        rows.append(nothing if row.values is None else row.values)
         lines.append(row.line)
     columns = (
         dict(zip(layout.places, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(layout.places, ())
@@ -166,9 +164,17 @@ def _parse_carefully(
 
 
 class _CarefulRow(NamedTuple):
-    """The fields of a row, the number of its first line, and its lines if there are several."""
+    """A row, with as little as is needed later.
 
-    fields: list[str]
+    Attributes:
+        values: the wanted fields; None if the row has another number of fields.
+        excerpt: all fields, if the row has another number of them.
+        lines: the lines of the file that it is on, if there are several.
+        line: number of the first.
+    """
+
+    values: list[str] | None
+    excerpt: str
     lines: list[str]
     line: int
 
@@ -193,7 +199,10 @@ def _take_rows(stream: ByteStream, layout: Layout) -> Iterator[_CarefulRow]:
     try:
         for fields in parse_rows(lines(), layout.separator, layout.quoting):
             if fields:
-                yield _CarefulRow(fields, taken.copy() if len(taken) > 1 else [], line)
+                right = len(fields) == layout.width
+                values = [fields[place] for place in layout.places.values()] if right else None
+                excerpt = "" if right else layout.separator.join(fields)
+                yield _CarefulRow(values, excerpt, taken.copy() if len(taken) > 1 else [], line)
             taken.clear()
             line = stream.line
             if size >= target:

@@ -92,7 +92,8 @@ def generate_shape(generator: random.Random) -> Shape:
         header = generator.random() < 0.7
         said |= {"quoting": quoting}
         if not header:
-            said |= {"header": False, "column_names": ["text", "label"]}
+            # the first bytes of the first text may be invalid ones that are also the mark of UTF-16
+            said |= {"header": False, "column_names": ["text", "label"], "encoding": encoding}
         if not header or generator.random() < 0.3:
             said["separator"] = separator
     nested = kind not in ("csv", "tsv") and generator.random() < 0.3
