@@ -1,6 +1,6 @@
 """Stage `ingest_corpus`: turn a labelled corpus into validated documents with a split.
 
-Reads the files that `tasks.corpus.sources` finds, block by block (`tasks.corpus.formats`). Writes `documents`,
+Reads the files that `tasks.reading.sources` finds, block by block (`tasks.reading.formats`). Writes `documents`,
 `rejected` (row, file, reason, excerpt) and a profile. Every row is accounted for: rows = documents + rejected rows
 + rows left out by `corpus.max_documents`.
 
@@ -23,10 +23,10 @@ from pipeline_config.errors import InputError
 from pipeline_config.masking import masked_errors
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, REJECTED, REJECTED_FILE, SPLITS
 from pipeline_config.settings import CorpusConfig
+from tasks.corpus.documents import CorpusReader, make_rejected, read_spool
 from tasks.corpus.profile import profile_documents
-from tasks.corpus.reading import CorpusReader, make_rejected, read_spool
-from tasks.corpus.sources import CorpusRef, locate_corpus
 from tasks.corpus.splitting import DocumentIndex, draw_splits, find_crossing
+from tasks.reading.sources import CorpusRef, locate_corpus
 from tasks.store.output import StageOutput
 from tasks.store.stage import stage
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.corpus.byte_stream
+import tasks.reading.byte_stream
 from pipeline_config.contracts.corpus import CorpusProfile, FileRows
 from pipeline_config.errors import InputError
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.hashing import hash_texts
 from tasks.corpus.ingest_corpus import ingest_corpus
-from tasks.corpus.sources import locate_corpus
+from tasks.reading.sources import locate_corpus
 from tasks.store.artifacts import ArtifactRef
 
 Writer = Callable[[str, bytes], Path]
@@ -84,7 +84,7 @@ def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> N
         ("c.csv", b"\n\n", "expected a column 'text', got no header"),
         ("c.csv", b"one,a\ntwo,b\n", "expected a column 'text', got columns 'one', 'a'"),
         ("c.csv", b"text,class\none,a\n", "expected a column 'label', got columns 'text', 'class'"),
-        ("c.tsv", b"text,label\none,a\n", "expected a column 'text', got columns 'text,label'"),
+        ("c.tsv", b"title,label\none,a\n", "expected a column 'text', got columns 'title', 'label'"),
         (
             "c.csv",
             b"text,label\n",
@@ -351,7 +351,7 @@ def test_the_output_does_not_depend_on_the_block_size(
     tables = [whole.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)]
     profile = whole.read_model(CorpusProfile)
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(path.parent / "other"))
-    monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(tasks.reading.byte_stream, "BLOCK_BYTES", block_bytes)
     parts = ingest(path, splitter="time", time_column="time")
     assert [parts.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)] == tables
     assert parts.read_model(CorpusProfile) == profile

@@ -17,19 +17,20 @@ import pyarrow.compute as pc
 from pipeline_config.contracts.corpus import FileRows
 from pipeline_config.schemas import REJECTED, SPLITS
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.formats import read_blocks
 from tasks.corpus.hashing import hash_texts
 from tasks.corpus.near_duplicates import find_near_duplicates
 from tasks.corpus.profile import count_oddities
-from tasks.corpus.sources import CorpusRef
 from tasks.corpus.splitting import NOT_GIVEN, DocumentIndex
+from tasks.reading.file_names import SPLIT_NAMES
+from tasks.reading.formats import read_blocks
+from tasks.reading.sources import CorpusRef
 from tasks.runtime.arrow import whole_column
 from tasks.runtime.parallel import HELPERS, map_ahead
 from tasks.runtime.progress import track_progress
 from tasks.served.text import normalize_texts, text_bytes
 
 EXCERPT = 80  # characters of a rejected text to keep
-_SPLIT_NAMES: dict[str, int] = {"train": 0, "validation": 1, "val": 1, "valid": 1, "dev": 1, "test": 2}
+_SPLIT_NAMES: dict[str, int] = {name: SPLITS.index(split) for name, split in SPLIT_NAMES.items()}
 _SPOOL = pa.schema(
     [pa.field("doc_id", pa.int64()), pa.field("text", pa.large_string()), pa.field("label", pa.string())]
 )
@@ -84,7 +85,7 @@ class CorpusReader:
             for file in self.source.files:
                 first = self.rows
                 prepare = partial(prepare_block, config=self.config, split=file.split)
-                blocks = read_blocks(Path(file.path), file.kind, self.config)
+                blocks = read_blocks(Path(file.path), file.kind, self.config.reading, file.constants)
                 for block in map_ahead(pool, prepare, blocks):
                     usable = self._take(block, Path(file.path).name)
                     if len(usable):  # `find_near_duplicates` needs one batch of the spool per array in `_columns`

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.reading import CorpusReader, measure_stripped
-from tasks.corpus.sources import locate_corpus
+from tasks.corpus.documents import CorpusReader, measure_stripped
+from tasks.reading.sources import locate_corpus
 from tests.campaigns import corpus_files
 
 Writer = Callable[[str, bytes], Path]
