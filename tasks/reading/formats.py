@@ -35,10 +35,11 @@ def read_blocks(path: Path, kind: str, reading: Reading) -> Iterator[pa.Table]:
         reading: names of the columns and the encoding.
 
     Raises:
-        InputError: a configured column is missing, the file is not in its format, or a row is too long.
+        InputError: a configured column is missing, the file is not in its format, a row is too long, or a label is
+            a list or an object.
     """
     for rows in read_rows(path, kind, reading):
-        yield make_block(rows, reading)
+        yield make_block(rows, reading, path)
 
 
 def read_rows(path: Path, kind: str, reading: Reading) -> Iterator[Rows]:

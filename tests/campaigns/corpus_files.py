@@ -4,8 +4,8 @@
 
 The files are CSV, TSV, JSON lines and Parquet, in several encodings, with all kinds of line ends and quoting, unusual
 characters (U+2028, U+0085, combining marks), null and blank values, labels of several types, invalid bytes and rows of
-the wrong shape. Each row is generated with its expected result: a document with text, label and number, or a rejected
-row with its reason. Block sizes are random. The first difference prints the name of the file and ends the campaign.
+the wrong shape. Each row is generated with its expected result: a document with text, label and number, a text
+without a label, or a rejected row with its reason. Block sizes are random. The first difference prints the name of the file and ends the campaign.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline_config.schemas import UNLABELLED as UNLABELLED_TABLE
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.documents import CorpusReader, read_spool
 from tasks.reading import byte_stream
@@ -41,26 +42,28 @@ class Row(NamedTuple):
     broken: bool = False  # the text gets bytes that are not in the encoding
 
 
+UNLABELLED = "unlabelled"  # no reason to reject: the text is kept apart
 PIECES = ["a", "B c", "caf\u00e9", "e\u0301", "\u2028", "\u0085", "\x0b", "\x0c", "\x1c", ",", "\t", '"', '""', "'", "\n", "\r\n", "\r",
           "NA", "null", "\U0001f600", "\ufeff", "\u200b", "<br />", "\u03a3", "\u4e2d", ";", "\\", "{}", "0", " "]  # fmt: skip
 BLANK = ["", " ", "\t ", "\u00a0", "\u2028"]
-LABELS = ["pos", "neg", "1", "1.0", "null", "NaN", " padded ", "caf\u00e9", "a,b", 'q"q']
-JSON_LABELS = [*LABELS, 1, 1.0, 0, 2.5, True, False]
+LABELS = {"pos": "pos", "neg": "neg", "1": "1", "1.0": "1", "01": "01", "null": "null", "NaN": "NaN", " padded ": "padded",
+          "caf\u00e9": "caf\u00e9", "cafe\u0301": "caf\u00e9", "p\u200bos": "pos", "neg\u00ad": "neg", "a,b": "a,b",
+          'q"q': 'q"q', "TRUE": "true"}  # fmt: skip
+JSON_LABELS = [*LABELS, 1, 1.0, 0, 2.5, True, False, ["pos"]]
 
 
 def label_of(value: object) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else str(value).strip()
-        if isinstance(value, str)
-        else f"{value:g}"
-    )
+    """Return the class that a generated label stands for."""
+    if isinstance(value, list):
+        return label_of(value[0])
+    if isinstance(value, str):
+        return LABELS[value]
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def generate_row(generator: random.Random, kind: str, encodable: Callable[[str], bool]) -> Row:
     text = "x" + "".join(generator.choices([piece for piece in PIECES if encodable(piece)], k=generator.randrange(8)))
-    labels = [label for label in (JSON_LABELS if kind == "jsonl" else LABELS) if encodable(str(label))]
+    labels = [label for label in (JSON_LABELS if kind == "jsonl" else list(LABELS)) if encodable(str(label))]
     label = generator.choice(labels)
     choice = generator.random()
     if choice < 0.6:
@@ -68,7 +71,7 @@ def generate_row(generator: random.Random, kind: str, encodable: Callable[[str],
     if choice < 0.7:
         return Row(generator.choice([blank for blank in BLANK if encodable(blank)]), label, "empty_text")
     if choice < 0.8:
-        return Row(text, generator.choice(["", "  "] + [None] * (kind in ("jsonl", "parquet"))), "no_label")
+        return Row(text, generator.choice(["", "  "] + [None] * (kind in ("jsonl", "parquet"))), UNLABELLED)
     if kind == "jsonl":
         return generator.choice(
             [
@@ -165,9 +168,11 @@ def check_file(generator: random.Random, path: Path) -> Counter[str]:
         path.write_bytes(serialize(rows, generator, kind, encoding))
     config = CorpusConfig(source=str(path), encoding=encoding)
     reader = CorpusReader(locate_corpus(config), config)
-    reader.read(path.with_name("spool"))
+    unlabelled: list[pa.Table] = [UNLABELLED_TABLE.empty_table()]
+    reader.read(path.with_name("spool"), unlabelled.append)
     rows = [row for row in rows if row.reason or row.raw is None]  # blank lines are not rows
     check_accounts(reader, rows, path)
+    check_unlabelled(pa.concat_tables(unlabelled), rows, path)
     path.unlink()
     return Counter(
         {f"format: {kind}": 1, f"encoding: {encoding}": 1, "documents": sum(not row.reason for row in rows)}
@@ -179,14 +184,14 @@ def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
     assert reader.rows == len(rows), path
     rejected = pa.concat_tables(reader.rejected)
     assert list(zip(rejected["row"].to_pylist(), rejected["reason"].to_pylist(), strict=True)) == [
-        (number, row.reason) for number, row in enumerate(rows) if row.reason
+        (number, row.reason) for number, row in enumerate(rows) if row.reason not in (None, UNLABELLED)
     ], path
     documents = [
         (number, unicodedata.normalize("NFC", str(row.text)), label_of(row.label))
         for number, row in enumerate(rows)
         if not row.reason
     ]
-    read_back = [tuple(row.values()) for block in read_spool(path.parent / "spool") for row in block.to_pylist()]
+    read_back = [tuple(row.values())[:3] for block in read_spool(path.parent / "spool") for row in block.to_pylist()]
     assert read_back == documents, path
     index = reader.build_index()
     labels = list(reader.labels)
@@ -195,6 +200,15 @@ def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
     assert len(set(zip(keys, index.texts.tolist(), strict=True))) == len(set(keys)) == len(set(index.texts.tolist())), (
         path
     )
+
+
+def check_unlabelled(texts: pa.Table, rows: list[Row], path: Path) -> None:
+    """Compare the texts without a label with the generated ones."""
+    assert [tuple(row.values()) for row in texts.to_pylist()] == [
+        (number, unicodedata.normalize("NFC", str(row.text)))
+        for number, row in enumerate(rows)
+        if row.reason == UNLABELLED
+    ], path
 
 
 def main() -> None:
