@@ -86,7 +86,7 @@ def _clean(text: str) -> str | None:
 
 
 def _is_invisible(letter: str) -> bool:
-    return letter.isspace() or (unicodedata.category(letter) in ("Cf", "Cc") and ord(letter) not in _FLAG_LETTERS)
+    return letter.isspace() or (unicodedata.category(letter) == "Cf" and ord(letter) not in _FLAG_LETTERS)
 
 
 def _show(value: Any) -> str:

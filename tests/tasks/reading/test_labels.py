@@ -50,7 +50,7 @@ SCOTLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e00
         ("\ufefftea", "tea"),
         ("te\u200ba\u2060", "tea"),
         ("\u200etea\u00a0\u00ad", "tea"),
-        ("\x00tea\x1f", "tea"),
+        ("\x0btea\x1f", "tea"),
         ("\U0001f468\u200d\U0001f469", "\U0001f468\u200d\U0001f469"),
         (SCOTLAND, SCOTLAND),
         (["billing"], "billing"),
