@@ -19,7 +19,7 @@ _SKEWED_ROWS = 5
 # what the configuration asks to leave out, and copies, are no fault of the file
 _EXPECTED = {"short_text", "small_class", "copy_in_test", "copy_in_validation"}
 _REMEDIES = {
-    "wrong_number_of_fields": "set corpus.separator or corpus.quoting (backslash escapes quotes, none takes them as is)",
+    "wrong_number_of_fields": "set corpus.separator or corpus.quoting (backslash escapes quotes, none keeps them)",
     "swallowed_by_quote": "a quote that is never closed joins rows: set corpus.quoting=none, or close the quote",
     "not_a_json_object": "expected one JSON object per line",
     "text_is_no_string": "set corpus.text_column to a column of texts",

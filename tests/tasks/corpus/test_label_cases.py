@@ -194,8 +194,8 @@ def test_more_rejected_rows_than_allowed_are_refused_with_reasons_examples_and_r
     path = write("c.csv", csv_of(["a", "b"] * 10) + b"one\n,a\ntwo\nthree\nfour\n")
     assert refused(path).splitlines() == [
         f"{path}: 5 of 25 rows (20.0%) cannot be used; corpus.max_rejected_fraction allows 5.0%",
-        "  4 wrong_number_of_fields: set corpus.separator or corpus.quoting (backslash escapes quotes, none takes them as "
-        "is). Examples: c.csv line 22 'one'; c.csv line 24 'two'; c.csv line 25 'three'",
+        "  4 wrong_number_of_fields: set corpus.separator or corpus.quoting (backslash escapes quotes, none keeps them). "
+        "Examples: c.csv line 22 'one'; c.csv line 24 'two'; c.csv line 25 'three'",
         "  1 empty_text: set corpus.text_column to a column with a text in every row. Examples: c.csv line 23 ''",
     ]
     assert ingest(path, max_rejected_fraction=0.2).facts["rows_rejected"] == 5
