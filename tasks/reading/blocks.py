@@ -8,12 +8,16 @@ import math
 import re
 from collections.abc import Callable, Hashable
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_config.contracts.reading import Reading
+from pipeline_config.errors import InputError
+from tasks.reading.labels import list_values, parse_label, parse_named
 from tasks.reading.rows import Column, Rows
 from tasks.runtime.arrow import whole_column
 
@@ -31,17 +35,6 @@ BLOCK = pa.schema(
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def parse_label(value: Any) -> str | None:
-    """Return a label as text: `1`, `1.0` and `"1"` are "1", true is "true", null, NaN and blank texts are None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() or None
-
-
 def parse_time(value: Any) -> float | None:
     """Return a time as a number: a number unchanged, a date or an ISO 8601 text as seconds since 1970 (UTC)."""
     if isinstance(value, str):
@@ -56,26 +49,33 @@ def parse_time(value: Any) -> float | None:
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    return float(value) if isinstance(value, int | float | np.floating) and math.isfinite(value) else None
 
 
-def make_block(rows: Rows, reading: Reading) -> pa.Table:
+def make_block(rows: Rows, reading: Reading, where: object = "rows") -> pa.Table:
     """Return rows as a table of the schema `BLOCK`.
 
     Args:
         rows: the rows, with all columns that `reading` names.
         reading: which column has the text, the label, the split, the group, the time.
+        where: what the rows come from, for messages.
+
+    Raises:
+        InputError: a label, split or group is not one value.
     """
     problems = {place: problem.reason for place, problem in rows.problems.items()}
     text = join_texts([make_texts(rows.columns[name], problems) for name in reading.text_column], reading.text_joiner)
     rules: dict[str, tuple[str | None, Callable[[Any], Any]]] = {
-        "label": (reading.label_column, parse_label),
+        "label": (
+            reading.label_column,
+            partial(parse_named, names=rows.class_names) if rows.class_names else parse_label,
+        ),
         "split": (reading.split_column, parse_label),
         "group": (reading.group_column, parse_label),
         "time": (reading.time_column, parse_time),
     }
     arrays = {
-        role: [None] * rows.size if name is None else _map_values(rows.columns[name], rule)
+        role: [None] * rows.size if name is None else _map_values(rows, name, rule, where)
         for role, (name, rule) in rules.items()
     }
     for role in ("label", "split", "group"):
@@ -142,18 +142,20 @@ def _replace_surrogates(values: list[Any]) -> list[int]:
     return found
 
 
-def _map_values(values: Column, rule: Callable[[Any], Any]) -> list[Any]:
-    """Apply a rule to every value, once per distinct value."""
+def _map_values(rows: Rows, name: str, rule: Callable[[Any], Any], where: object) -> list[Any]:
+    """Apply a rule to every value of a column, once per distinct value."""
+    column = rows.columns[name]
     parsed: dict[tuple[type, Hashable], Any] = {}
     results = []
-    for value in values.to_pylist() if isinstance(values, pa.ChunkedArray) else values:
-        try:
-            key = (type(value), value)
-            if key not in parsed:
+    for place, value in enumerate(list_values(column) if isinstance(column, pa.ChunkedArray) else column):
+        key = (type(value), repr(value) if isinstance(value, list | dict) else value)
+        if key not in parsed:
+            try:
                 parsed[key] = rule(value)
-            results.append(parsed[key])
-        except TypeError:  # not hashable
-            results.append(rule(value))
+            except InputError as error:
+                at = "" if rows.lines is None else f":{rows.lines[place]}"
+                raise InputError(f"{where}{at}: column {name!r}: {error}") from None
+        results.append(parsed[key])
     return results
 
 

@@ -19,6 +19,7 @@ from tasks.reading.packed import open_stream
 from tasks.reading.rows import Rows
 
 Read: TypeAlias = Callable[[Path, str, Reading], Iterator[Rows]]
+_ROLES = ("label_column", "split_column", "group_column", "time_column")
 _READERS: dict[str, Read] = {
     "csv": delimited.read_rows,
     "tsv": delimited.read_rows,
@@ -43,12 +44,12 @@ def read_blocks(
         constants: columns that have one value in the whole file, such as the label in the name of its folder.
 
     Raises:
-        InputError: a configured column is missing, the file is not in its format, or a row is too long; or the text
-            column of a labelled file holds something else than texts.
+        InputError: a configured column is missing, the file is not in its format, a row is too long, a label is a list
+            or an object; or the text column of a labelled file holds something else than texts.
     """
     first = True
     for rows in read_rows(path, kind, reading, constants):
-        block = make_block(rows, reading)
+        block = make_block(rows, reading, path)
         if first and reading.label_column is not None:
             _check_texts(block, path, reading)
         first = first and not len(block)
@@ -60,21 +61,27 @@ def read_rows(
 ) -> Iterator[Rows]:
     """Yield the rows of a file in order, with the columns that `reading` names; the arguments are as above."""
     constants = constants or {}
-    roles = ("label_column", "split_column", "group_column", "time_column")
-    in_file = reading.model_copy(update={role: None for role in roles if getattr(reading, role) in constants})
-    for rows in _READERS[kind](path, kind, in_file):
+    for rows in _READERS[kind](path, kind, _without(reading, constants)):
         same = {name: [constants[name]] * rows.size for name in reading.columns if name in constants}
         yield rows._replace(columns={**rows.columns, **same}) if same else rows
 
 
-def resolve_reading(path: Path, kind: str, reading: Reading) -> Reading:
+def _without(reading: Reading, constants: Mapping[str, str | None]) -> Reading:
+    """Return the reading of a file that lacks the columns with one value."""
+    return reading.model_copy(update={role: None for role in _ROLES if getattr(reading, role) in constants})
+
+
+def resolve_reading(
+    path: Path, kind: str, reading: Reading, constants: Mapping[str, str | None] | None = None
+) -> Reading:
     """Return how a file is read: its format, and what was found for what is auto.
 
     Raises:
         InputError: as `read_blocks` does for the beginning of the file.
     """
     if kind in ("csv", "tsv"):
-        return delimited.resolve(path, kind, reading)
+        in_file = delimited.resolve(path, kind, _without(reading, constants or {}))
+        return in_file.model_copy(update={role: getattr(reading, role) for role in _ROLES})
     found = {"format": kind}
     if kind in TEXT_FORMATS:
         with open_stream(path, reading.encoding) as stream:

@@ -27,9 +27,11 @@ class Rows(NamedTuple):
         lines: int64[rows], where each row begins: its line in a text file, its number (from 1) in a table; None for
             documents in files of their own.
         size: number of rows.
+        class_names: names of the classes that the numbers of the label column stand for, if the file has them.
     """
 
     columns: Mapping[str, Column]
     problems: Mapping[int, Problem]
     lines: np.ndarray | None
     size: int
+    class_names: Sequence[str] = ()

@@ -32,6 +32,7 @@ from tasks.store.private_files import make_directory
 
 CODE_PROTOCOLS = {"reference", "dask"}  # fsspec fills in templates of the first, and the second sends pickles
 
+
 class CorpusFile(BaseModel):
     """A file, or a folder with one sub-folder per class.
 

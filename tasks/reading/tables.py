@@ -1,5 +1,6 @@
 """Parquet: a table with named and typed columns; a dotted name is a field of a struct."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def read_rows(path: Path, _kind: str, reading: Reading) -> Iterator[Rows]:
             types = {name: _find_type(file.schema_arrow, name, path) for name in reading.columns}
             for name in reading.text_column:
                 _check_text(types[name], name, path)
+            class_names = find_class_names(file.schema_arrow, reading.label_column)
             groups = range(file.num_row_groups)
             total = sum(file.metadata.row_group(i).total_byte_size for i in groups)
             bytes_per_row = total / max(file.metadata.num_rows, 1)
@@ -31,7 +33,7 @@ def read_rows(path: Path, _kind: str, reading: Reading) -> Iterator[Rows]:
             first = 1
             for batch in file.iter_batches(batch_size=most, columns=sorted(reading.columns)):
                 columns = {name: pa.chunked_array([_take_column(batch, name)]) for name in reading.columns}
-                yield Rows(columns, {}, np.arange(first, first + len(batch)), len(batch))
+                yield Rows(columns, {}, np.arange(first, first + len(batch)), len(batch), class_names)
                 first += len(batch)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: expected a Parquet file, cannot read it: {error}") from error
@@ -73,3 +75,14 @@ def _take_column(batch: pa.RecordBatch, name: str) -> pa.Array:
         return batch.column(name)
     first, *inner = name.split(".")
     return pc.struct_field(batch.column(first), inner)
+
+
+def find_class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...]:
+    """Return the names that the numbers of a column stand for, from the metadata that the library `datasets` writes."""
+    try:
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+        names = feature["names"]
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()

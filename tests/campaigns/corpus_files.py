@@ -5,8 +5,9 @@
 The files are CSV, TSV, JSON lines, JSON arrays and Parquet, plain and packed, in several encodings, with all kinds of
 line ends, separators and quoting, with and without a header, with fields inside objects, unusual characters (U+2028,
 U+0085, combining marks), null and blank values, labels of several types, invalid bytes, rows of the wrong shape and
-quotes that swallow rows. Each row is generated with its expected result: a document with text, label and number, or a rejected
-row with its reason. Block sizes are random. The first difference prints the name of the file and ends the campaign.
+quotes that swallow rows. Each row is generated with its expected result: a document with text, label and number, a
+text without a label, or a rejected row with its reason. Block sizes are random. The first difference prints the name of
+the file and ends the campaign.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline_config.schemas import UNLABELLED as UNLABELLED_TABLE
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.documents import CorpusReader, read_spool
 from tasks.reading import byte_stream
@@ -58,23 +60,25 @@ class Shape(NamedTuple):
     said: dict[str, object]
 
 
+UNLABELLED = "unlabelled"  # no reason to reject: the text is kept apart
 PIECES = ["a", "B c", "caf\u00e9", "e\u0301", "\u2028", "\u0085", "\x0b", "\x0c", "\x1c", ",", "\t", '"', '""', "'", "\n", "\r\n", "\r",
           "NA", "null", "\U0001f600", "\ufeff", "\u200b", "<br />", "\u03a3", "\u4e2d", ";", "\\", "{}", "0", " "]  # fmt: skip
 BLANK = ["", " ", "\t ", "\u00a0", "\u2028"]
-LABELS = ["pos", "neg", "1", "1.0", "null", "NaN", " padded ", "caf\u00e9", "a,b", 'q"q']
+LABELS = {"pos": "pos", "neg": "neg", "1": "1", "1.0": "1", "01": "01", "null": "null", "NaN": "NaN", " padded ": "padded",
+          "caf\u00e9": "caf\u00e9", "cafe\u0301": "caf\u00e9", "p\u200bos": "pos", "neg\u00ad": "neg", "a,b": "a,b",
+          'q"q': 'q"q', "TRUE": "true"}  # fmt: skip
 # a text with one of these after a separator and before a line break looks like a row of the file
-LABELS_LIKE_TEXTS = {"null", "caf\u00e9"}
-JSON_LABELS = [*LABELS, 1, 1.0, 0, 2.5, True, False]
+LABELS_LIKE_TEXTS = {"null", "caf\u00e9", "cafe\u0301"}
+JSON_LABELS = [*LABELS, 1, 1.0, 0, 2.5, True, False, ["pos"]]
 
 
 def label_of(value: object) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else str(value).strip()
-        if isinstance(value, str)
-        else f"{value:g}"
-    )
+    """Return the class that a generated label stands for."""
+    if isinstance(value, list):
+        return label_of(value[0])
+    if isinstance(value, str):
+        return LABELS[value]
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
 def generate_shape(generator: random.Random) -> Shape:
@@ -109,7 +113,7 @@ def generate_shape(generator: random.Random) -> Shape:
 def generate_row(generator: random.Random, shape: Shape, encodable: Callable[[str], bool]) -> Row:
     kind = shape.kind
     text = "x" + "".join(generator.choices([piece for piece in PIECES if encodable(piece)], k=generator.randrange(8)))
-    labels = [label for label in (JSON_LABELS if kind in ("jsonl", "json") else LABELS) if encodable(str(label))]
+    labels = [label for label in (JSON_LABELS if kind in ("jsonl", "json") else list(LABELS)) if encodable(str(label))]
     if shape.quoting == "auto":
         labels = [label for label in labels if label not in LABELS_LIKE_TEXTS]
     label = generator.choice(labels)
@@ -119,7 +123,7 @@ def generate_row(generator: random.Random, shape: Shape, encodable: Callable[[st
     if choice < 0.7:
         return Row(generator.choice([blank for blank in BLANK if encodable(blank)]), label, "empty_text")
     if choice < 0.8:
-        return Row(text, generator.choice(["", "  "] + [None] * (kind in ("jsonl", "json", "parquet"))), "no_label")
+        return Row(text, generator.choice(["", "  "] + [None] * (kind in ("jsonl", "json", "parquet"))), UNLABELLED)
     if kind in ("jsonl", "json"):
         lines = [Row("", "", "not_a_json_object", b'{"text": "cut'), Row("", "", None, b"  ")]
         return generator.choice(
@@ -268,9 +272,11 @@ def check_file(generator: random.Random, path: Path) -> Counter[str]:
         path.write_bytes(pack(serialize(rows, generator, shape), shape))
     config = CorpusConfig(source=str(path), **shape.said)
     reader = CorpusReader(locate_corpus(config), config)
-    reader.read(path.with_name("spool"))
+    unlabelled: list[pa.Table] = [UNLABELLED_TABLE.empty_table()]
+    reader.read(path.with_name("spool"), unlabelled.append)
     rows = [row for row in rows if row.reason or row.raw is None]  # blank lines are not rows
     check_accounts(reader, rows, path)
+    check_unlabelled(pa.concat_tables(unlabelled), rows, path)
     path.unlink()
     counts = Counter(
         {
@@ -305,14 +311,14 @@ def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
     assert reader.rows == len(rows), path
     rejected = pa.concat_tables(reader.rejected)
     assert list(zip(rejected["row"].to_pylist(), rejected["reason"].to_pylist(), strict=True)) == [
-        (number, row.reason) for number, row in enumerate(rows) if row.reason
+        (number, row.reason) for number, row in enumerate(rows) if row.reason not in (None, UNLABELLED)
     ], path
     documents = [
         (number, unicodedata.normalize("NFC", str(row.text)), label_of(row.label))
         for number, row in enumerate(rows)
         if not row.reason
     ]
-    read_back = [tuple(row.values()) for block in read_spool(path.parent / "spool") for row in block.to_pylist()]
+    read_back = [tuple(row.values())[:3] for block in read_spool(path.parent / "spool") for row in block.to_pylist()]
     assert read_back == documents, path
     index = reader.build_index()
     labels = list(reader.labels)
@@ -321,6 +327,15 @@ def check_accounts(reader: CorpusReader, rows: list[Row], path: Path) -> None:
     assert len(set(zip(keys, index.texts.tolist(), strict=True))) == len(set(keys)) == len(set(index.texts.tolist())), (
         path
     )
+
+
+def check_unlabelled(texts: pa.Table, rows: list[Row], path: Path) -> None:
+    """Compare the texts without a label with the generated ones."""
+    assert [tuple(row.values()) for row in texts.to_pylist()] == [
+        (number, unicodedata.normalize("NFC", str(row.text)))
+        for number, row in enumerate(rows)
+        if row.reason == UNLABELLED
+    ], path
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline_config.contracts.reading import Reading
 from tasks.reading import blocks
-from tasks.reading.blocks import BLOCK, parse_label, parse_time
+from tasks.reading.blocks import BLOCK, parse_time
 from tasks.reading.rows import Column, Rows
 
 ROLES = Reading(split_column="split", group_column="group", time_column="time")
@@ -23,34 +24,11 @@ def make_block(columns: dict[str, Column]) -> pa.Table:
 
 
 @pytest.mark.parametrize(
-    ("value", "label"),
-    [
-        (1, "1"),
-        (1.0, "1"),
-        ("1", "1"),
-        ("1.0", "1.0"),
-        (0.5, "0.5"),
-        (-0.0, "0"),
-        (True, "true"),
-        (False, "false"),
-        (" pos ", "pos"),
-        ("null", "null"),
-        ("", None),
-        ("  ", None),
-        (None, None),
-        (float("nan"), None),
-        (float("inf"), "inf"),
-    ],
-)
-def test_a_label_becomes_text(value: object, label: str | None) -> None:
-    assert parse_label(value) == label
-
-
-@pytest.mark.parametrize(
     ("value", "seconds"),
     [
         (5, 5.0),
         (2.5, 2.5),
+        (np.float32(2.5), 2.5),
         ("7", 7.0),
         ("1970-01-02", 86400.0),
         ("1970-01-01T00:00:10", 10.0),

@@ -167,9 +167,9 @@ def test_words_such_as_null_are_texts_and_labels_like_any_other(write: Writer, v
 
 
 def test_labels_of_one_file_are_parsed_by_their_own_types(write: Writer) -> None:
-    values = [1, 1.0, True, "1", "true", 0, False, 0.0, None, "", [1], {"a": 1}]
+    values = [1, 1.0, True, "1", "true", 0, False, 0.0, None, "", [1], []]
     path = write("c.jsonl", "\n".join(json.dumps({"text": "x", "label": value}) for value in values).encode())
-    expected = ["1", "1", "true", "1", "true", "0", "false", "0", None, None, "[1]", "{'a': 1}"]
+    expected = ["1", "1", "true", "1", "true", "0", "false", "0", None, None, "1", None]
     assert [row[1] for row in read(path)] == expected
 
 
