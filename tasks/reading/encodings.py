@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.reading.folders import list_class_files
+from tasks.reading.packed import open_bytes
 
 _SAMPLE_BYTES = 1 << 20
 _COMMON = ("cp1252", "cp1251", "cp932", "gb18030")  # taken before rarer ones that fit as well
@@ -44,7 +45,7 @@ def find_encoding(lines: list[bytes]) -> str | None:
 def _list_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, or of the documents of a folder, that are not ASCII."""
     for file in list_class_files(path).values() if path.is_dir() else [path]:
-        with file.open("rb") as opened:
+        with open_bytes(file) as opened:
             yield from (line for line in opened if not line.isascii())
 
 

@@ -34,7 +34,7 @@ def open_stream(path: Path, encoding: str, block_bytes: int | None = None) -> It
     Raises:
         InputError: the file is damaged or hostile, or not in its encoding. Also raised while the stream is read.
     """
-    with _open_bytes(path) as file:
+    with open_bytes(path) as file:
         yield ByteStream(file, path, encoding, block_bytes)
 
 
@@ -51,7 +51,7 @@ def find_data_name(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _open_bytes(path: Path) -> Iterator[BinaryIO]:
+def open_bytes(path: Path) -> Iterator[BinaryIO]:
     with path.open("rb") as file:
         magic = file.peek(10)
         codec = (

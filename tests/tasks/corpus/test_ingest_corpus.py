@@ -331,7 +331,9 @@ def test_the_profile_has_these_bytes(write: Writer) -> None:
         "rejected_by_class": {"empty_text": {"a": 1}},
         "near_equal_names": {},
         "imbalance": None,
-        "readings": {"csv": Reading().model_dump(mode="json")},
+        "readings": {
+            "csv": Reading(format="csv", separator=",", quoting="standard", encoding="utf-8").model_dump(mode="json")
+        },
         "documents": {"train": {"a": 4, "b": 5}, "validation": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}},
         "characters": {"p0": 1, "p25": 8, "p50": 8, "p75": 8, "p95": 8, "p99": 8, "p100": 8},
         "characters_histogram": [[1, 1], [2, 0], [3, 0], [4, 0], [5, 0], [6, 0], [7, 0], [8, 12]],
