@@ -26,9 +26,9 @@ from pipeline_config.schemas import REPORT_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.batches.bucket_corpus import bucket_corpus
 from tasks.corpus.ingest_corpus import find_corpus, ingest_corpus
-from tasks.corpus.sources import CorpusRef
 from tasks.embeddings.align_embeddings import align_embeddings
 from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier
+from tasks.reading.sources import CorpusRef
 from tasks.registry.register_model import Registration, register_model, require_champion
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers

@@ -98,7 +98,7 @@ def report_tables(outputs: RunOutputs) -> dict[str, list[dict[str, Any]]]:
     """Return the reports of the data stages as tables: classes, findings, padding; with vectors, coverage, misses."""
     profile = outputs.documents.read_model(CorpusProfile)
     padding = outputs.buckets.read_model(PaddingReport)
-    single = ("rows", "left_out", "duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")
+    single = ("rows", "unlabelled", "left_out", "duplicates", "conflicting_labels", "leaked", "near_duplicates_leaked")
     findings = {
         **{name: getattr(profile, name) for name in single},
         **{f"rejected: {reason}": count for reason, count in profile.rejected.items()},

@@ -20,6 +20,7 @@ VECTORS_FILE: Final = "vectors.parquet"
 ODD_LINES_FILE: Final = "odd_lines.parquet"
 DOCUMENTS_FILE: Final = "documents.parquet"
 REJECTED_FILE: Final = "rejected.parquet"
+UNLABELLED_FILE: Final = "unlabelled.parquet"
 PROFILE_FILE: Final = "profile.json"
 DICTIONARY_FILE: Final = "dictionary.parquet"
 SHARD_PATTERN: Final = "tokens-{shard:05d}.arrow"
@@ -49,10 +50,12 @@ REJECTED: Final = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("file", pa.string(), nullable=False),
+        pa.field("line", pa.int64()),  # or row of a table, from 1; null for documents in files of their own
         pa.field("reason", pa.string(), nullable=False),
         pa.field("excerpt", pa.string()),
     ]
 )
+UNLABELLED: Final = pa.schema([*_DOCUMENT, pa.field("text", pa.large_string(), nullable=False)])
 TOKENS: Final = pa.schema(
     [
         *_DOCUMENT,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pipeline_config.contracts.batches import BatchingScheme
+from pipeline_config.contracts.reading import FileFormat, Quoting, Reading
 from pipeline_config.errors import ConfigError
 from pipeline_config.renamed import rename_settings
 
@@ -71,8 +72,27 @@ def _checked(check: Callable[[str], str], value: str, where: str) -> str:
         raise ConfigError(f"{where}: {error}, got {value!r}") from error
 
 
+def _name_separator(value: str) -> str:
+    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if value != "auto" and (len(value) != 1 or not value.isascii() or value in '"\r\n\0'):
+        raise ValueError("should be auto, tab, or one ASCII character that is no quote and no line end")
+    return value
+
+
+def _name_experiment(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,199}", value):
+        proposed = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:200]
+        raise ValueError(
+            "should begin with a lowercase letter or digit and hold only lowercase letters, digits and -, at most 200 "
+            "of them" + (f", such as {proposed}" if proposed else "")
+        )
+    return value
+
+
 Alias = Annotated[str, AfterValidator(_name_alias)]
-Sources = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
+ExperimentName = Annotated[str, AfterValidator(_name_experiment)]
+Separator = Annotated[str, AfterValidator(_name_separator)]
+Names = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
 
 
 class Section(BaseModel):
@@ -92,23 +112,48 @@ class Section(BaseModel):
 class CorpusConfig(Section):
     """`ingest_corpus`: where labelled texts come from and how they are split."""
 
-    unkeyed = frozenset({"source", "validation_source", "test_source"})  # the digest of what they name is in the key
+    # the digest of what they name is in the key
+    unkeyed = frozenset({"source", "validation_source", "test_source", "query"})
 
-    source: Sources | None = Field(
+    source: Names | None = Field(
         None,
         description="file, glob, directory of files, folder with one sub-folder per class, https URL, fsspec URL, "
-        "or package:<distribution>:<path>; or a list of them. A run needs it",
+        "package:<distribution>:<path>, or with query the SQLAlchemy URL of a database; or a list of them. A run "
+        "needs it",
     )
-    validation_source: Sources | None = Field(
+    query: str | None = Field(None, min_length=1, description="SQL that selects the rows of a database")
+    validation_source: Names | None = Field(
         None, description="files of the validation split, named like source; None goes by split_column or draws it"
     )
-    test_source: Sources | None = Field(
+    test_source: Names | None = Field(
         None, description="files of the test split, named like source; None goes by split_column or draws it"
     )
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "folder"] = Field(
-        "auto", description="format of the files; auto goes by the file name extension"
+    format: FileFormat = Field(
+        "auto", description="format of the files; auto goes by the file name extension, packed or not"
     )
-    text_column: str = Field("text", min_length=1, description="name of the column with the text")
+    sheet: str | None = Field(None, min_length=1, description="sheet of an Excel file; None reads the first")
+    text_column: Names = Field(
+        "text",
+        description="name of the column with the text, or a list of such names; data.text is the field text in data",
+    )
+    text_joiner: str = Field("\n", description="what stands between the texts of two columns")
+    separator: Separator = Field(
+        "auto",
+        description="what stands between the fields of CSV and TSV: one character, or auto: the one with which the "
+        "configured columns are found",
+    )
+    quoting: Quoting = Field(
+        "auto",
+        description="quotes in CSV and TSV: standard doubles a quote inside quotes, backslash escapes it, none takes "
+        "quotes as they are; auto is standard, or backslash where only that gives every row its fields, and notices "
+        "quotes that swallow rows",
+    )
+    header: bool = Field(
+        True,
+        description="whether the first row of CSV and TSV names the columns; without it they are column_names, or "
+        "1, 2, 3, ...",
+    )
+    column_names: tuple[str, ...] = Field((), description="names of the columns of files without a header")
     label_column: str = Field("label", min_length=1, description="name of the column with the class")
     split_column: str | None = Field(None, description="column that holds train, validation or test")
     group_column: str | None = Field(
@@ -117,10 +162,15 @@ class CorpusConfig(Section):
     time_column: str | None = Field(
         None, description="column of numbers, dates or ISO 8601 times; the splitter time needs it"
     )
-    encoding: str = Field("utf-8", description="encoding of CSV, TSV, JSONL and text files")
+    encoding: str = Field(
+        "auto", description="encoding of text files; auto goes by their byte order mark, and is UTF-8 without one"
+    )
     label_map: dict[str, str] = Field(default_factory=dict, description="label in the file -> class name")
     min_characters: Positive = Field(
         1, description="reject texts with fewer characters, without surrounding white space"
+    )
+    max_rejected_fraction: Fraction = Field(
+        0.05, description="share of the rows that may be rejected before the corpus is refused"
     )
     max_documents: Positive | None = Field(
         None, description="use at most this many usable rows, evenly spread over the corpus; None uses all"
@@ -148,6 +198,13 @@ class CorpusConfig(Section):
         "stay in one drawn split, and are counted as leaked between given splits; None does not search for them",
     )
 
+    @property
+    def reading(self) -> Reading:
+        """How the files are read."""
+        texts = (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+        names = Reading.model_fields.keys() - {"text_column"}
+        return Reading(text_column=texts, **{name: getattr(self, name) for name in names})
+
     def require_source(self) -> str | tuple[str, ...]:
         """Return the source.
 
@@ -165,6 +222,24 @@ class CorpusConfig(Section):
                 f"validation_fraction + test_fraction leave nothing to train on: "
                 f"{self.validation_fraction} + {self.test_fraction} >= 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tell_columns_apart(self) -> Self:
+        texts = (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+        if self.label_column in texts:
+            raise ValueError(
+                f"text_column and label_column should be different columns, both are {self.label_column!r}"
+            )
+        repeated = sorted({name for name in texts if texts.count(name) > 1})
+        if repeated:
+            raise ValueError(f"text_column should name each column once, it repeats {', '.join(map(repr, repeated))}")
+        return self
+
+    @model_validator(mode="after")
+    def _say_what_to_select(self) -> Self:
+        if self.format == "sql" and self.query is None:
+            raise ValueError("format sql needs query, the SQL that selects the rows")
         return self
 
     @model_validator(mode="after")
@@ -410,8 +485,8 @@ class RegistrationConfig(Section):
 class PipelineConfig(Section):
     """Everything one run depends on."""
 
-    name: str = Field(
-        "custom", pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=200, description="name of the experiment and the model"
+    name: ExperimentName = Field(
+        "custom", description="name of the experiment and the model: lowercase letters, digits and -"
     )
     seed: Seed = Field(0, description="seed of splits, initial weights, batches")
     corpus: CorpusConfig = CorpusConfig()

@@ -37,6 +37,7 @@ def make_scores(
         macro_f1=macro_f1,
         log_loss=log_loss,
         documents=10 * len(labels),
+        absent_classes=(),
         classes=dict.fromkeys(labels, one),
         confusion=confusion,
     )

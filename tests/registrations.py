@@ -7,7 +7,7 @@ from urllib.request import url2pathname
 import pyarrow as pa
 
 from pipeline_config.contracts.evaluation import Metrics
-from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE
+from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, SPLITS
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.register_model import Registration, register_model
 from tasks.store.artifacts import ArtifactRef
@@ -63,10 +63,10 @@ def train_another(toy) -> ArtifactRef:
     )
 
 
-def change_documents(toy, change) -> ArtifactRef:
-    """Commit documents of which `change` has replaced the labels of the test split."""
+def change_documents(toy, change, splits=SPLITS) -> ArtifactRef:
+    """Commit documents of which `change` has replaced the labels, in some splits."""
     rows = [
-        {**row, "label": change(row["label"])} if row["split"] == "test" else row
+        {**row, "label": change(row["label"])} if row["split"] in splits else row
         for row in toy.documents.read_table(DOCUMENTS_FILE).to_pylist()
     ]
     table = pa.Table.from_pylist(rows, schema=DOCUMENTS)

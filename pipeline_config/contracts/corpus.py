@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.contracts.json_file import JsonFile
+from pipeline_config.contracts.reading import Reading
 from pipeline_config.schemas import PROFILE_FILE, Split
 
 
@@ -35,6 +36,17 @@ class LengthPercentiles(BaseModel):
     p100: int
 
 
+class Imbalance(BaseModel):
+    """The largest and the smallest class of the train split, if one is much larger than the other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    largest: str
+    largest_documents: int
+    smallest: str
+    smallest_documents: int
+
+
 class DocumentsProfile(BaseModel):
     """What the documents are like, and what crosses their splits.
 
@@ -47,6 +59,7 @@ class DocumentsProfile(BaseModel):
         leaked: documents that were rejected because a later split has a copy.
         near_duplicates_leaked: held-out documents with a near-duplicate in the train split.
         near_duplicate_pairs: pairs that were found; None if there was no search.
+        imbalance: classes of very different size in the train split.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +72,7 @@ class DocumentsProfile(BaseModel):
     leaked: int
     near_duplicates_leaked: int
     near_duplicate_pairs: int | None
+    imbalance: Imbalance | None
 
     @property
     def labels(self) -> list[str]:
@@ -70,10 +84,14 @@ class CorpusProfile(DocumentsProfile, JsonFile):
     """What is in a corpus: its rows and files, and its documents.
 
     Attributes:
-        rows: all rows of the files: documents, rejected rows and rows left out.
+        rows: all rows of the files: documents, rejected rows, unlabelled texts and rows left out.
+        unlabelled: texts of the train split without a label, in a file of their own.
         left_out: usable rows beyond `corpus.max_documents`.
         files: the files in the order in which they were read.
         rejected: rejected rows by reason.
+        rejected_by_class: rejected rows by reason and class; those without a class are not in it.
+        near_equal_names: name of a class -> larger class with nearly the same name.
+        readings: how the files were read, by format.
         oddities: texts by kind of oddity; kinds that no text has are absent.
         normalization: Unicode normalization form of the texts.
         splitter: how splits were drawn.
@@ -82,9 +100,13 @@ class CorpusProfile(DocumentsProfile, JsonFile):
     file_name: ClassVar[str] = PROFILE_FILE
 
     rows: int
+    unlabelled: int
     left_out: int
     files: tuple[FileRows, ...]
     rejected: dict[str, int]
+    rejected_by_class: dict[str, dict[str, int]]
+    near_equal_names: dict[str, str]
+    readings: dict[str, Reading]
     oddities: dict[str, int]
     normalization: Literal["NFC"]
     splitter: str

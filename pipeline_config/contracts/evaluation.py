@@ -19,24 +19,31 @@ class _Part(BaseModel):
 
 
 class ClassScores(_Part):
-    """Scores of one class; `support` is the number of its documents."""
+    """Scores of one class; `support` is the number of its documents. A class without documents has no scores."""
 
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     support: float
+
+    @classmethod
+    def absent(cls) -> "ClassScores":
+        """Return the scores of a class without documents."""
+        return cls(precision=None, recall=None, f1=None, support=0.0)
 
 
 class Scores(_Part):
     """Scores of one model on one split.
 
-    `classes` are by name. Rows (truth) and columns (prediction) of `confusion` are in the order of the class ids.
+    `classes` are by name. `macro_f1` is the mean over those with documents in the split; `absent_classes` are the
+    others. Rows (truth) and columns (prediction) of `confusion` are in the order of the class ids.
     """
 
     accuracy: float
     macro_f1: float
     log_loss: float
     documents: int
+    absent_classes: tuple[str, ...]
     classes: dict[str, ClassScores]
     confusion: tuple[tuple[int, ...], ...]
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline_config.contracts.corpus import DocumentsProfile, LengthPercentiles
 from pipeline_config.schemas import SPLITS
+from tasks.corpus.classes import find_imbalance
 from tasks.corpus.splitting import TRAIN, DocumentIndex
 from tasks.served.text import largest_bytes, text_bytes
 
@@ -45,8 +46,9 @@ def profile_documents(
     characters: np.ndarray,
     crossing: np.ndarray,
     near: np.ndarray | None,
+    kept: np.ndarray,
 ) -> DocumentsProfile:
-    """Describe documents and their splits, before the copies that cross splits are rejected.
+    """Describe documents and their splits, before those that cannot stay in their split are rejected.
 
     Args:
         index: the N documents.
@@ -55,18 +57,18 @@ def profile_documents(
         characters: int64[N], the lengths of their texts.
         crossing: int8[N], the later split that has a copy, or -1.
         near: int64[pairs, 2], near-duplicates; None if there was no search.
+        kept: bool[N], whether a document stays.
     """
-    kept = crossing < 0
     counts = np.zeros((len(SPLITS), len(labels)), np.int64)
     np.add.at(counts, (split[kept], index.labels[kept]), 1)
     pairs = np.unique(index.texts.astype(np.int64) << 32 | index.labels)
     classes_of_text = np.bincount(pairs >> 32)
     order = sorted(range(len(labels)), key=lambda i: labels[i])
+    documents = {
+        name: {labels[i]: int(counts[code, i]) for i in order if counts[code, i]} for code, name in enumerate(SPLITS)
+    }
     return DocumentsProfile(
-        documents={
-            name: {labels[i]: int(counts[code, i]) for i in order if counts[code, i]}
-            for code, name in enumerate(SPLITS)
-        },
+        documents=documents,
         characters=LengthPercentiles(
             **{f"p{q}": int(np.percentile(characters, q)) for q in (0, 25, 50, 75, 95, 99, 100)}
         ),
@@ -76,6 +78,7 @@ def profile_documents(
         leaked=int((crossing >= 0).sum()),
         near_duplicates_leaked=0 if near is None else _count_near_leaks(split, near),
         near_duplicate_pairs=None if near is None else len(near),
+        imbalance=find_imbalance(documents[SPLITS[TRAIN]]),
     )
 
 

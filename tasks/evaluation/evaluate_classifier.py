@@ -27,7 +27,7 @@ from tasks.store.stage import stage
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
 
-@stage(version=4)
+@stage(version=5)
 def evaluate_classifier(
     output: StageOutput,
     classifier: ArtifactRef,

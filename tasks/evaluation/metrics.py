@@ -10,14 +10,17 @@ from pipeline_config.contracts.evaluation import ClassScores, Scores
 
 
 def score_predictions(label_ids: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return accuracy, macro F1 and log-loss of float64[N, C] probabilities against int[N] class ids."""
+    """Return accuracy, macro F1 and log-loss of float64[N, C] probabilities against int[N] class ids.
+
+    Macro F1 is the mean over the classes that have documents here.
+    """
     from sklearn.metrics import f1_score, log_loss
 
-    classes = range(probabilities.shape[1])
+    classes, present = range(probabilities.shape[1]), np.unique(label_ids)
     predicted = probabilities.argmax(axis=1)
     return {
         "accuracy": float((predicted == label_ids).mean()),
-        "macro_f1": float(f1_score(label_ids, predicted, labels=classes, average="macro", zero_division=0.0)),
+        "macro_f1": float(f1_score(label_ids, predicted, labels=present, average="macro", zero_division=0.0)),
         "log_loss": float(log_loss(label_ids, probabilities, labels=classes)),
     }
 
@@ -37,8 +40,9 @@ def measure(predictions: pa.Table, labels: list[str], split: str) -> Scores:
     return Scores(
         **score_predictions(label_ids, probabilities),
         documents=len(frame),
+        absent_classes=tuple(label for i, label in enumerate(labels) if not (label_ids == i).any()),
         classes={
-            label: ClassScores(**dict(zip(names, map(float, row), strict=True)))
+            label: ClassScores(**dict(zip(names, map(float, row), strict=True))) if row[-1] else ClassScores.absent()
             for label, row in zip(labels, zip(*per_class, strict=True), strict=True)
         },
         confusion=tuple(map(tuple, confusion_matrix(label_ids, predicted, labels=classes).tolist())),

@@ -157,7 +157,7 @@ def render_report(evidence: Evidence, figures: Path) -> str:
         for title, scores in (("LSTM", lstm), ("TF-IDF + logistic regression", baseline))
     ]
     classes = [
-        [label, f"{scores.precision:.3f}", f"{scores.recall:.3f}", f"{scores.f1:.3f}", f"{scores.support:,.0f}"]
+        [label, *map(_show_score, (scores.precision, scores.recall, scores.f1)), f"{scores.support:,.0f}"]
         for label, scores in lstm.classes.items()
     ]
     errors = [
@@ -166,6 +166,7 @@ def render_report(evidence: Evidence, figures: Path) -> str:
     parts = [
         f"<h1>Evaluation on {lstm.documents:,} held-out documents</h1>",
         _table(["model", "accuracy", "macro F1", "log-loss"], models),
+        _name_absent(lstm.absent_classes),
         "<h2>Per class (LSTM)</h2>",
         _table(["class", "precision", "recall", "F1", "documents"], classes),
         *(f"<h2>{title}</h2>{_image(figures / name)}" for name, title in zip(FIGURES, _TITLES, strict=True)),
@@ -192,6 +193,16 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _name_absent(labels: tuple[str, ...]) -> str:
+    """Return a paragraph that names the classes without documents; empty if there are none."""
+    names = ", ".join(map(html.escape, labels))
+    return f"<p>Macro F1 is over the classes with documents in the split. Without any: {names}.</p>" if labels else ""
+
+
+def _show_score(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
 
 
 def _image(path: Path) -> str:

@@ -53,12 +53,15 @@ class OpenedFile(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_packed(path: Path, member: str | None = None) -> Iterator[OpenedFile]:
+def open_packed(
+    path: Path, member: str | None = None, suffixes: tuple[str, ...] = TEXT_SUFFIXES
+) -> Iterator[OpenedFile]:
     """Open a file for reading, decompressed; its first bytes decide whether it is a zip, gzip or plain file.
 
     Args:
         path: a plain, gzip or zip file.
-        member: the wanted member of a zip file; None selects its only `.txt`, `.vec` or `.bin` file.
+        member: the wanted member of a zip file; None selects its only file whose suffix is in `suffixes`.
+        suffixes: suffixes of the member, in lower case.
 
     Raises:
         InputError: the file is damaged, hostile, or not what its suffix says. Also raised while the stream is read.
@@ -70,7 +73,7 @@ def open_packed(path: Path, member: str | None = None) -> Iterator[OpenedFile]:
         if not magic.startswith(expected):
             raise InputError(f"{path}: expected a {path.suffix} file, got one that begins with {file.read(80)!r}")
         if magic == ZIP_MAGIC:
-            found = find_member(read_directory(file, str(path)), str(path), member)
+            found = find_member(read_directory(file, str(path)), str(path), member, suffixes)
             stream = open_member(file, found, f"{path}/{found.name}")
             yield OpenedFile(stream, found.size, f"{path.name}/{found.name}")
         elif magic.startswith(GZIP_MAGIC):
@@ -122,16 +125,18 @@ def read_directory(file: BinaryIO, name: str) -> list[Member]:
     ]
 
 
-def find_member(members: list[Member], name: str, wanted: str | None) -> Member:
-    """Return the member named `wanted`, or with None the only one whose suffix is in `TEXT_SUFFIXES`.
+def find_member(
+    members: list[Member], name: str, wanted: str | None, suffixes: tuple[str, ...] = TEXT_SUFFIXES
+) -> Member:
+    """Return the member named `wanted`, or with None the only one whose suffix is in `suffixes`.
 
     Raises:
         InputError: there is not exactly one such member, or its compression method is not supported.
     """
-    found = [m for m in members if m.name == wanted or (wanted is None and m.name.lower().endswith(TEXT_SUFFIXES))]
+    found = [m for m in members if m.name == wanted or (wanted is None and m.name.lower().endswith(suffixes))]
     if len(found) != 1:
-        names = ", ".join(m.name for m in members if m.name.lower().endswith(TEXT_SUFFIXES)) or "none"
-        expected = f"a member {wanted}" if wanted else f"exactly one {' or '.join(TEXT_SUFFIXES)} file"
+        names = ", ".join(m.name for m in members if m.name.lower().endswith(suffixes)) or "none"
+        expected = f"a member {wanted}" if wanted else f"exactly one {' or '.join(suffixes)} file"
         raise InputError(f"{name}: expected {expected}, got {names}")
     if found[0].method not in _SUPPORTED_METHODS:
         raise InputError(f"{name}/{found[0].name}: compression method {found[0].method} is not supported")

@@ -82,13 +82,13 @@ def _measure_champion(champion: Version, documents: ArtifactRef, config: Pipelin
     test = table.filter(pc.equal(table["split"], "test"))
     truth = test["label"].to_pylist()
     answers = models.load_version(champion)(test["text"].to_pylist())
-    classes, needed = sorted(answers[0]["probabilities"]), sorted(set(truth))
+    classes, needed = sorted(answers[0]["probabilities"]), sorted(set(table["label"].to_pylist()))
     if classes != needed:
         raise UnusableModelError(f"it has the classes {', '.join(classes)}, and the corpus has {', '.join(needed)}")
     predicted = [answer["label"] for answer in answers]
     if metric == "accuracy":
         return float(accuracy_score(truth, predicted))
-    return float(f1_score(truth, predicted, average="macro", zero_division=0.0))
+    return float(f1_score(truth, predicted, labels=sorted(set(truth)), average="macro", zero_division=0.0))
 
 
 def _read_score(champion: Version, tag: str) -> float:

@@ -448,7 +448,7 @@ def compare_formats(files: list[str]) -> None:
     import pyarrow.json
 
     from pipeline_config.settings import CorpusConfig
-    from tasks.corpus.formats import read_blocks
+    from tasks.reading.formats import read_blocks
 
     table = pq.read_table(files[0], columns=["text", "label"])
     rows = list(zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True))
@@ -460,10 +460,10 @@ def compare_formats(files: list[str]) -> None:
         config = CorpusConfig(source=folder)
         parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
         ways: dict[str, Callable[[], Any]] = {
-            "CSV, gloveflow": lambda: list(read_blocks(as_csv, "csv", config)),
+            "CSV, gloveflow": lambda: list(read_blocks(as_csv, "csv", config.reading)),
             "CSV, Python's csv.reader": lambda: list(csv.reader(io.StringIO(as_csv.read_text(), newline=""))),
             "CSV, pyarrow.csv": lambda: pyarrow.csv.read_csv(as_csv, parse_options=parse),
-            "JSON lines, gloveflow": lambda: list(read_blocks(as_json, "jsonl", config)),
+            "JSON lines, gloveflow": lambda: list(read_blocks(as_json, "jsonl", config.reading)),
             "JSON lines, json.loads": lambda: [json.loads(line) for line in as_json.read_text().split("\n")[:-1]],
             "JSON lines, pyarrow.json": lambda: pyarrow.json.read_json(as_json),
         }

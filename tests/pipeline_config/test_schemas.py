@@ -5,7 +5,8 @@ from pipeline_config import schemas
 
 TABLES = {
     "documents": (schemas.DOCUMENTS, ["doc_id", "text", "label", "split"]),
-    "rejected": (schemas.REJECTED, ["row", "file", "reason", "excerpt"]),
+    "rejected": (schemas.REJECTED, ["row", "file", "line", "reason", "excerpt"]),
+    "unlabelled": (schemas.UNLABELLED, ["doc_id", "text"]),
     "tokens": (schemas.TOKENS, ["doc_id", "label", "split", "length", "codes"]),
     "dictionary": (
         schemas.DICTIONARY,
@@ -43,10 +44,10 @@ def test_table_has_the_promised_columns_in_order(table):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_only_the_excerpt_of_a_rejected_row_may_be_null(table):
+def test_only_line_and_excerpt_of_a_rejected_row_may_be_null(table):
     schema, _ = TABLES[table]
     nullable = [field.name for field in schema if field.nullable]
-    assert nullable == (["excerpt"] if table == "rejected" else [])
+    assert nullable == (["line", "excerpt"] if table == "rejected" else [])
 
 
 @pytest.mark.parametrize(

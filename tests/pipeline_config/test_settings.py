@@ -73,7 +73,14 @@ def test_every_field_says_what_it_is(section):
     [
         (PipelineConfig, "seed", -1, "greater than or equal to 0"),
         (PipelineConfig, "seed", 2**32, "less than 4294967296"),
-        (PipelineConfig, "name", "BBC News", "should match pattern"),
+        (
+            PipelineConfig,
+            "name",
+            "BBC News",
+            "hold only lowercase letters, digits and -, at most 200 of them, such as bbc-news",
+        ),
+        (PipelineConfig, "name", "hate_speech", "such as hate-speech"),
+        (CorpusConfig, "format", "xls", "'csv', 'tsv', 'json', 'jsonl', 'parquet', 'xlsx', 'sql' or 'folder'"),
         (CorpusConfig, "source", "", "at least 1 character"),
         (CorpusConfig, "source", [], "at least 1 character"),
         (CorpusConfig, "test_source", ["a.csv", ""], "at least 1 character"),
@@ -92,7 +99,7 @@ def test_every_field_says_what_it_is(section):
         (TrainingConfig, "learning_rate", float("nan"), "finite number"),
         (TrainingConfig, "weight_decay", float("inf"), "finite number"),
         (TrainingConfig, "clip_norm", 0, "greater than 0"),
-        (PipelineConfig, "name", "a" * 201, "at most 200 characters"),
+        (PipelineConfig, "name", "a" * 201, "at most 200 of them"),
         *((RegistrationConfig, "alias", alias, "begin with a lowercase letter") for alias in BAD_ALIASES),
         (RegistrationConfig, "challenger_alias", "", "begin with a lowercase letter"),
         *(

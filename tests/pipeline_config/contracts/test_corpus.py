@@ -6,13 +6,19 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.reading import Reading
 from tasks.store.output import StageOutput
 
 CONTENT = {
     "rows": 12,
+    "unlabelled": 2,
     "left_out": 1,
     "files": [{"name": "c.csv", "first_row": 0, "rows": 12}],
     "rejected": {"empty_text": 1},
+    "rejected_by_class": {"empty_text": {"a": 1}},
+    "near_equal_names": {"A": "a"},
+    "readings": {"csv": Reading(text_column=("subject", "body")).model_dump(mode="json")},
+    "imbalance": {"largest": "a", "largest_documents": 30, "smallest": "b", "smallest_documents": 3},
     "documents": {"train": {"b": 4, "a": 3}, "validation": {"a": 1}, "test": {"c\u00e9": 2}},
     "characters": {"p0": 1, "p25": 2, "p50": 3, "p75": 4, "p95": 5, "p99": 6, "p100": 7},
     "characters_histogram": [[1, 4], [3, 6]],

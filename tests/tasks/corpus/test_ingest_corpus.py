@@ -9,21 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.corpus.byte_stream
+import tasks.reading.byte_stream
 from pipeline_config.contracts.corpus import CorpusProfile, FileRows
+from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
-from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE
+from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PROFILE_FILE, REJECTED, REJECTED_FILE, UNLABELLED_FILE
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.hashing import hash_texts
 from tasks.corpus.ingest_corpus import ingest_corpus
-from tasks.corpus.sources import locate_corpus
+from tasks.reading.sources import locate_corpus
 from tasks.store.artifacts import ArtifactRef
 
 Writer = Callable[[str, bytes], Path]
 
 
 def config_of(source: object, **options: object) -> CorpusConfig:
-    return CorpusConfig(source=str(source), **{"min_class_documents": 3, **options})
+    return CorpusConfig(source=str(source), **{"min_class_documents": 3, "max_rejected_fraction": 1.0, **options})
 
 
 def ingest(source: object, *, seed: int = 0, **options: object) -> ArtifactRef:
@@ -84,7 +85,7 @@ def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> N
         ("c.csv", b"\n\n", "expected a column 'text', got no header"),
         ("c.csv", b"one,a\ntwo,b\n", "expected a column 'text', got columns 'one', 'a'"),
         ("c.csv", b"text,class\none,a\n", "expected a column 'label', got columns 'text', 'class'"),
-        ("c.tsv", b"text,label\none,a\n", "expected a column 'text', got columns 'text,label'"),
+        ("c.tsv", b"title,label\none,a\n", "expected a column 'text', got columns 'title', 'label'"),
         (
             "c.csv",
             b"text,label\n",
@@ -100,7 +101,7 @@ def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> N
         (
             "c.csv",
             b"text,label\n,a\n ,b\nx,\n",
-            "expected at least two classes with documents, got none after rejecting 3 rows (2 empty_text, 1 no_label)",
+            "expected at least two classes with documents, got none after rejecting 2 rows (2 empty_text)",
         ),
         (
             "c.csv",
@@ -182,10 +183,10 @@ def test_max_documents_beyond_the_corpus_leaves_nothing_out(write: Writer, most:
 
 def test_small_classes_can_be_rejected_row_by_row(write: Writer) -> None:
     long = "x" * 100
-    content = f"text,label\n{long},c\n".encode() + csv_of({"a": 5, "b": 5})[11:] + b"second,c\nno label,\n"
+    content = f"text,label\n{long},c\n".encode() + csv_of({"a": 5, "b": 5})[11:] + b"second,c\n ,b\n"
     reference = ingest(write("c.csv", content), small_classes="reject")
     assert set(reference.read_table(DOCUMENTS_FILE)["label"].to_pylist()) == {"a", "b"}
-    assert rejected(reference) == [(0, "small_class"), (11, "small_class"), (12, "no_label")]
+    assert rejected(reference) == [(0, "small_class"), (11, "small_class"), (12, "empty_text")]
     assert reference.read_table(REJECTED_FILE)["excerpt"][0].as_py() == "x" * 80
 
 
@@ -323,9 +324,16 @@ def test_the_profile_has_these_bytes(write: Writer) -> None:
     reference = ingest(write("c.csv", content), max_documents=13, near_duplicates=0.9)
     expected = {
         "rows": 15,
+        "unlabelled": 0,
         "left_out": 1,
         "files": [{"name": "c.csv", "first_row": 0, "rows": 15}],
         "rejected": {"empty_text": 1},
+        "rejected_by_class": {"empty_text": {"a": 1}},
+        "near_equal_names": {},
+        "imbalance": None,
+        "readings": {
+            "csv": Reading(format="csv", separator=",", quoting="standard", encoding="utf-8").model_dump(mode="json")
+        },
         "documents": {"train": {"a": 4, "b": 5}, "validation": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}},
         "characters": {"p0": 1, "p25": 8, "p50": 8, "p75": 8, "p95": 8, "p99": 8, "p100": 8},
         "characters_histogram": [[1, 1], [2, 0], [3, 0], [4, 0], [5, 0], [6, 0], [7, 0], [8, 12]],
@@ -351,7 +359,7 @@ def test_the_output_does_not_depend_on_the_block_size(
     tables = [whole.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)]
     profile = whole.read_model(CorpusProfile)
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(path.parent / "other"))
-    monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(tasks.reading.byte_stream, "BLOCK_BYTES", block_bytes)
     parts = ingest(path, splitter="time", time_column="time")
     assert [parts.read_table(name) for name in (DOCUMENTS_FILE, REJECTED_FILE)] == tables
     assert parts.read_model(CorpusProfile) == profile
@@ -364,10 +372,12 @@ def test_every_row_is_a_document_rejected_or_left_out(write: Writer) -> None:
     documents, rejected = reference.read_table(DOCUMENTS_FILE), reference.read_table(REJECTED_FILE)
     profile = reference.read_model(CorpusProfile)
     assert profile.rows == 35
-    assert len(documents) + len(rejected) + profile.left_out == 35
+    assert profile.unlabelled == len(reference.read_table(UNLABELLED_FILE)) == 1
+    assert len(documents) + len(rejected) + profile.unlabelled + profile.left_out == 35
     assert rejected["row"].to_pylist() == sorted(rejected["row"].to_pylist())
     facts = reference.facts
-    assert facts["documents"] + facts["rows_rejected"] + facts["rows_left_out"] == facts["rows"] == 35
+    assert sum(facts[name] for name in ("documents", "rows_rejected", "rows_unlabelled", "rows_left_out")) == 35
+    assert facts["rows"] == 35
     assert facts["classes"] == 2
 
 
@@ -377,7 +387,7 @@ def test_documents_and_rejected_rows_have_the_promised_schemas(write: Writer) ->
     assert (documents.schema, rejected.schema) == (DOCUMENTS, REJECTED)
     assert documents["doc_id"].to_pylist() == list(range(10))
     assert documents["text"].to_pylist()[:2] == ["b text 0", "b text 1"]
-    assert rejected.to_pylist() == [{"row": 10, "file": "c.csv", "reason": "empty_text", "excerpt": ""}]
+    assert rejected.to_pylist() == [{"row": 10, "file": "c.csv", "line": 12, "reason": "empty_text", "excerpt": ""}]
     assert reference.read_model(CorpusProfile).normalization == "NFC"
 
 

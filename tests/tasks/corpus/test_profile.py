@@ -21,6 +21,7 @@ def test_the_profile_counts_classes_lengths_copies_conflicts_and_leaks() -> None
         characters=np.array([3, 3, 5, 5, 5, 6]),
         crossing=find_crossing(texts, split),
         near=np.array([[0, 5], [2, 4], [1, 5], [3, 2], [1, 2], [0, 2]]),
+        kept=find_crossing(texts, split) < 0,
     )
     assert profile.model_dump(mode="json") == {
         # without the copies in train and validation of texts in the test
@@ -32,6 +33,7 @@ def test_the_profile_counts_classes_lengths_copies_conflicts_and_leaks() -> None
         "leaked": 3,  # "one" in train and validation, "three" in train
         "near_duplicates_leaked": 4,  # documents 5, 4 and 1 of the test, 3 of the validation
         "near_duplicate_pairs": 6,
+        "imbalance": None,
     }
 
 

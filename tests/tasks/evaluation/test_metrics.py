@@ -25,9 +25,9 @@ class TestScorePredictions:
         # predicted 0, 1, 0, 1: classes 0 and 1 have precision 1/2 and recall 1
         assert score_predictions(label_ids, probabilities)["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
 
-    def test_a_class_without_documents_counts_zero_and_may_be_absent(self):
+    def test_a_class_without_documents_does_not_count(self):
         scored = score_predictions(np.array([0, 1]), np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]]))
-        assert scored == pytest.approx({"accuracy": 1.0, "macro_f1": 2 / 3, "log_loss": -math.log(0.8)})
+        assert scored == pytest.approx({"accuracy": 1.0, "macro_f1": 1.0, "log_loss": -math.log(0.8)})
 
     def test_one_document_is_scored(self):
         scored = score_predictions(np.array([1]), np.array([[0.75, 0.25]]))
@@ -62,6 +62,17 @@ class TestMeasure:
         scores = measure(PREDICTIONS, LABELS, "validation")
         assert (scores.documents, scores.accuracy) == (1, 1.0)
         assert scores.confusion == ((0, 0, 0), (0, 0, 0), (0, 0, 1))
+
+    def test_classes_without_documents_are_named_and_have_no_scores(self):
+        scores = measure(PREDICTIONS, LABELS, "validation")
+        assert scores.absent_classes == ("a", "b")
+        assert scores.macro_f1 == 1.0
+        assert dict(scores.classes["a"]) == {"precision": None, "recall": None, "f1": None, "support": 0.0}
+        assert measure(PREDICTIONS, LABELS, "test").absent_classes == ()
+
+    def test_a_document_predicted_as_an_absent_class_costs_its_own_class(self):
+        predictions = make_predictions([(1, "test", "a", [0.2, 0.8]), (2, "test", "a", [0.9, 0.1])], ["a", "b"])
+        assert measure(predictions, ["a", "b"], "test").macro_f1 == pytest.approx(2 / 3)
 
     def test_columns_are_found_by_name_not_by_position(self):
         mirrored = make_predictions([(1, "test", "a", [0.1, 0.9])], ["b", "a"])

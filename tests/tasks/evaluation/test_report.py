@@ -37,6 +37,7 @@ def score_both(labels: list[str], confusion: list[list[int]]) -> ModelScores:
         macro_f1=0.41234,
         log_loss=1.23456,
         documents=sum(map(sum, confusion)),
+        absent_classes=(),
         classes=classes,
         confusion=confusion,
     )
@@ -104,6 +105,16 @@ class TestPage:
             "1.2346",
         ]
         assert cells(page)[8:13] == ["bad", "0.125", "0.250", "0.375", "4"]
+
+    def test_it_names_classes_without_documents_and_gives_them_no_scores(self, tmp_path):
+        evidence = make_evidence(["bad", "<b>"])
+        lstm = evidence.scores.lstm
+        classes = lstm.classes | {"<b>": ClassScores.absent()}
+        scores = lstm.model_copy(update={"absent_classes": ("<b>",), "classes": classes})
+        page = render(evidence._replace(scores=ModelScores(lstm=scores, baseline=lstm)), tmp_path)
+        assert "Macro F1 is over the classes with documents in the split. Without any: &lt;b&gt;." in page
+        assert cells(page)[13:18] == ["&lt;b&gt;", "", "", "", "0"]
+        assert "Without any" not in render(make_evidence(), tmp_path)
 
     def test_it_shows_confident_errors(self, tmp_path):
         assert cells(render(make_evidence(), tmp_path))[-4:] == ["good", "bad", "0.988", "not so bad"]

@@ -111,6 +111,16 @@ class TestChampionOnNewDocuments:
         assert pass_gate("2", score=score + 1e-9, documents=documents, config=config)[0]
         assert not pass_gate("2", score=score - 1e-9, documents=documents, config=config)[0]
 
+    def test_a_class_without_test_documents_does_not_count(self, registered):
+        documents = change_documents(registered, lambda label: {"food": "sport"}.get(label, label), ["test"])
+        test = [row for row in documents.read_table(DOCUMENTS_FILE).to_pylist() if row["split"] == "test"]
+        truth = [row["label"] for row in test]
+        answers = load_model(MODEL, "champion")([row["text"] for row in test])
+        present = ["météo", "sport"]
+        score = f1_score(truth, [answer["label"] for answer in answers], labels=present, average="macro")
+        assert pass_gate("2", score=score + 1e-9, documents=documents, config=registered.config)[0]
+        assert not pass_gate("2", score=score - 1e-9, documents=documents, config=registered.config)[0]
+
     def test_one_with_other_classes_stays(self, registered):
         documents = change_documents(registered, lambda label: {"food": "cuisine"}.get(label, label))
         assert pass_gate("2", score=1.0, documents=documents, config=registered.config)[:2] == (

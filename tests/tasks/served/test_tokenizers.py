@@ -13,8 +13,8 @@ import pytest
 from torchtext.data import get_tokenizer
 
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.formats import read_blocks
-from tasks.corpus.sources import locate_corpus
+from tasks.reading.formats import read_blocks
+from tasks.reading.sources import locate_corpus
 from tasks.served import tokenizers
 from tasks.served.text import TEXT, TOKEN_LISTS, normalize_text, normalize_texts
 from tasks.served.tokenizers import (
@@ -107,7 +107,7 @@ def test_every_document_of_the_packaged_corpora_gives_the_tokens_of_the_referenc
 ) -> None:
     config = CorpusConfig(source=f"package:{source}", label_column=column, encoding="latin-1")
     documents = 0
-    for block in read_blocks(Path(locate_corpus(config).files[0].path), kind, config):
+    for block in read_blocks(Path(locate_corpus(config).files[0].path), kind, config.reading):
         texts = normalize_texts(block["text"].combine_chunks())
         assert basic_english(texts).to_pylist() == [REFERENCES["basic_english"](text) for text in texts.to_pylist()]
         documents += len(texts)

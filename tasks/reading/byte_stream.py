@@ -5,7 +5,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from pipeline_config.errors import InputError
 
@@ -13,6 +13,12 @@ BLOCK_BYTES = 8 << 20
 MAX_ROW_BYTES = 256 << 20  # a longer row is refused: most likely a quote is not closed
 _LINE = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MARKS = {  # in this order, since one begins with another
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 class ByteStream:
@@ -24,25 +30,34 @@ class ByteStream:
     Attributes:
         buffer: bytes read from the file; those before `start` are taken.
         start: position in `buffer` of the next byte.
+        line: number of the line, from 1, that the next byte is in.
+        encoding: the encoding of the file; instead of auto the one that was found.
 
     Raises:
         InputError: there is no such encoding, or the file is not in it.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, encoding: str) -> None:
+    def __init__(self, file: BinaryIO, path: Path, encoding: str, block_bytes: int | None = None) -> None:
+        if not isinstance(file, io.BufferedReader):
+            file = io.BufferedReader(cast(io.RawIOBase, file))
+        if encoding == "auto":
+            first = file.peek(4)
+            encoding = next((name for mark, name in _MARKS.items() if first.startswith(mark)), "utf-8")
         self.path, self.encoding = path, encoding
+        self._block_bytes = block_bytes or BLOCK_BYTES
         self._read: Callable[[int], bytes] = file.read
         if _find_codec(encoding) not in ("utf-8", "utf-8-sig"):
             text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
             self._read = lambda size: text.read(size).encode("utf-8", "surrogatepass")
-        self.buffer = self._fetch(BLOCK_BYTES)
+        self.buffer = self._fetch(self._block_bytes)
         self.start = len(_BYTE_ORDER_MARK) if self.buffer.startswith(_BYTE_ORDER_MARK) else 0
+        self.line = 1
 
     def fill(self, size: int) -> bool:
         """Buffer at least `size` bytes that are not taken, and return whether the file has so many."""
         parts = [self.buffer[self.start :]]
         have = len(parts[0])
-        while have < size and (more := self._fetch(BLOCK_BYTES)):
+        while have < size and (more := self._fetch(self._block_bytes)):
             parts.append(more)
             have += len(more)
         if len(parts) > 1:
@@ -50,9 +65,10 @@ class ByteStream:
         return have >= size
 
     def take(self, size: int) -> bytes:
-        """Return the next bytes of the buffer, at most `size`."""
+        r"""Return the next bytes of the buffer, at most `size`; their lines end at `\n`."""
         taken = self.buffer[self.start : self.start + size]
         self.start += len(taken)
+        self.line += taken.count(b"\n")
         return taken
 
     def lines(self) -> Iterator[str]:
@@ -65,14 +81,16 @@ class ByteStream:
             if self.start == len(self.buffer):
                 return
             end = len(self.buffer) if found is None else found.end()
-            yield self.take(end - self.start).decode("utf-8", "surrogateescape")
+            line = self.buffer[self.start : end]
+            self.start, self.line = end, self.line + 1
+            yield line.decode("utf-8", "surrogateescape")
 
     def _grow(self) -> bool:
         """Buffer one more block, and return whether there was anything left to read."""
         ahead = len(self.buffer) - self.start
         if ahead > MAX_ROW_BYTES:
             raise InputError(f"{self.path}: expected lines, got {ahead:,} bytes without an end of line")
-        return self.fill(ahead + BLOCK_BYTES) or len(self.buffer) - self.start > ahead
+        return self.fill(ahead + self._block_bytes) or len(self.buffer) - self.start > ahead
 
     def _fetch(self, size: int) -> bytes:
         try:

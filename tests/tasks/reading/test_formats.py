@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tasks.corpus.byte_stream
-import tasks.corpus.formats
+import tasks.reading.byte_stream
+import tasks.reading.delimited
 from pipeline_config.errors import InputError
 from pipeline_config.settings import CorpusConfig
-from tasks.corpus.blocks import BLOCK
-from tasks.corpus.formats import read_blocks
+from tasks.reading.blocks import BLOCK
+from tasks.reading.formats import read_blocks
 
 Writer = Callable[[str, bytes], Path]
 
@@ -25,7 +25,7 @@ Writer = Callable[[str, bytes], Path]
 def blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test with blocks of the usual size, and with blocks of a few rows."""
     if request.param:
-        monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", request.param)
+        monkeypatch.setattr(tasks.reading.byte_stream, "BLOCK_BYTES", request.param)
 
 
 pytestmark = pytest.mark.usefixtures("blocks")
@@ -39,7 +39,7 @@ def kind_of(path: Path, wanted: str) -> str:
 def read(path: Path, **options: object) -> list[tuple[object, ...]]:
     """Return text and label of every row, and the problem of an unreadable one."""
     config = CorpusConfig(source=str(path), **options)
-    table = pa.concat_tables([BLOCK.empty_table(), *read_blocks(path, kind_of(path, config.format), config)])
+    table = pa.concat_tables([BLOCK.empty_table(), *read_blocks(path, kind_of(path, config.format), config.reading)])
     assert table.schema == BLOCK
     rows = zip(*(table[name].to_pylist() for name in ("text", "label", "problem")), strict=True)
     return [row if row[2] else row[:2] for row in rows]
@@ -167,9 +167,9 @@ def test_words_such_as_null_are_texts_and_labels_like_any_other(write: Writer, v
 
 
 def test_labels_of_one_file_are_parsed_by_their_own_types(write: Writer) -> None:
-    values = [1, 1.0, True, "1", "true", 0, False, 0.0, None, "", [1], {"a": 1}]
+    values = [1, 1.0, True, "1", "true", 0, False, 0.0, None, "", [1], []]
     path = write("c.jsonl", "\n".join(json.dumps({"text": "x", "label": value}) for value in values).encode())
-    expected = ["1", "1", "true", "1", "true", "0", "false", "0", None, None, "[1]", "{'a': 1}"]
+    expected = ["1", "1", "true", "1", "true", "0", "false", "0", None, None, "1", None]
     assert [row[1] for row in read(path)] == expected
 
 
@@ -194,7 +194,7 @@ def test_parquet_labels_of_any_type_become_text(
 def test_split_group_and_time_come_from_their_columns(write: Writer) -> None:
     path = write("c.csv", b"text,label,part,author,day\nx,a,train,9,1970-01-02\ny,b,,,never\n")
     config = CorpusConfig(source=str(path), split_column="part", group_column="author", time_column="day")
-    table = pa.concat_tables(read_blocks(path, "csv", config))
+    table = pa.concat_tables(read_blocks(path, "csv", config.reading))
     assert table.select(["split", "group", "time"]).to_pylist() == [
         {"split": "train", "group": "9", "time": 86400.0},
         {"split": None, "group": None, "time": None},
@@ -246,12 +246,29 @@ def test_lines_that_are_not_json_objects_get_their_problem(write: Writer) -> Non
     ]
 
 
-def test_parquet_texts_that_are_not_strings_get_their_problem(tmp_path: Path) -> None:
-    for name, column in (("null", ["x", None]), ("number", [1, 2]), ("bytes", [b"x", b"y"])):
-        pq.write_table(pa.table({"text": column, "label": ["a", "b"]}), tmp_path / f"{name}.parquet")
+def test_a_null_text_of_parquet_stays_null(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x", None], "label": ["a", "b"]}), tmp_path / "null.parquet")
     assert read(tmp_path / "null.parquet") == [("x", "a"), (None, "b")]
-    assert [row[2] for row in read(tmp_path / "number.parquet")] == ["text_is_no_string"] * 2
-    assert [row[2] for row in read(tmp_path / "bytes.parquet")] == ["text_is_no_string"] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "got"),
+    [
+        ([1, 2], "int64"),
+        ([b"x", b"y"], "binary"),
+        ([["x"], ["y"]], "list<element: string>"),
+        (
+            [{"subject": "x", "body": "y"}, None],
+            "struct<subject: string, body: string>; its fields are 'text.subject', 'text.body'",
+        ),
+    ],
+)
+def test_a_text_column_of_parquet_that_holds_no_texts_is_refused(
+    tmp_path: Path, values: list[object], got: str
+) -> None:
+    path = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"text": values, "label": ["a", "b"]}), path)
+    assert refused(path) == f"{path}: expected texts in the column 'text' (corpus.text_column), got {got}"
 
 
 def test_a_parquet_text_that_is_not_utf_8_is_undecodable(tmp_path: Path) -> None:
@@ -263,9 +280,9 @@ def test_a_parquet_text_that_is_not_utf_8_is_undecodable(tmp_path: Path) -> None
 def test_memory_does_not_hold_a_row_group_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [random.Random(i).randbytes(500).hex() for i in range(16_000)]
     pq.write_table(pa.table({"text": texts, "label": ["a", "b"] * 8_000}), tmp_path / "c.parquet", compression="none")
-    monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(tasks.reading.byte_stream, "BLOCK_BYTES", 1 << 20)
     config, rows, before = CorpusConfig(source="c.parquet"), 0, pa.total_allocated_bytes()
-    for block in read_blocks(tmp_path / "c.parquet", "parquet", config):
+    for block in read_blocks(tmp_path / "c.parquet", "parquet", config.reading):
         rows += len(block)
         assert pa.total_allocated_bytes() - before < 8 << 20, "of 16 MiB"
     assert rows == len(texts)
@@ -277,15 +294,15 @@ def test_an_unclosed_quote_makes_one_row_of_everything_after_it(write: Writer) -
 
 
 def test_an_unclosed_quote_with_too_much_after_it_is_refused(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.corpus.byte_stream, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(tasks.reading.byte_stream, "MAX_ROW_BYTES", 1000)
     path = write("c.csv", b'text,label\none,a\n"two,b\n' + b"three,a\n" * 1000)
     assert refused(path).endswith("is a quote not closed?")
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.csv"])
 def test_a_line_without_an_end_is_refused(write: Writer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(tasks.corpus.byte_stream, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(tasks.reading.byte_stream, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(tasks.reading.byte_stream, "MAX_ROW_BYTES", 1000)
     assert "without an end of line" in refused(write(name, b"text,label\n" + b"x" * 10_000))
 
 
@@ -327,7 +344,7 @@ def python_rows(content: bytes) -> list[tuple[object, ...]]:
 def test_an_odd_row_between_regular_ones_is_what_python_reads(write: Writer, odd: bytes) -> None:
     regular = b'one,a\n"two, 2",b\n'
     content = b"text,label\n" + regular + odd + regular
-    assert read(write("c.csv", content)) == python_rows(content)
+    assert read(write("c.csv", content), quoting="standard") == python_rows(content)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -350,14 +367,74 @@ def test_random_rows_are_what_python_reads(write: Writer, seed: int) -> None:
     for _ in range(20):
         likely = generator.sample(pieces, 6)
         content = b"text,label\n" + b"".join(generator.choices(likely, k=generator.randrange(60)))
-        assert read(write("c.csv", content)) == python_rows(content)
+        assert read(write("c.csv", content), quoting="standard") == python_rows(content)
 
 
 def test_regular_rows_go_through_the_fast_parser(write: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> pa.Table:
         raise AssertionError("the careful parser was used")
 
-    monkeypatch.setattr(tasks.corpus.formats, "_parse_carefully", forbidden)
-    monkeypatch.setattr(tasks.corpus.byte_stream, "BLOCK_BYTES", 8 << 20)
+    monkeypatch.setattr(tasks.reading.delimited, "_parse_carefully", forbidden)
+    monkeypatch.setattr(tasks.reading.byte_stream, "BLOCK_BYTES", 8 << 20)
     path = write("c.csv", b'text,label\r\n"one, ""1""",a\r\n"two\nlines",b\r\nthree,c\r\n')
     assert read(path) == [('one, "1"', "a"), ("two\nlines", "b"), ("three", "c")]
+
+
+# lines, and texts of several columns
+
+
+def lines(path: Path, **options: object) -> list[int]:
+    """Return the line at which each row begins."""
+    config = CorpusConfig(source=str(path), **options)
+    blocks = read_blocks(path, kind_of(path, config.format), config.reading)
+    return [line for block in blocks for line in block["line"].to_pylist()]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_every_row_of_csv_has_the_line_at_which_it_begins(write: Writer, end: bytes) -> None:
+    rows = [b"text,label", b"one,a", b"", b'"two', b"", b'lines",b', b"only one field", b"four,a", b"", b"five,b"]
+    assert lines(write("c.csv", end.join(rows))) == [2, 4, 7, 8, 10]
+
+
+def test_every_row_of_json_lines_has_its_line(write: Writer) -> None:
+    row = b'{"text": "x", "label": "a"}\n'
+    assert lines(write("c.jsonl", row + b"\n" + row + b"[]\n  \n" + row)) == [1, 3, 4, 6]
+
+
+def test_every_row_of_a_table_has_its_number(tmp_path: Path) -> None:
+    pq.write_table(pa.table(COLUMNS), tmp_path / "c.parquet", row_group_size=3)
+    assert lines(tmp_path / "c.parquet") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.jsonl", "c.parquet"])
+def test_the_texts_of_several_columns_are_joined_in_their_order_without_blank_ones(write: Writer, name: str) -> None:
+    columns = {"body": ["b1", "", "b3", " "], "label": ["a", "b", "a", "b"], "subject": ["s1", "s2", " ", ""]}
+    path = write(name, b"")
+    if name == "c.parquet":
+        pq.write_table(pa.table(columns), path)
+    elif name == "c.jsonl":
+        path.write_text(
+            "\n".join(json.dumps(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True))
+        )
+    else:
+        rows = [columns, *zip(*columns.values(), strict=True)]
+        path.write_text("\n".join(",".join(row) for row in rows))
+    read_as = {"text_column": ("subject", "body"), "text_joiner": " | "}
+    assert read(path, **read_as) == [("s1 | b1", "a"), ("s2", "b"), ("b3", "a"), (None, "b")]
+
+
+def test_columns_without_a_header_have_the_given_names_or_their_numbers(write: Writer) -> None:
+    path = write("c.csv", b'a,7,"one\nline"\nb,8,two\n')
+    rows = [("one\nline", "a"), ("two", "b")]
+    assert read(path, header=False, text_column="3", label_column="1") == rows
+    assert read(path, header=False, column_names=["label", "id", "text"]) == rows
+
+
+def test_a_separator_can_be_set(write: Writer) -> None:
+    assert read(write("c.csv", b"label;text\na;one, two\n"), separator=";") == [("one, two", "a")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_an_encoding_is_found_by_its_byte_order_mark(write: Writer, encoding: str) -> None:
+    path = write("c.csv", "text,label\ncaf\u00e9,a\n".encode(encoding))
+    assert read(path) == [("caf\u00e9", "a")]

@@ -4,34 +4,23 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.corpus.blocks import BLOCK, convert_block, make_block, parse_label, parse_time
+from pipeline_config.contracts.reading import Reading
+from tasks.reading import blocks
+from tasks.reading.blocks import BLOCK, parse_time
+from tasks.reading.rows import Column, Rows
+
+ROLES = Reading(split_column="split", group_column="group", time_column="time")
 
 
-@pytest.mark.parametrize(
-    ("value", "label"),
-    [
-        (1, "1"),
-        (1.0, "1"),
-        ("1", "1"),
-        ("1.0", "1.0"),
-        (0.5, "0.5"),
-        (-0.0, "0"),
-        (True, "true"),
-        (False, "false"),
-        (" pos ", "pos"),
-        ("null", "null"),
-        ("", None),
-        ("  ", None),
-        (None, None),
-        (float("nan"), None),
-        (float("inf"), "inf"),
-    ],
-)
-def test_a_label_becomes_text(value: object, label: str | None) -> None:
-    assert parse_label(value) == label
+def make_block(columns: dict[str, Column]) -> pa.Table:
+    """Return a block of rows with the columns that are given; the others hold nothing."""
+    count = len(columns["text"])
+    nothing: dict[str, Column] = dict.fromkeys(ROLES.columns, [None] * count)
+    return blocks.make_block(Rows({**nothing, **columns}, {}, None, count), ROLES)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +28,7 @@ def test_a_label_becomes_text(value: object, label: str | None) -> None:
     [
         (5, 5.0),
         (2.5, 2.5),
+        (np.float32(2.5), 2.5),
         ("7", 7.0),
         ("1970-01-02", 86400.0),
         ("1970-01-01T00:00:10", 10.0),
@@ -78,7 +68,7 @@ def test_a_time_without_a_zone_is_utc_wherever_the_machine_is(value: object) -> 
 def test_a_block_has_a_column_for_everything() -> None:
     table = make_block({"text": ["x"], "label": [1]})
     assert table.to_pylist() == [
-        {"text": "x", "label": "1", "split": None, "group": None, "time": None, "problem": None}
+        {"text": "x", "label": "1", "split": None, "group": None, "time": None, "problem": None, "line": None}
     ]
 
 
@@ -92,7 +82,7 @@ def test_python_and_arrow_columns_give_the_same_block() -> None:
     }
     expected = make_block(columns)
     assert expected.schema == BLOCK
-    assert convert_block({name: pa.chunked_array([values]) for name, values in columns.items()}) == expected
+    assert make_block({name: pa.chunked_array([values]) for name, values in columns.items()}) == expected
     assert expected["label"].to_pylist() == ["1", None, "2.5", None]
     assert expected["group"].to_pylist() == ["1", "2", None, "1"]
 
@@ -101,7 +91,7 @@ def test_python_and_arrow_columns_give_the_same_block() -> None:
     "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
 )
 def test_text_may_be_of_any_string_type(kind: pa.DataType) -> None:
-    block = convert_block(
+    block = make_block(
         {"text": pa.chunked_array([pa.array(["x", None], kind)]), "label": pa.chunked_array([["a", "b"]])}
     )
     assert block["text"].to_pylist() == ["x", None]
