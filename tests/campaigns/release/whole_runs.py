@@ -64,6 +64,6 @@ def finished_run() -> Finished:
 
 def describe_finished(artifacts: Path) -> Finished:
     """Return digests and answers of a finished run."""
-    with mock.patch.dict(os.environ, GLOVEFLOW_ARTIFACTS=str(artifacts)):
+    with mock.patch.dict(os.environ, GLOVEFLOW_ARTIFACTS=str(artifacts), MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false"):
         answers = load_model(MODEL, "champion")(list(TEXTS))
     return Finished(artifacts, output_digests(artifacts), answers)
