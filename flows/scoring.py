@@ -24,7 +24,9 @@ from pipeline_config.masking import masked_errors
 from pipeline_config.schemas import REJECTED
 from pipeline_config.settings import check_alias, check_model_name
 from tasks.corpus.rejection import advise
-from tasks.reading.inputs import InputBlock, Inputs
+from tasks.reading.encodings import is_other_encoding
+from tasks.reading.file_names import TEXT_FORMATS
+from tasks.reading.inputs import InputBlock, InputFile, Inputs
 from tasks.reading.sources import CorpusFile, CorpusRef, locate_files
 from tasks.runtime.cancellation import allow_work
 from tasks.runtime.loggers import open_loggers
@@ -121,7 +123,7 @@ def score_texts(
         counts = _Counts(files)
         with track_progress("score", total=None, unit="texts") as advance:
             for file in inputs.files:
-                logger.info("%-20s %s: %s", "score_texts", Path(file.file.path).name, file.found.describe())
+                _describe(file)
                 for block in inputs.read(file):
                     answers = classify(loaded.classify, block.texts)
                     scored.write(block.table, answers)
@@ -161,6 +163,19 @@ def classify(model: Classify, texts: pa.Array) -> list[Answer | None]:
     answers = [answer for i in range(0, len(found), BATCH) for answer in model(found[i : i + BATCH])]
     in_order = iter(answers)
     return [next(in_order) if there else None for there in texts.is_valid().to_pylist()]
+
+
+def _describe(file: InputFile) -> None:
+    """Log how a file is read, and that its encoding is another one if it is."""
+    path, encoding = Path(file.file.path), file.found.encoding
+    logger.info("%-20s %s: %s", "score_texts", path.name, file.found.describe())
+    if file.file.kind in (*TEXT_FORMATS, "txt", "folder") and is_other_encoding(path, encoding):
+        logger.warning(
+            "%s: is read in the encoding %s, as the corpus of the model was, but looks like UTF-8; if its letters are "
+            "wrong in the output, use --set corpus.encoding=utf-8",
+            path,
+            encoding,
+        )
 
 
 class _Counts:

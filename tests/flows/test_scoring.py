@@ -176,6 +176,15 @@ class TestReading:
             ["thé goal", "sports"]
         ]
 
+    @pytest.mark.parametrize(("encoding", "told"), [("utf-8", True), ("latin-1", False)])
+    def test_utf_8_that_is_read_as_latin_1_is_told(
+        self, encoding: str, told: bool, reading: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        reading["encoding"] = "latin-1"
+        (tmp_path / "a.csv").write_bytes("text\nthé goal\nrain\n".encode(encoding))
+        score(tmp_path / "a.csv", tmp_path / "scored.parquet")
+        assert ("looks like UTF-8" in caplog.text) is told
+
     def test_several_text_columns_are_joined(self, reading: dict[str, Any], tmp_path: Path, monkeypatch: Any) -> None:
         reading.update(text_column=("subject", "body"), text_joiner=" | ", label_column="queue")
         asked: list[str] = []
