@@ -52,6 +52,7 @@ def find_data_name(path: Path) -> str:
 
 @contextlib.contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, packed or not, as a stream of its unpacked bytes."""
     with path.open("rb") as file:
         magic = file.peek(10)
         codec = (
