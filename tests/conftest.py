@@ -11,7 +11,6 @@ from flows.cli.environment import prepare_environment
 # One thread of torch in each process of the tests: two processes with two each fight for two cores and take many times as
 # long. It is read when torch is imported, and by the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")  # on a busy machine it is slow
 # What the command line sets, before any other conftest imports prefect; no test may reach the user's own servers.
 _unused = tempfile.TemporaryDirectory(prefix="gloveflow-tests-")
 for _name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME", "MLFLOW_TRACKING_URI"):

@@ -132,10 +132,13 @@ def _relative(path: Path) -> Path:
 
 
 def print_scored(result: "ScoringResult", *, model: str) -> None:
-    """Print what a scoring wrote: file, rows, model version, texts by label."""
+    """Print what a scoring wrote: file, rows, model version, texts by label, rows without an answer by reason."""
     counts = ", ".join(f"{label} {count:,}" for label, count in result.labels.items()) or "none"
-    skipped = f", {result.skipped:,} rows without a text" if result.skipped else ""
+    skipped = f", {result.skipped:,} without an answer" if result.skipped else ""
     print(f"{result.output}: {result.rows:,} rows by {model} version {result.version}: {counts}{skipped}")
+    if result.rejected_output:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.rejected.items())
+        print(f"{result.rejected_output}: {sum(result.rejected.values()):,} rows without an answer: {reasons}")
 
 
 def print_servers(servers: "list[Server]", *, links: bool) -> None:

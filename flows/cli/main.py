@@ -27,6 +27,7 @@ from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError,
 from tasks.store.disk_errors import find_store_error
 
 if TYPE_CHECKING:
+    from pipeline_config.resolve import ResolvedConfig
     from pipeline_config.settings import PipelineConfig
 
 
@@ -197,7 +198,7 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
     from tasks.tracking.models import load_model
 
     open_loggers()
-    answers = load_model(config.registered_model, alias)(texts)
+    answers = load_model(config.registered_model, alias).classify(texts)
     if options.json:
         import json
 
@@ -211,16 +212,18 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
 
 
 def _score(options: argparse.Namespace, root: Path) -> int:
-    """Classify a file of texts with the registered champion."""
-    config = _resolve(options)
-    alias, source = _chosen_alias(options, config), options.file.absolute()
-    if not source.is_file():
-        raise InputError(f"{source}: no such file")
-    output = (options.output or source.with_name(f"{source.stem}-scored.parquet")).absolute()
+    """Classify files of texts with the registered champion."""
+    resolved = _resolve_layers(options)
+    config = resolved.config
+    alias = _chosen_alias(options, config)
     from flows.cli.console import print_scored, show_log_lines
+    from flows.cli.scoring_options import changes_of_reading, choose_output, place_sources
     from flows.cli.session import run_flow
     from tasks.tracking.reachability import require_tracking_server
 
+    sources = place_sources(options.files)
+    output = choose_output(options.output, sources)
+    changes = changes_of_reading(resolved, options.text)
     require_tracking_server()
     show_log_lines()
 
@@ -232,11 +235,12 @@ def _score(options: argparse.Namespace, root: Path) -> int:
     result = run_flow(
         root,
         load,
-        source=str(source),
+        source=sources,
         output=str(output),
         model=config.registered_model,
         alias=alias,
-        column=options.column,
+        reading=changes,
+        query=config.corpus.query,
     )
     print_scored(result, model=config.registered_model)
     return 0
@@ -245,9 +249,8 @@ def _score(options: argparse.Namespace, root: Path) -> int:
 def _config(options: argparse.Namespace, root: Path) -> int:
     """Show the resolved configuration and which layer set each value."""
     from flows.cli.console import print_config
-    from pipeline_config.resolve import resolve_config
 
-    resolved = resolve_config(preset=options.preset, file=options.config, overrides=options.overrides)
+    resolved = _resolve_layers(options)
     print_config(resolved, as_yaml=options.yaml)
     return 0
 
@@ -268,9 +271,13 @@ def _doctor(options: argparse.Namespace, root: Path) -> int:
 
 
 def _resolve(options: argparse.Namespace) -> "PipelineConfig":
+    return _resolve_layers(options).config
+
+
+def _resolve_layers(options: argparse.Namespace) -> "ResolvedConfig":
     from pipeline_config.resolve import resolve_config
 
-    return resolve_config(preset=options.preset, file=options.config, overrides=options.overrides).config
+    return resolve_config(preset=options.preset, file=options.config, overrides=options.overrides)
 
 
 def _chosen_alias(options: argparse.Namespace, config: "PipelineConfig") -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.model_tables import align_columns, describe_version, list_answers, show_value, summarize_version
-from flows.cli.options import configured_options, shared_options
-from pipeline_config.errors import ConfigError, InputError, UnusableModelError
+from flows.cli.options import add_text, configured_options, shared_options
+from pipeline_config.errors import ConfigError, UnusableModelError
 
 if TYPE_CHECKING:
     from pipeline_config.settings import PipelineConfig
@@ -53,7 +53,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=_version_number, metavar="A", help="number of a version")
     parser.add_argument("b", type=_version_number, metavar="B", help="number of another version")
     parser.add_argument("--file", type=Path, help="compare the answers to the texts of this file, too")
-    parser.add_argument("--column", default="text", help="column with the text (default: text)")
+    add_text(parser)
     parser.add_argument("--label", help="column with the true label")
 
 
@@ -209,17 +209,21 @@ def _check_name(name: str) -> None:
 
 
 def _compare_on_file(options: argparse.Namespace, name: str) -> "Answers":
-    from flows.scoring import read_texts
-    from tasks.registry.comparison import classify_with, compare_answers
+    """Compare the answers to a file, which is read as the corpus of the first version was."""
+    from tasks.reading.inputs import read_labelled
+    from tasks.reading.sources import locate_files
+    from tasks.registry.comparison import compare_answers
+    from tasks.tracking.models import open_version
+    from tasks.tracking.versions import require_version
 
-    frame = read_texts(options.file.absolute(), options.column)
-    if options.label and options.label not in frame:
-        raise InputError(f"{options.file}: has no column {options.label!r}")
-    usable = frame[frame[options.column].map(lambda text: isinstance(text, str) and bool(text.strip()))]
-    texts = usable[options.column].tolist()
-    labels = usable[options.label].astype(str).tolist() if options.label else None
-    a, b = (classify_with(name, number, texts) for number in (options.a, options.b))
-    return compare_answers(str(options.file), texts, labels, a, b)
+    a, b = (open_version(require_version(name, number)) for number in (options.a, options.b))
+    changes = {"text_column": options.text} if options.text else {}
+    others = dict.fromkeys(("split_column", "group_column", "time_column"))
+    reading = a.reading.model_copy(update={**others, **changes, "label_column": options.label})
+    texts, labels = read_labelled(locate_files([str(options.file.absolute())], reading), reading)
+    answers = ([str(answer["label"]) for answer in version.classify(texts)] for version in (a, b))
+    known = [label or "" for label in labels] if options.label else None
+    return compare_answers(str(options.file), texts, known, *answers)
 
 
 def _version_number(text: str) -> int:

@@ -73,9 +73,25 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 def add_score(parser: argparse.ArgumentParser) -> None:
     """Add what `score` takes."""
-    parser.add_argument("file", type=Path, help=".csv, .tsv, .jsonl, .parquet, or .txt with a text per line")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="what corpus.source takes: a file, directory, glob or URL; or .txt with a text per line",
+    )
     parser.add_argument("--output", type=Path, help="file to write, .parquet or .csv (default: FILE-scored.parquet)")
-    parser.add_argument("--column", default="text", help="column with the text (default: text)")
+    add_text(parser)
+
+
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the columns with the text."""
+    parser.add_argument(
+        "--text",
+        "--column",
+        type=lambda names: tuple(names.split(",")),
+        metavar="COLUMN[,COLUMN]",
+        help="column with the text, or several that are joined (default: those that the model was trained on)",
+    )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.contracts.json_file import JsonFile
+from pipeline_config.contracts.reading import Reading
 from pipeline_config.schemas import MODEL_FILE
 
 
@@ -66,8 +67,10 @@ class ServedDescription(ModelDescription):
     """`model.json` of a registered model: the description of the classifier, and how texts are encoded for it.
 
     `files` holds the SHA-256 of each other file of the bundle, which the served model checks before it uses them.
+    `reading` is how the files of its corpus were read, as configured; models of older releases have the default.
     """
 
     text: TextOptions
     vocabulary_digest: str
     files: dict[str, str]
+    reading: Reading = Reading()

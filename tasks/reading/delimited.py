@@ -23,6 +23,7 @@ from tasks.reading.layout import Layout, find_layout, parse_rows
 from tasks.reading.packed import open_stream
 from tasks.reading.rows import Problem, Rows
 from tasks.reading.swallowed import SwallowedLines
+from tasks.reading.value_types import TEXT, clean, make_texts
 
 
 class RegularBlock(NamedTuple):
@@ -41,7 +42,12 @@ class RegularBlock(NamedTuple):
     row_ends: np.ndarray
 
 
-def read_rows(path: Path, kind: str, reading: Reading) -> Iterator[Rows]:
+def find_schema(path: Path, kind: str, reading: Reading) -> pa.Schema:
+    """Return all columns of a file, which are texts."""
+    return pa.schema([pa.field(clean(name), TEXT) for name in find_layout(path, kind, reading).header])
+
+
+def read_rows(path: Path, kind: str, reading: Reading, schema: pa.Schema | None = None) -> Iterator[Rows]:
     """Yield the rows of a file of CSV or TSV, block by block, each with the parser that can read it."""
     csv.field_size_limit(min(byte_stream.MAX_ROW_BYTES, sys.maxsize))
     layout = find_layout(path, kind, reading)
@@ -52,12 +58,12 @@ def read_rows(path: Path, kind: str, reading: Reading) -> Iterator[Rows]:
             next((row for row in parse_rows(stream.lines(), layout.separator, layout.quoting) if row), None)
         while stream.fill(byte_stream.BLOCK_BYTES) or stream.start < len(stream.buffer):
             block = _find_regular(stream, layout)
-            rows = _parse_fast(block, layout, reading.label_column, swallowed) if block else None
+            rows = _parse_fast(block, layout, reading.label_column, swallowed, schema) if block else None
             if block and rows:
                 stream.take(len(block.data))
                 yield rows
             else:
-                yield _parse_carefully(stream, layout, reading.label_column, swallowed)
+                yield _parse_carefully(stream, layout, reading.label_column, swallowed, schema)
 
 
 def resolve(path: Path, kind: str, reading: Reading) -> Reading:
@@ -98,7 +104,11 @@ def _find_regular(stream: ByteStream, layout: Layout) -> RegularBlock | None:
 
 
 def _parse_fast(
-    block: RegularBlock, layout: Layout, label_column: str | None, swallowed: SwallowedLines | None
+    block: RegularBlock,
+    layout: Layout,
+    label_column: str | None,
+    swallowed: SwallowedLines | None,
+    schema: pa.Schema | None,
 ) -> Rows | None:
     """Return the rows of a regular block, parsed by Arrow.
 
@@ -116,7 +126,7 @@ def _parse_fast(
             ),
             convert_options=arrow_csv.ConvertOptions(
                 column_types=dict.fromkeys(names, pa.large_string()),
-                include_columns=list(set(wanted.values())),
+                include_columns=names if schema else list(set(wanted.values())),
                 null_values=[],
                 strings_can_be_null=False,
             ),
@@ -130,21 +140,27 @@ def _parse_fast(
             swallowed.learn(pc.unique(table[wanted[label_column]]).to_pylist())
         if swallowed.may_be_in(block.data, block.line_ends, block.row_ends):
             return None
-    return Rows({name: table[column] for name, column in wanted.items()}, {}, block.lines, len(table))
+    columns = {name: table[column] for name, column in wanted.items()}
+    return Rows(columns, {}, block.lines, len(table), whole=schema and table.rename_columns(schema.names))
 
 
 def _parse_carefully(
-    stream: ByteStream, layout: Layout, label_column: str | None, swallowed: SwallowedLines | None
+    stream: ByteStream,
+    layout: Layout,
+    label_column: str | None,
+    swallowed: SwallowedLines | None,
+    schema: pa.Schema | None,
 ) -> Rows:
     """Return the rows that begin in the next block, parsed by Python, with the problems of odd rows."""
-    found = list(_take_rows(stream, layout))
+    kept = range(layout.width) if schema else list(layout.places.values())
+    found = list(_take_rows(stream, layout, kept))
     if swallowed and label_column in layout.places:
-        place = list(layout.places).index(label_column or "")
+        place = kept.index(layout.places[label_column or ""])
         swallowed.learn(row.values[place] for row in found if row.values)
     rows: list[Sequence[str | None]] = []
     problems: dict[int, Problem] = {}
     lines: list[int] = []
-    nothing: Sequence[str | None] = [None] * len(layout.places)
+    nothing: Sequence[str | None] = [None] * len(kept)
     for row in found:
         if swallowed and swallowed.look_swallowed(row.lines):
             for number, line in enumerate(row.lines, row.line):
@@ -157,17 +173,17 @@ def _parse_carefully(
             problems[len(rows)] = Problem("wrong_number_of_fields", row.excerpt)
         rows.append(nothing if row.values is None else row.values)
         lines.append(row.line)
-    columns = (
-        dict(zip(layout.places, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(layout.places, ())
-    )
-    return Rows(columns, problems, np.array(lines, np.int64), len(rows))
+    values = list(zip(*rows, strict=True)) if rows else [()] * len(kept)
+    columns = {name: values[kept.index(place)] for name, place in layout.places.items()}
+    whole = schema and make_texts(values, schema)
+    return Rows(columns, problems, np.array(lines, np.int64), len(rows), whole=whole)
 
 
 class _CarefulRow(NamedTuple):
     """A row, with as little as is needed later.
 
     Attributes:
-        values: the wanted fields; None if the row has another number of fields.
+        values: the fields that are kept; None if the row has another number of fields.
         excerpt: all fields, if the row has another number of them.
         lines: the lines of the file that it is on, if there are several.
         line: number of the first.
@@ -179,8 +195,8 @@ class _CarefulRow(NamedTuple):
     line: int
 
 
-def _take_rows(stream: ByteStream, layout: Layout) -> Iterator[_CarefulRow]:
-    """Yield the rows that begin in the next block, blank lines left out."""
+def _take_rows(stream: ByteStream, layout: Layout, kept: Sequence[int]) -> Iterator[_CarefulRow]:
+    """Yield the rows that begin in the next block, with the fields at the positions kept; blank lines are left out."""
     target, size = min(len(stream.buffer) - stream.start, byte_stream.BLOCK_BYTES), 0
     line, taken = stream.line, list[str]()
 
@@ -200,7 +216,7 @@ def _take_rows(stream: ByteStream, layout: Layout) -> Iterator[_CarefulRow]:
         for fields in parse_rows(lines(), layout.separator, layout.quoting):
             if fields:
                 right = len(fields) == layout.width
-                values = [fields[place] for place in layout.places.values()] if right else None
+                values = [fields[place] for place in kept] if right else None
                 excerpt = "" if right else layout.separator.join(fields)
                 yield _CarefulRow(values, excerpt, taken.copy() if len(taken) > 1 else [], line)
             taken.clear()

@@ -1,12 +1,15 @@
 """What to do about a text file with bytes that are not in its encoding: name one that decodes everything, if any."""
 
+import codecs
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from tasks.reading.folders import list_class_files
 from tasks.reading.packed import open_bytes
 
 _SAMPLE_BYTES = 1 << 20
+_FIRST_LINES = 100
 _COMMON = ("cp1252", "cp1251", "cp932", "gb18030")  # taken before rarer ones that fit as well
 _AS_GOOD = 0.05  # difference in "chaos", charset-normalizer's share of odd characters
 
@@ -29,6 +32,17 @@ def advise_encoding(path: Path) -> str:
     if found and all(_decodes(line, found) for line in _list_lines(path)):
         return f"set corpus.encoding={found}, if the first such line then reads right: {_begin(sample[0], found)}"
     return "convert the file to UTF-8: no encoding was found that decodes all of it"
+
+
+def is_other_encoding(path: Path, encoding: str) -> bool:
+    """Return whether a text file is most likely UTF-8, though it is read in another encoding.
+
+    Its first lines that are not ASCII decide; in other encodings they are hardly ever valid UTF-8.
+    """
+    if encoding == "auto" or codecs.lookup(encoding).name.startswith("utf"):
+        return False
+    lines = list(islice(_list_lines(path), _FIRST_LINES))
+    return bool(lines) and all(_decodes(line, "utf-8") for line in lines)
 
 
 def find_encoding(lines: list[bytes]) -> str | None:

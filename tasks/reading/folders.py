@@ -7,16 +7,26 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
 from tasks.reading import byte_stream
 from tasks.reading.file_names import UNLABELLED_NAMES
 from tasks.reading.packed import open_stream
 from tasks.reading.rows import MAX_BLOCK_ROWS, Column, Rows
+from tasks.reading.value_types import TEXT, make_texts
 
 
-def read_rows(path: Path, _kind: str, reading: Reading) -> Iterator[Rows]:
+def find_schema(_path: Path, _kind: str, reading: Reading) -> pa.Schema:
+    """Return the columns: the name of the file, with that of its folder, and the text."""
+    text = reading.text_column[0]
+    return pa.schema([pa.field("file" if text != "file" else "file_name", TEXT), pa.field(text, TEXT)])
+
+
+def read_rows(path: Path, _kind: str, reading: Reading, schema: pa.Schema | None = None) -> Iterator[Rows]:
     """Yield the documents of a folder, in the order of the names of their classes and files."""
+    names: list[str] = []
     texts: list[str] = []
     labels: list[str | None] = []
     size = 0
@@ -26,18 +36,19 @@ def read_rows(path: Path, _kind: str, reading: Reading) -> Iterator[Rows]:
         columns[reading.text_column[0]] = texts
         if reading.label_column is not None:
             columns[reading.label_column] = labels
-        return Rows(columns, {}, None, len(texts))
+        return Rows(columns, {}, None, len(texts), whole=schema and make_texts([names, texts], schema))
 
     for name, file in list_class_files(path).items():
         with open_stream(file, reading.encoding) as stream:
             stream.fill(sys.maxsize)
             texts.append(stream.buffer[stream.start :].decode("utf-8", "surrogateescape"))
+        names.append(name)
         label = name.partition("/")[0]
         labels.append(None if label.lower() in UNLABELLED_NAMES else label)
         size += len(texts[-1])
         if size > byte_stream.BLOCK_BYTES or len(texts) == MAX_BLOCK_ROWS:
             yield block()
-            texts, labels, size = [], [], 0
+            names, texts, labels, size = [], [], [], 0
     yield block()
 
 

@@ -5,29 +5,42 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
-from tasks.reading import delimited, folders, json_array, json_rows, spreadsheet, tables
+from tasks.reading import delimited, folders, json_array, json_rows, lines, spreadsheet, tables
 from tasks.reading.blocks import make_block
 from tasks.reading.columns import show_value
 from tasks.reading.file_names import TEXT_FORMATS
 from tasks.reading.packed import open_stream
 from tasks.reading.rows import Rows
 
-Read: TypeAlias = Callable[[Path, str, Reading], Iterator[Rows]]
+
+class Format(NamedTuple):
+    """How files of a format are read.
+
+    Attributes:
+        read_rows: yields rows; with a schema they have all columns.
+        find_schema: returns this schema.
+    """
+
+    read_rows: Callable[[Path, str, Reading, pa.Schema | None], Iterator[Rows]]
+    find_schema: Callable[[Path, str, Reading], pa.Schema]
+
+
 _ROLES = ("label_column", "split_column", "group_column", "time_column")
-_READERS: dict[str, Read] = {
-    "csv": delimited.read_rows,
-    "tsv": delimited.read_rows,
-    "json": json_array.read_rows,
-    "jsonl": json_rows.read_rows,
-    "parquet": tables.read_rows,
-    "xlsx": spreadsheet.read_rows,
-    "folder": folders.read_rows,
+_FORMATS = {
+    "csv": Format(delimited.read_rows, delimited.find_schema),
+    "tsv": Format(delimited.read_rows, delimited.find_schema),
+    "json": Format(json_array.read_rows, json_array.find_schema),
+    "jsonl": Format(json_rows.read_rows, json_rows.find_schema),
+    "parquet": Format(tables.read_rows, tables.find_schema),
+    "xlsx": Format(spreadsheet.read_rows, spreadsheet.find_schema),
+    "folder": Format(folders.read_rows, folders.find_schema),
+    "txt": Format(lines.read_rows, lines.find_schema),
 }
 _ENOUGH_ROWS = 20  # before a column of numbers is taken for the wrong one
 
@@ -57,13 +70,47 @@ def read_blocks(
 
 
 def read_rows(
-    path: Path, kind: str, reading: Reading, constants: Mapping[str, str | None] | None = None
+    path: Path,
+    kind: str,
+    reading: Reading,
+    constants: Mapping[str, str | None] | None = None,
+    schema: pa.Schema | None = None,
 ) -> Iterator[Rows]:
-    """Yield the rows of a file in order, with the columns that `reading` names; the arguments are as above."""
+    """Yield the rows of a file in order, with the columns that `reading` names; the arguments are as above.
+
+    With the schema that `find_schema` gives for the file, they have all columns in `whole`, too.
+    """
     constants = constants or {}
-    for rows in _READERS[kind](path, kind, _without(reading, constants)):
+    for rows in _FORMATS[kind].read_rows(path, kind, _without(reading, constants), schema):
         same = {name: [constants[name]] * rows.size for name in reading.columns if name in constants}
         yield rows._replace(columns={**rows.columns, **same}) if same else rows
+
+
+def find_schema(
+    path: Path, kind: str, reading: Reading, constants: Mapping[str, str | None] | None = None
+) -> pa.Schema:
+    """Return all columns of a file, in its order; names can be there twice. JSON and Excel files are read for it.
+
+    Raises:
+        InputError: as `read_blocks` does.
+    """
+    return _FORMATS[kind].find_schema(path, kind, _without(reading, constants or {}))
+
+
+def drop_roles(path: Path, kind: str, reading: Reading, constants: Mapping[str, str | None] | None = None) -> Reading:
+    """Return the reading of a file to score, which needs only texts.
+
+    A file of CSV or TSV keeps the label column if it has one, because labels help to notice swallowed rows.
+    """
+    only_texts = reading.model_copy(update=dict.fromkeys(_ROLES))
+    if kind not in ("csv", "tsv") or reading.label_column is None or reading.label_column in (constants or {}):
+        return only_texts
+    with_label = only_texts.model_copy(update={"label_column": reading.label_column})
+    try:
+        delimited.resolve(path, kind, with_label)
+    except InputError:
+        return only_texts
+    return with_label
 
 
 def _without(reading: Reading, constants: Mapping[str, str | None]) -> Reading:
@@ -83,7 +130,7 @@ def resolve_reading(
         in_file = delimited.resolve(path, kind, _without(reading, constants or {}))
         return in_file.model_copy(update={role: getattr(reading, role) for role in _ROLES})
     found = {"format": kind}
-    if kind in TEXT_FORMATS:
+    if kind in (*TEXT_FORMATS, "txt"):
         with open_stream(path, reading.encoding) as stream:
             found["encoding"] = stream.encoding
     return reading.model_copy(update=found)

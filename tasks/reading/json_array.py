@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
 from tasks.reading import byte_stream
 from tasks.reading.byte_stream import ByteStream
-from tasks.reading.json_rows import Objects, read_stream
+from tasks.reading.json_rows import FieldFinder, Objects, read_stream
 from tasks.reading.packed import open_stream
 from tasks.reading.rows import MAX_BLOCK_ROWS, Rows
 
@@ -20,19 +22,31 @@ _MARGIN = 16  # characters; a cut number, word or escape is shorter
 _SHOWN = 200  # characters of an element that is no object
 
 
-def read_rows(path: Path, _kind: str, reading: Reading) -> Iterator[Rows]:
+def find_schema(path: Path, _kind: str, reading: Reading) -> pa.Schema:
+    """Return the fields of all objects of a file, with types found in all values; objects and arrays are JSON."""
+    objects = FieldFinder(path)
+    for _ in _read(path, reading, objects):
+        pass
+    return objects.schema()
+
+
+def read_rows(path: Path, _kind: str, reading: Reading, schema: pa.Schema | None = None) -> Iterator[Rows]:
     """Yield the rows of a JSON file, block by block.
 
     Raises:
         InputError: it is neither an array nor objects on lines of their own, or the array is damaged.
     """
+    return _read(path, reading, Objects(reading.columns, path, schema))
+
+
+def _read(path: Path, reading: Reading, objects: Objects) -> Iterator[Rows]:
     with open_stream(path, reading.encoding) as stream:
         start = stream.buffer[stream.start :].lstrip(b" \t\r\n")
         if start.startswith(b"["):
-            yield from _read_array(stream, reading.columns)
+            yield from _read_array(stream, objects)
             return
         _check_first_line(start, path)
-        yield from read_stream(stream, reading.columns)
+        yield from read_stream(stream, objects)
 
 
 def _check_first_line(start: bytes, path: Path) -> None:
@@ -47,8 +61,7 @@ def _check_first_line(start: bytes, path: Path) -> None:
         ) from None
 
 
-def _read_array(stream: ByteStream, names: tuple[str, ...]) -> Iterator[Rows]:
-    objects = Objects(names, stream.path)
+def _read_array(stream: ByteStream, objects: Objects) -> Iterator[Rows]:
     elements = _Elements(stream)
     size = count = 0
     for value, line, source in elements:

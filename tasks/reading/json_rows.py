@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
@@ -14,17 +15,26 @@ from tasks.reading.byte_stream import ByteStream
 from tasks.reading.columns import ABSENT, find_column, find_field, list_fields
 from tasks.reading.packed import open_stream
 from tasks.reading.rows import Problem, Rows
+from tasks.reading.value_types import ColumnTypes, make_column
 
 
-def read_rows(path: Path, _kind: str, reading: Reading) -> Iterator[Rows]:
+def find_schema(path: Path, _kind: str, reading: Reading) -> pa.Schema:
+    """Return the fields of all objects of a file, with types found in all values; objects and arrays are JSON."""
+    objects = FieldFinder(path)
+    with open_stream(path, reading.encoding) as stream:
+        for _ in read_stream(stream, objects):
+            pass
+    return objects.schema()
+
+
+def read_rows(path: Path, _kind: str, reading: Reading, schema: pa.Schema | None = None) -> Iterator[Rows]:
     """Yield the rows of a file of JSON lines."""
     with open_stream(path, reading.encoding) as stream:
-        yield from read_stream(stream, reading.columns)
+        yield from read_stream(stream, Objects(reading.columns, path, schema))
 
 
-def read_stream(stream: ByteStream, names: tuple[str, ...]) -> Iterator[Rows]:
-    """Yield the rows of a stream of JSON lines, with the fields named."""
-    objects = Objects(names, stream.path)
+def read_stream(stream: ByteStream, objects: "Objects") -> Iterator[Rows]:
+    """Yield the rows that are made of the objects in a stream of JSON lines."""
     size = byte_stream.BLOCK_BYTES
     while stream.fill(size) or stream.start < len(stream.buffer):
         cut = stream.buffer.rfind(b"\n", stream.start) + 1
@@ -48,10 +58,14 @@ def read_stream(stream: ByteStream, names: tuple[str, ...]) -> Iterator[Rows]:
 
 
 class Objects:
-    """Makes rows of JSON objects, and remembers which of the wanted fields occurred."""
+    """Makes rows of JSON objects, and remembers which of the wanted fields occurred.
 
-    def __init__(self, names: tuple[str, ...], path: Path) -> None:
-        self._names, self._path = names, path
+    With a schema, the rows also have all fields.
+    """
+
+    def __init__(self, names: tuple[str, ...], path: Path, schema: pa.Schema | None = None) -> None:
+        self._names, self._path, self._schema = names, path, schema
+        self._whole: list[dict[str, Any]] = []
         self._nothing = (None,) * len(names)
         self._found: set[str] = set()
         self._fields: dict[str, None] = {}  # of the first object, for messages
@@ -62,6 +76,8 @@ class Objects:
     def add(self, value: Any, line: int, source: str) -> None:
         """Add a value that begins at a line; `source` is its JSON, for a value that is no object."""
         self._lines.append(line)
+        if self._schema is not None:
+            self._whole.append(value if isinstance(value, dict) else {})
         if not isinstance(value, dict):
             self._problems[len(self._rows)] = Problem("not_a_json_object", source)
             self._rows.append(self._nothing)
@@ -80,10 +96,34 @@ class Objects:
         lines, self._lines = self._lines, []
         names = self._names
         columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
-        return Rows(columns, problems, np.array(lines, np.int64), len(rows))
+        return Rows(columns, problems, np.array(lines, np.int64), len(rows), whole=self._take_whole())
+
+    def _take_whole(self) -> pa.Table | None:
+        if self._schema is None:
+            return None
+        whole, self._whole = self._whole, []
+        arrays = [make_column([value.get(f.name) for value in whole], f.type) for f in self._schema]
+        return pa.table(arrays, schema=self._schema)
 
     def check_names(self) -> None:
         """Raise an InputError if there were objects and none had one of the fields."""
         for name in self._names if self._fields else ():
             if name not in self._found:
                 find_column(list(self._fields), name, self._path)
+
+
+class FieldFinder(Objects):
+    """Makes no rows of JSON objects, but finds all their fields."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__((), path)
+        self._types = ColumnTypes(path)
+
+    def add(self, value: Any, line: int, source: str) -> None:  # noqa: ARG002
+        """Take the fields of an object into account."""
+        for name, field in value.items() if isinstance(value, dict) else ():
+            self._types.add(name, field)
+
+    def schema(self) -> pa.Schema:
+        """Return the fields found so far."""
+        return pa.schema([pa.field(str(name), kind) for name, kind in self._types.find().items()])

@@ -28,6 +28,7 @@ class Rows(NamedTuple):
             documents in files of their own.
         size: number of rows.
         class_names: names of the classes that the numbers of the label column stand for, if the file has them.
+        whole: all columns of the file, if they were asked for; a row with a problem has null in each.
     """
 
     columns: Mapping[str, Column]
@@ -35,3 +36,4 @@ class Rows(NamedTuple):
     lines: np.ndarray | None
     size: int
     class_names: Sequence[str] = ()
+    whole: pa.Table | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import GloveflowError, InputError, ServiceError
 from pipeline_config.references import fill_references
 from pipeline_config.schemas import Split
@@ -83,6 +84,28 @@ def locate_corpus(config: CorpusConfig) -> CorpusRef:
     location = ", ".join(file.path for file in files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
     digest = hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
     return CorpusRef(location=location, kind=files[0].kind, digest=digest, files=tuple(files))
+
+
+def locate_files(names: Sequence[str], reading: Reading, query: str | None = None) -> list[CorpusFile]:
+    """Return the files to score, which are named as those of a corpus are, after copying remote files.
+
+    Args:
+        names: the sources.
+        reading: how files are read; its format is that of files whose name says none.
+        query: the SQL that selects the rows of a database.
+
+    Raises:
+        ConfigError, InputError, ServiceError: as in `locate_corpus`.
+    """
+    config = CorpusConfig(format=reading.format, label_column=reading.label_column or "label", query=query)
+    files = []
+    for found in _find_files(names, config, "score"):
+        kind = find_kind(found.path.name)
+        is_text = Path(found.path.name.lower()).suffix == ".txt" and reading.format in ("auto", "folder")
+        if kind is None:
+            kind = "txt" if is_text and found.path.is_file() else _detect_format(found.path, config.format, "score")
+        files.append(CorpusFile(path=str(found.path), kind=kind, constants=dict(found.constants)))
+    return files
 
 
 def _find_files(names: str | Sequence[str], config: CorpusConfig, field: str) -> list[FoundFile]:

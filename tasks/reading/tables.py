@@ -18,7 +18,15 @@ from tasks.reading.rows import MAX_BLOCK_ROWS, Rows
 _PARQUET_BUFFER = 1 << 20  # bytes; without a buffer, or with pre_buffer, Arrow reads whole columns of a row group
 
 
-def read_rows(path: Path, _kind: str, reading: Reading) -> Iterator[Rows]:
+def find_schema(path: Path, _kind: str, _reading: Reading) -> pa.Schema:
+    """Return all columns of a Parquet file."""
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: expected a Parquet file, cannot read it: {error}") from error
+
+
+def read_rows(path: Path, _kind: str, reading: Reading, schema: pa.Schema | None = None) -> Iterator[Rows]:
     """Yield the rows of a Parquet file."""
     try:
         with pq.ParquetFile(path, buffer_size=_PARQUET_BUFFER, pre_buffer=False) as file:
@@ -31,9 +39,10 @@ def read_rows(path: Path, _kind: str, reading: Reading) -> Iterator[Rows]:
             bytes_per_row = total / max(file.metadata.num_rows, 1)
             most = max(1, min(MAX_BLOCK_ROWS, int(byte_stream.BLOCK_BYTES / max(bytes_per_row, 1))))
             first = 1
-            for batch in file.iter_batches(batch_size=most, columns=sorted(reading.columns)):
+            for batch in file.iter_batches(batch_size=most, columns=None if schema else sorted(reading.columns)):
                 columns = {name: pa.chunked_array([_take_column(batch, name)]) for name in reading.columns}
-                yield Rows(columns, {}, np.arange(first, first + len(batch)), len(batch), class_names)
+                whole = schema and pa.Table.from_batches([batch])
+                yield Rows(columns, {}, np.arange(first, first + len(batch)), len(batch), class_names, whole)
                 first += len(batch)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: expected a Parquet file, cannot read it: {error}") from error

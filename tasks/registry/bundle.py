@@ -38,7 +38,7 @@ def build_bundle(folder: Path, *, classifier: ArtifactRef, vocabulary: ArtifactR
 def describe_served(
     model: ModelDescription, vocabulary: Vocabulary, config: PipelineConfig, files: dict[str, str]
 ) -> ServedDescription:
-    """Return the description of a registered model: the network, its classes, how texts are encoded, and its files."""
+    """Return the description of a registered model: the network, its classes, how texts are read and encoded."""
     text = TextOptions(
         tokenizer=config.tokenization.tokenizer,
         tokenizer_version=vocabulary.tokenizer,
@@ -48,7 +48,9 @@ def describe_served(
         unk_idx=UNK_IDX,
         specials=vocabulary.specials,
     )
-    return ServedDescription(**dict(model), text=text, vocabulary_digest=vocabulary.digest, files=files)
+    return ServedDescription(
+        **dict(model), text=text, vocabulary_digest=vocabulary.digest, files=files, reading=config.corpus.reading
+    )
 
 
 def pip_requirements(tokenizer: str) -> list[str]:

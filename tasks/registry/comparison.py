@@ -8,7 +8,7 @@ import pyarrow as pa
 from pipeline_config.errors import UnusableModelError
 from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
 from tasks.store.artifacts import ArtifactRef, find_output
-from tasks.tracking import models, versions
+from tasks.tracking import versions
 from tasks.tracking.model_files import Version, open_verified
 from tasks.tracking.version_list import DOCUMENTS_TAG, RUN_TAG, score_tag
 
@@ -101,16 +101,6 @@ def compare_answers(of: str, texts: Texts, labels: Texts | None, a: Texts, b: Te
         right = {key: hits.count(pattern) for key, pattern in names.items()}
     examples = [dict(zip(("text", "label", "a", "b"), row, strict=True)) for row in different[:MAX_EXAMPLES]]
     return Answers(of, len(rows), len(different), right, examples)
-
-
-def classify_with(name: str, number: int, texts: Texts) -> Texts:
-    """Return the labels that a version gives to texts.
-
-    Raises:
-        ConfigError: there is no such model or version.
-        UnusableModelError: it cannot be used.
-    """
-    return [str(answer["label"]) for answer in models.load_version(versions.require_version(name, number))(texts)]
 
 
 def _compare_predictions(first: versions.RunRecord, second: versions.RunRecord, notes: list[str]) -> Answers | None:

@@ -18,7 +18,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
 
+from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import GloveflowError, ServiceError, UnusableModelError
+from pipeline_config.schemas import MODEL_FILE
 from tasks.store.locks import file_lock
 from tasks.tracking.client import create_once
 from tasks.tracking.model_files import (
@@ -193,8 +195,24 @@ def model_id_of(version: ModelVersion) -> str:
     return str(version.source).rpartition("/")[2]
 
 
-def load_model(name: str, alias: str) -> Classify:
-    """Load the registered model that an alias names; return it as a function from texts to answers.
+class LoadedModel(NamedTuple):
+    """A registered version that was checked and loaded.
+
+    Attributes:
+        version: its number.
+        classify: the function from texts to answers.
+        labels: the names of its classes.
+        reading: how the files of its corpus were read; the default for versions of older releases.
+    """
+
+    version: str
+    classify: Classify
+    labels: tuple[str, ...]
+    reading: Reading
+
+
+def load_model(name: str, alias: str) -> LoadedModel:
+    """Load the registered model that an alias names.
 
     Raises:
         ServiceError: there is no such model or alias, or the registry cannot be read.
@@ -208,7 +226,7 @@ def load_model(name: str, alias: str) -> Classify:
     if version is None:
         raise ServiceError(f"{uri}: no such registered model; `gloveflow run` makes one")
     try:
-        return load_version(version)
+        return open_version(version)
     except UnusableModelError as error:
         raise UnusableModelError(
             f"{error}. To mend it, run `gloveflow doctor --repair`, which moves the alias to the version before, or "
@@ -224,11 +242,20 @@ def describe_promotion(name: str, version: str) -> str:
 def load_version(version: ModelVersion) -> Classify:
     """Check the files of a registered version, then load it; return it as a function from texts to answers.
 
+    Raises:
+        UnusableModelError: as in `open_version`.
+    """
+    return open_version(version).classify
+
+
+def open_version(version: ModelVersion) -> LoadedModel:
+    """Check the files of a registered version, then load it.
+
     No code of a version runs whose files differ from their digests in the registry.
 
     Raises:
         UnusableModelError: its files cannot be had or differ from their digests, or its code fails with the packages
-            that are installed here; the returned function raises it, too.
+            that are installed here; its function raises it, too.
     """
     with open_verified(version) as folder:
         packages = list_other_packages(folder)
@@ -237,6 +264,14 @@ def load_version(version: ModelVersion) -> Classify:
                 model = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:  # whatever the model's code raises
             raise UnusableModelError(_describe_failure(version, "cannot be loaded", error, packages)) from error
+        try:
+            description = json.loads((folder / "artifacts/bundle" / MODEL_FILE).read_text("utf-8"))
+            labels = tuple(map(str, description["labels"]))
+            reading = Reading.model_validate(description.get("reading", {}))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnusableModelError(
+                _describe_failure(version, "has no usable description", error, packages)
+            ) from error
 
     def classify(texts: list[str]) -> list[dict[str, Any]]:
         try:
@@ -244,7 +279,7 @@ def load_version(version: ModelVersion) -> Classify:
         except Exception as error:
             raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
 
-    return classify
+    return LoadedModel(str(version.version), classify, labels, reading)
 
 
 def _find_pending(client: MlflowClient, run: TrackedRun) -> LoggedModel | None:

@@ -22,13 +22,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from tasks.corpus.sources import locate_corpus
 
 from flows.cli.server_process import listen
 from pipeline_config.errors import GloveflowError
 from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import PipelineConfig
 from tasks.corpus.ingest_corpus import ingest_corpus
+from tasks.reading.sources import locate_corpus
 from tasks.tokens.tokenize_corpus import check_tokenizer
 from tasks.training.checkpoints import Checkpoints
 from tasks.vectors.download_glove import download_glove, locate_vectors

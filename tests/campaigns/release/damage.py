@@ -186,7 +186,7 @@ def damage_mlflow(finished: Finished, folder: Path, draw: random.Random) -> Prob
 
 def _ask_champion(finished: Finished, done: str, *names: str) -> Problem:
     try:
-        answers = load_model(MODEL, "champion")(list(TEXTS))
+        answers = load_model(MODEL, "champion").classify(list(TEXTS))
     except GloveflowError as error:
         named = any(name in str(error) for name in names)
         return None if named else f"{done}, and the message does not name it: {error}"

@@ -65,5 +65,5 @@ def finished_run() -> Finished:
 def describe_finished(artifacts: Path) -> Finished:
     """Return digests and answers of a finished run."""
     with mock.patch.dict(os.environ, GLOVEFLOW_ARTIFACTS=str(artifacts), MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false"):
-        answers = load_model(MODEL, "champion")(list(TEXTS))
+        answers = load_model(MODEL, "champion").classify(list(TEXTS))
     return Finished(artifacts, output_digests(artifacts), answers)

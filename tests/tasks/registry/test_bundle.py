@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pipeline_config.contracts.reading import Reading
 from pipeline_config.contracts.training import Architecture, ServedDescription
 from pipeline_config.schemas import MODEL_FILE, WEIGHTS_FILE
 from tasks.registry.bundle import build_bundle, pip_requirements
@@ -71,6 +72,20 @@ class TestBundle:
         content = (tmp_path / "bundle" / "model.json").read_bytes()
         assert json.loads(content).items() >= toy.classifier.read_json(MODEL_FILE).items()
         assert json.loads(ServedDescription.model_validate_json(content).model_dump_json()) == json.loads(content)
+
+    def test_description_carries_how_the_corpus_was_read(self, toy, tmp_path):
+        corpus = toy.config.corpus.model_copy(update={"encoding": "latin-1", "text_column": ("subject", "body")})
+        config = toy.config.model_copy(update={"corpus": corpus})
+        build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=config)
+        description = ServedDescription.model_validate_json((tmp_path / "bundle" / "model.json").read_bytes())
+        assert description.reading == corpus.reading
+        assert (description.reading.encoding, description.reading.quoting) == ("latin-1", "auto")
+
+    def test_a_description_of_an_older_release_has_the_default_reading(self, toy, tmp_path):
+        build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        old = json.loads((tmp_path / "bundle" / "model.json").read_text("utf-8"))
+        del old["reading"]
+        assert ServedDescription.model_validate(old).reading == Reading()
 
 
 def test_the_architecture_has_every_argument_of_the_network_but_the_vectors():

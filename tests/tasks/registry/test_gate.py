@@ -91,7 +91,7 @@ class TestChampionOnNewDocuments:
         swap = {"food": "sport", "sport": "food", "météo": "météo"}
         documents = change_documents(registered, lambda label: swap[label])
         test = [row for row in documents.read_table(DOCUMENTS_FILE).to_pylist() if row["split"] == "test"]
-        answers = load_model(MODEL, "champion")([row["text"] for row in test])
+        answers = load_model(MODEL, "champion").classify([row["text"] for row in test])
         return documents, [row["label"] for row in test], [answer["label"] for answer in answers]
 
     def test_it_is_measured_by_macro_f1_on_the_new_test_split(self, registered, measured):
@@ -115,7 +115,7 @@ class TestChampionOnNewDocuments:
         documents = change_documents(registered, lambda label: {"food": "sport"}.get(label, label), ["test"])
         test = [row for row in documents.read_table(DOCUMENTS_FILE).to_pylist() if row["split"] == "test"]
         truth = [row["label"] for row in test]
-        answers = load_model(MODEL, "champion")([row["text"] for row in test])
+        answers = load_model(MODEL, "champion").classify([row["text"] for row in test])
         present = ["météo", "sport"]
         score = f1_score(truth, [answer["label"] for answer in answers], labels=present, average="macro")
         assert pass_gate("2", score=score + 1e-9, documents=documents, config=registered.config)[0]

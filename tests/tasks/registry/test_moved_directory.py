@@ -27,11 +27,11 @@ def test_it_answers_and_writes_in_its_new_place_alone(registered, places, monkey
     original, moved, copied = places
     texts = ["soupe salade pain", "goal match team", "pluie vent"]
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(moved))
-    expected = load_model(MODEL, "champion")(texts)
+    expected = load_model(MODEL, "champion").classify(texts)
     assert not original.exists()
     before = snapshot(moved)
     monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(copied))
-    assert load_model(MODEL, "champion")(texts) == expected
+    assert load_model(MODEL, "champion").classify(texts) == expected
     again = register(registered)
     assert (again.version, again.created) == ("1", False)
     (tmp_path / "note.txt").write_text("a note")
@@ -42,7 +42,7 @@ def test_it_answers_and_writes_in_its_new_place_alone(registered, places, monkey
     assert snapshot(moved) == before
     assert not original.exists()
     shutil.rmtree(moved)
-    assert load_model(MODEL, "champion")(texts) == expected
+    assert load_model(MODEL, "champion").classify(texts) == expected
 
 
 def test_no_record_names_the_old_place(places, monkeypatch):

@@ -103,7 +103,7 @@ class TestRegistering:
         shutil.rmtree(files)
         again = register(registered, config=config)
         assert (again.version, again.created, again.promoted) == ("2", True, False)
-        assert load_model("gloveflow-fleeting", "challenger")(["soup"])
+        assert load_model("gloveflow-fleeting", "challenger").classify(["soup"])
 
     def test_an_interrupted_registration_is_completed_by_the_next_one(self, registered, monkeypatch):
         def fail(*_: object) -> None:

@@ -100,7 +100,7 @@ class TestTampering:
         source.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
         cached = Path(importlib.util.cache_from_source(str(files / "model.py")))
         py_compile.compile(str(source), str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-        assert load_model(MODEL, "champion")(["soup"])
+        assert load_model(MODEL, "champion").classify(["soup"])
         assert not (tmp_path / "ran").exists()
 
     def test_a_version_that_was_loaded_in_place_by_mlflow_is_still_accepted(self, files):
@@ -151,4 +151,4 @@ class TestOtherPackages:
 
     def test_a_model_that_fails_on_texts_is_told_apart_from_a_defect(self):
         with pytest.raises(UnusableModelError, match="models:/gloveflow-toy/1: cannot classify texts: MlflowException"):
-            load_model(MODEL, "champion")([7])
+            load_model(MODEL, "champion").classify([7])

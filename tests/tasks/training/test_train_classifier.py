@@ -276,7 +276,7 @@ class TestResume:
         config = toy.config
         training = config.training.model_copy(update={"checkpoint_steps": 4})
         task = train_classifier.with_options(retry_delay_seconds=0)
-        with caplog.at_level(logging.INFO), prefect_test_harness():
+        with caplog.at_level(logging.INFO), prefect_test_harness(server_startup_timeout=120):
             output = task(
                 toy.buckets,
                 toy.vocabulary,

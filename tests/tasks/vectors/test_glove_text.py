@@ -248,7 +248,6 @@ def test_little_is_read_after_the_last_wanted_vector(monkeypatch: pytest.MonkeyP
         (b"9" * 5000 + b" 2\na 1 2\n", 1, 1),
         (b"a 1 2 3\nb 4 5 6\n", 1, 3),
         (b"a 1\nb 2\n", 1, 1),
-        (b"a\t1\t2\n", 1, 0),
         (b"2 3\na 1 2 3\n", 2, 3),
         (b"9 2\n9 2\na 1 2\n", 2, 1),
         (b"\xef\xbb\xbf2 3\r\na 1 2 3\r\n", 2, 3),
