@@ -20,9 +20,11 @@ from pipeline_config.errors import ConfigError
 from pipeline_config.schemas import DOCUMENTS_FILE, UNLABELLED_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.reading.sources import CorpusFile, locate_corpus
+from tasks.runtime.arrow import whole_column
 from tasks.served.text import TEXT
 from tasks.served.tokenizers import load_tokenizer
 from tasks.tokens.availability import check_tokenizer
+from tasks.tokens.unspaced import check_segmentation
 from tasks.vectors.published import PACKAGED, full_name, read_packaged_tokens
 
 EXAMPLES = 3  # per reason
@@ -100,7 +102,7 @@ def inspect(config: PipelineConfig, *, command: str) -> Inspection:
 
     Raises:
         ConfigError: the corpus is not set, or the tokenizer is not there.
-        InputError: a run would refuse the corpus.
+        InputError: a run would refuse the corpus, or texts that the tokenizer does not split.
     """
     config.corpus.require_source()
     check_tokenizer(config.tokenization)
@@ -155,7 +157,10 @@ def _measure_tokens(texts: pa.Array, profile: CorpusProfile, config: PipelineCon
     lists = tokenize(texts)
     lengths = pc.list_value_length(lists).to_numpy()
     kept = np.minimum(lengths, config.bucketing.max_length)
-    covered, misses, vectors = _measure_coverage(pc.list_flatten(lists), config)
+    counts = pc.value_counts(pc.list_flatten(lists))
+    dictionary = pa.table({"token": counts.field("values"), "train_count": counts.field("counts")})
+    check_segmentation(dictionary, config.tokenization.tokenizer)
+    covered, misses, vectors = _measure_coverage(dictionary, config)
     return Tokens(
         tokenizer=config.tokenization.tokenizer,
         sample=len(texts),
@@ -168,7 +173,7 @@ def _measure_tokens(texts: pa.Array, profile: CorpusProfile, config: PipelineCon
     )
 
 
-def _measure_coverage(tokens: pa.Array, config: PipelineConfig) -> tuple[float | None, dict[str, int], str]:
+def _measure_coverage(dictionary: pa.Table, config: PipelineConfig) -> tuple[float | None, dict[str, int], str]:
     """Return the share of tokens with a vector, frequent ones without, and the set or why there is no share."""
     source = config.embeddings.source
     packaged = PACKAGED.get(full_name(source))
@@ -182,8 +187,7 @@ def _measure_coverage(tokens: pa.Array, config: PipelineConfig) -> tuple[float |
         why = "no vectors are configured" if source == "none" else "a run measures it (stage align_embeddings)"
         return None, {}, f"{source}: {why}"
     known = read_packaged_tokens(path)
-    counts = tokens.value_counts()
-    names, numbers = counts.field("values"), counts.field("counts").to_numpy()
+    names, numbers = whole_column(dictionary["token"]), dictionary["train_count"].to_numpy()
     there = pc.is_in(names, known.cast(names.type))
     if "lowercase" in config.alignment.fallbacks:
         there = pc.or_(there, pc.is_in(pc.utf8_lower(names), known.cast(names.type)))

@@ -226,3 +226,13 @@ def test_looking_at_inputs_imports_neither_prefect_nor_torch() -> None:
     )
     output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+def test_inspect_refuses_texts_that_the_tokenizer_does_not_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.csv"
+    rows = [f"{'这个产品很好用我喜欢' * (2 + i % 2)}{chr(0x4E00 + i)},{i % 2}\n" for i in range(60)]
+    path.write_text("text,label\n" + "".join(rows), "utf-8")
+    assert run_command(["inspect", str(path)]) == 3
+    assert "set tokenization.tokenizer=" in capsys.readouterr().err
