@@ -213,9 +213,7 @@ class CorpusConfig(Section):
             ConfigError: it is not set. A run needs a corpus; scoring with a registered model does not.
         """
         if self.source is None:
-            raise ConfigError(
-                "corpus.source: not set; name your corpus: gloveflow run FILE, or --set corpus.source=FILE"
-            )
+            raise ConfigError("corpus.source: not set; name your corpus with --set corpus.source=FILE")
         return self.source
 
     @model_validator(mode="after")
