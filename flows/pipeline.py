@@ -35,8 +35,9 @@ from tasks.runtime.loggers import open_loggers
 from tasks.runtime.parent import end_with_parent
 from tasks.served.tokenizers import identify_tokenizer
 from tasks.store.artifacts import ArtifactRef, SourceRef
+from tasks.tokens.availability import check_tokenizer
 from tasks.tokens.build_vocabulary import build_vocabulary
-from tasks.tokens.tokenize_corpus import check_tokenizer, tokenize_corpus
+from tasks.tokens.tokenize_corpus import tokenize_corpus
 from tasks.tracking.reachability import require_tracking_server
 from tasks.tracking.runs import TrackedRun, log_tags_if_possible, track_run
 from tasks.training.train_baseline import train_baseline

@@ -1,17 +1,22 @@
-"""Resolve a configuration: field default < preset YAML < user's YAML file < `--set section.key=value`.
+"""Resolve a configuration: field default < preset YAML < user's YAML file < arguments and `--set section.key=value`.
 
 Reads a preset and the user's file; writes nothing. The result says for every value which layer set it.
+
+A preset belongs to its corpus. Where the user names another corpus, there is no preset unless it is asked for, and what
+an asked-for preset says of its own files (sources, columns, encoding, ...) is left out.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError
 from pipeline_config.masking import mask_secrets
+from pipeline_config.names import name_corpus
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets, preset_path
 from pipeline_config.references import hide_secrets
 from pipeline_config.renamed import rename_settings
@@ -19,6 +24,9 @@ from pipeline_config.settings import PipelineConfig
 from pipeline_config.yaml_text import MAX_DEPTH, parse_yaml
 
 MAX_SHOWN = 200  # characters of a value in a message
+Layer: TypeAlias = tuple[str, dict[str, Any]]  # what set the values, and the values by section
+# the settings of the section `corpus` that say where files are and how they are read
+_OF_FILES = frozenset({"source", "query", "validation_source", "test_source", *Reading.model_fields})
 
 
 class ResolvedConfig(NamedTuple):
@@ -39,26 +47,34 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def resolve_config(
-    *, preset: str = DEFAULT_PRESET, file: Path | None = None, overrides: Iterable[str] = ()
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    arguments: Sequence[Layer] = (),
+    overrides: Iterable[str] = (),
 ) -> ResolvedConfig:
     """Merge the layers and validate the result. Secrets in addresses of sources become references to variables.
 
     Args:
-        preset: name of a YAML file in `pipeline_config/presets`.
+        preset: name of a YAML file in `pipeline_config/presets`; None is the default preset, or none of them if another
+            layer names a corpus.
         file: YAML file of the user, with the same sections as a preset.
+        arguments: what arguments of their own set, such as a file of texts; a corpus among them gives the name.
         overrides: `section.key=value` strings, values in YAML syntax.
 
     Raises:
-        ConfigError: a layer cannot be read or has an unknown key, or a value is out of range.
+        ConfigError: a layer cannot be read or has an unknown key, a value is out of range, or an argument and an
+            override set the same value.
     """
-    layers = [(f"preset {preset}", _read_preset(preset))]
-    if file is not None:
-        layers.append((f"file {file}", _read_yaml(file.name, _read_file(file))))
-    layers.extend((f"--set {_shorten(text)}", _parse_override(text)) for text in overrides)
+    given = [] if file is None else [(f"file {file}", _read_yaml(file.name, _read_file(file)))]
+    given += arguments
+    sets = [(f"--set {_shorten(text)}", _parse_override(text)) for text in overrides]
+    _refuse_both(arguments, sets)
+    layers = [(origin, _rename(layer, origin)) for origin, layer in (*given, *sets)]
+    layers = [*_base_layers(preset, layers, named_by_argument=_find_source(arguments) is not None), *layers]
     merged: dict[str, Any] = {}
     origins = {key: "default" for key, _ in flatten(PipelineConfig().model_dump())}
-    for origin, given in layers:
-        layer = _rename(given, origin)
+    for origin, layer in layers:
         _merge(merged, layer)
         origins.update({key: origin for key, _ in flatten(layer)})
     hide_secrets(merged)
@@ -67,6 +83,43 @@ def resolve_config(
     except ValidationError as error:
         raise ConfigError(describe_validation_error(error, origins)) from None
     return ResolvedConfig(config, {key: mask_secrets(origin) for key, origin in origins.items()})
+
+
+def _base_layers(preset: str | None, layers: Sequence[Layer], *, named_by_argument: bool) -> list[Layer]:
+    """Return what lies below the layers of the user: a preset, and the name that a corpus gives."""
+    source = _find_source(layers)
+    base = []
+    if preset is not None or source is None:
+        name = preset or DEFAULT_PRESET
+        values = _rename(_read_preset(name), f"preset {name}")
+        if source is not None:
+            own = {key: value for key, value in values.get("corpus", {}).items() if key not in _OF_FILES}
+            values = {**values, "corpus": own}
+        base.append((f"preset {name}", values))
+    if source is not None and (preset is None or named_by_argument) and (name := name_corpus(source)):
+        base.append(("the name of the corpus", {"name": name}))
+    return base
+
+
+def _find_source(layers: Iterable[Layer]) -> tuple[str, ...] | None:
+    """Return the corpus that the last of the layers with a corpus names; None if there is none, or it is no text."""
+    found = None
+    for _, layer in layers:
+        corpus = layer.get("corpus")
+        if isinstance(corpus, Mapping) and "source" in corpus:
+            found = corpus["source"]
+    names = [found] if isinstance(found, str) else found if isinstance(found, list | tuple) else []
+    texts = tuple(name for name in names if isinstance(name, str) and name)
+    return texts or None
+
+
+def _refuse_both(arguments: Sequence[Layer], sets: Sequence[Layer]) -> None:
+    """Raise a ConfigError if an argument and an override set the same value."""
+    by_argument = {key: origin for origin, layer in arguments for key, _ in flatten(layer)}
+    for origin, layer in sets:
+        for key, _ in flatten(layer):
+            if key in by_argument:
+                raise ConfigError(f"{key}: expected one value, got {by_argument[key]} and {origin}")
 
 
 def describe_validation_error(error: ValidationError, origins: Mapping[str, str] | None = None) -> str:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pipeline_config.contracts.batches import BatchingScheme
 from pipeline_config.contracts.reading import FileFormat, Quoting, Reading
 from pipeline_config.errors import ConfigError
+from pipeline_config.names import propose_name
 from pipeline_config.renamed import rename_settings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -81,7 +82,7 @@ def _name_separator(value: str) -> str:
 
 def _name_experiment(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,199}", value):
-        proposed = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")[:200]
+        proposed = propose_name(value)
         raise ValueError(
             "should begin with a lowercase letter or digit and hold only lowercase letters, digits and -, at most 200 "
             "of them" + (f", such as {proposed}" if proposed else "")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from flows.outputs import PipelineResult, StageSummary
     from flows.scoring import ScoringResult
     from pipeline_config.resolve import ResolvedConfig
+    from pipeline_config.settings import PipelineConfig
 
 
 class ProgressHandler(logging.Handler):
@@ -46,22 +48,26 @@ def print_error(message: str) -> None:
     print(f"gloveflow: {mask_secrets(message)}", file=sys.stderr)
 
 
-def print_summary(result: "PipelineResult", *, name: str, pages_run: bool) -> None:
+def print_summary(
+    result: "PipelineResult", config: "PipelineConfig", *, artifacts: Path | None, pages_run: bool
+) -> None:
     """Print scores, stages and the registered version of a finished run, and the commands to try next.
 
     Args:
         result: of the run.
-        name: of the configuration.
+        config: of the run.
+        artifacts: the option of that name.
         pages_run: whether the MLflow pages of these artifacts are there now.
     """
     lstm, baseline = result.test_scores["lstm"], result.test_scores["baseline"]
     registration = result.registration
     cached = sum(stage.cached for stage in result.stages)
     alias = f" @{registration.alias}" if registration.promoted else ""
-    command = _command()
+    command, model = program(), _model_options(config, artifacts)
+    place = _place_option(artifacts)
     lines = [
         "",
-        f"{name}: done in {result.seconds:.1f} s, {cached} of {len(result.stages)} stages cached, "
+        f"{config.name}: done in {result.seconds:.1f} s, {cached} of {len(result.stages)} stages cached, "
         f"peak memory {result.peak_memory_mib:,.0f} MiB",
         "",
         f"  {'test split':30} accuracy  macro F1",
@@ -78,9 +84,9 @@ def print_summary(result: "PipelineResult", *, name: str, pages_run: bool) -> No
         f"  MLflow run  {result.mlflow_url}{_where_pages(pages_run)}",
         "",
         "next:",
-        f"  {command} ui                        look at the Prefect and MLflow pages",
-        f'  {command} predict {_model_option(name)}"some text"       classify a text with the champion',
-        f"  {command} score {_model_option(name)}texts.csv          classify a file of texts",
+        f"  {command} ui{place}                        look at the Prefect and MLflow pages",
+        f'  {command} predict{model} "some text"       classify a text with the champion',
+        f"  {command} score{model} texts.csv          classify a file of texts",
     ]
     print("\n".join(lines))
 
@@ -96,7 +102,7 @@ def print_answers(texts: list[str], answers: list[dict[str, Any]]) -> None:
 def _where_pages(pages_run: bool) -> str:
     """Return the condition under which the address of a run's page works."""
     own = not os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://"))
-    return f" (while `{_command()} ui` runs)" if own and not pages_run else ""
+    return f" (while `{program()} ui` runs)" if own and not pages_run else ""
 
 
 def _spread_lines(spread: dict[str, float]) -> list[str]:
@@ -118,13 +124,26 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
-def _command() -> str:
+def program() -> str:
+    """Return how to call this program again."""
     program = Path(sys.argv[0])
     return str(_relative(program)) if program.name == "gloveflow" and os.sep in sys.argv[0] else "gloveflow"
 
 
-def _model_option(name: str) -> str:
-    return "" if name == DEFAULT_PRESET else f"--set name={name} "  # a preset is named as its file
+def _model_options(config: "PipelineConfig", artifacts: Path | None) -> str:
+    """Return the options, each after a space, with which `predict` and `score` find the champion of a run."""
+    options = ""
+    if config.registration.model:
+        options += f" --set registration.model={shlex.quote(config.registration.model)}"
+    elif config.name != DEFAULT_PRESET:  # a preset is named as its file
+        options += f" --set name={config.name}"
+    if config.registration.alias != type(config.registration).model_fields["alias"].default:
+        options += f" --alias {config.registration.alias}"
+    return options + _place_option(artifacts)
+
+
+def _place_option(artifacts: Path | None) -> str:
+    return f" --artifacts {shlex.quote(str(artifacts))}" if artifacts else ""
 
 
 def _relative(path: Path) -> Path:

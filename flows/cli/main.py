@@ -15,10 +15,14 @@ from flows.cli.options import (
     Parser,
     add_config,
     add_doctor,
+    add_inspect,
     add_predict,
     add_score,
     add_serve,
     configured_options,
+    corpus_options,
+    format_run,
+    list_arguments,
     served_options,
     shared_options,
 )
@@ -90,15 +94,16 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="print the version and exit")
-    shared, configured, served = shared_options(), configured_options(), served_options()
+    shared, configured, corpus, served = shared_options(), configured_options(), corpus_options(), served_options()
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, function, parents, add in (
-        ("run", _run, [configured], None),
-        ("serve", _serve, [configured], add_serve),
+        ("run", _run, [configured, corpus], None),
+        ("inspect", _inspect, [configured, corpus], add_inspect),
+        ("serve", _serve, [configured, corpus], add_serve),
         ("ui", _ui, [], None),
         ("predict", _predict, [configured, served], add_predict),
         ("score", _score, [configured, served], add_score),
-        ("config", _config, [configured], add_config),
+        ("config", _config, [configured, corpus], add_config),
         ("models", list_models, [], add_models),
         ("doctor", _doctor, [configured], add_doctor),
     ):
@@ -126,7 +131,22 @@ def _run(options: argparse.Namespace, root: Path) -> int:
         return train_pipeline
 
     result = run_flow(root, load, config=config)
-    print_summary(result, name=config.name, pages_run="mlflow" in read_servers(root))
+    print_summary(result, config, artifacts=options.artifacts, pages_run="mlflow" in read_servers(root))
+    return 0
+
+
+def _inspect(options: argparse.Namespace, root: Path) -> int:
+    """Say in seconds what a run would read and find in a corpus; starts no server, trains and stores nothing."""
+    config = _resolve(options).config
+    from flows.cli.console import print_json, print_lines, program
+    from flows.cli.inspection import inspect
+    from flows.cli.inspection_lines import describe
+
+    found = inspect(config, command=f"{program()} {format_run(options)}")
+    if options.json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        print_lines(list(describe(found)))
     return 0
 
 
@@ -149,12 +169,10 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
         use_servers(root, {server.name: server.url for server in servers})
         # not before: prefect reads the address of its server when it is imported, and would start another one
         from tasks.runtime.loggers import open_loggers
-        from tasks.tokens.tokenize_corpus import check_tokenizer
         from tasks.training.train_classifier import check_machine
 
         open_loggers()
         check_machine(config.training)
-        check_tokenizer(config.tokenization)
         print(
             f"runs of train-classifier/{config.name} at {options.cron!r} ({options.timezone}); Ctrl-C ends", flush=True
         )
@@ -186,7 +204,7 @@ def _ui(options: argparse.Namespace, root: Path) -> int:
 
 def _predict(options: argparse.Namespace, root: Path) -> int:
     """Classify texts with the registered champion."""
-    config = _resolve(options)
+    config = _resolve(options).config
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
     if not texts:
         raise InputError("predict: expected a text as an argument or on standard input, got none")
@@ -213,7 +231,7 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
 
 def _score(options: argparse.Namespace, root: Path) -> int:
     """Classify files of texts with the registered champion."""
-    resolved = _resolve_layers(options)
+    resolved = _resolve(options)
     config = resolved.config
     alias = _chosen_alias(options, config)
     from flows.cli.console import print_scored, show_log_lines
@@ -250,14 +268,13 @@ def _config(options: argparse.Namespace, root: Path) -> int:
     """Show the resolved configuration and which layer set each value."""
     from flows.cli.console import print_config
 
-    resolved = _resolve_layers(options)
-    print_config(resolved, as_yaml=options.yaml)
+    print_config(_resolve(options), as_yaml=options.yaml)
     return 0
 
 
 def _doctor(options: argparse.Namespace, root: Path) -> int:
     """Check versions, store, databases, servers and registry; with --repair, mend what can be mended."""
-    config = _resolve(options)
+    config = _resolve(options).config
     from flows.cli.console import print_findings, print_lines
     from flows.cli.doctor import examine, repair
 
@@ -270,14 +287,12 @@ def _doctor(options: argparse.Namespace, root: Path) -> int:
     return 0 if all(finding.ok for finding in findings) else 4
 
 
-def _resolve(options: argparse.Namespace) -> "PipelineConfig":
-    return _resolve_layers(options).config
-
-
-def _resolve_layers(options: argparse.Namespace) -> "ResolvedConfig":
+def _resolve(options: argparse.Namespace) -> "ResolvedConfig":
     from pipeline_config.resolve import resolve_config
 
-    return resolve_config(preset=options.preset, file=options.config, overrides=options.overrides)
+    return resolve_config(
+        preset=options.preset, file=options.config, arguments=list_arguments(options), overrides=options.overrides
+    )
 
 
 def _chosen_alias(options: argparse.Namespace, config: "PipelineConfig") -> str:
@@ -287,12 +302,15 @@ def _chosen_alias(options: argparse.Namespace, config: "PipelineConfig") -> str:
 
 
 def _resolve_to_run(options: argparse.Namespace) -> "PipelineConfig":
-    """Return the configuration of a run, which needs a corpus and every variable that a source refers to."""
+    """Return the configuration of a run, after a look at what it needs: variables, corpus, files of vectors."""
     from pipeline_config.references import check_references
 
-    config = _resolve(options)
+    config = _resolve(options).config
     config.corpus.require_source()
     check_references(config.model_dump())
+    from flows.cli.inputs import check_inputs
+
+    check_inputs(config)
     return config
 
 

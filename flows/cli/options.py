@@ -1,6 +1,7 @@
 """The options and arguments of the commands. Imports only the standard library and modules of ours that do the same."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,7 +39,7 @@ def configured_options() -> Parser:
     """Return the options of commands that need a configuration."""
     parser = Parser(add_help=False)
     parser.add_argument(
-        "--preset", default=DEFAULT_PRESET, help=f"one of {', '.join(list_presets())} (default: %(default)s)"
+        "--preset", help=f"one of {', '.join(list_presets())} (default: {DEFAULT_PRESET}, or none if you name a corpus)"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with your own values")
     parser.add_argument(
@@ -50,6 +51,48 @@ def configured_options() -> Parser:
         help="set one value; can be repeated",
     )
     return parser
+
+
+def corpus_options() -> Parser:
+    """Return the arguments of commands that read a corpus."""
+    parser = Parser(add_help=False)
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="your corpus: files, a directory, a URL (corpus.source); the first gives the name, unless name is set",
+    )
+    parser.add_argument(
+        "--text", metavar="COLUMN[,COLUMN]", help="column with the text, or several (corpus.text_column)"
+    )
+    parser.add_argument("--label", metavar="COLUMN", help="column with the class (corpus.label_column)")
+    parser.set_defaults(names_corpus=True)
+    return parser
+
+
+def list_arguments(options: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
+    """Return what the arguments of `corpus_options` set, one layer each; nothing for commands that lack them."""
+    if not getattr(options, "names_corpus", False):
+        return []
+    files, text, label = (getattr(options, name, None) for name in ("files", "text", "label"))
+    found: list[tuple[str, str, Any]] = []
+    if files:
+        found.append((f"FILE {' '.join(files)}", "source", files[0] if len(files) == 1 else files))
+    if text is not None:
+        columns = [column.strip() for column in text.split(",")]
+        found.append((f"--text {text}", "text_column", columns[0] if len(columns) == 1 else columns))
+    if label is not None:
+        found.append((f"--label {label}", "label_column", label))
+    return [(origin, {"corpus": {key: value}}) for origin, key, value in found]
+
+
+def format_run(options: argparse.Namespace) -> str:
+    """Return the arguments of `gloveflow` that run what a command with the same options is about."""
+    parts = ["run", *options.files]
+    for name in ("text", "label", "preset", "config", "artifacts"):
+        value = getattr(options, name)
+        parts += [] if value is None else [f"--{name}", str(value)]
+    return shlex.join(parts + [part for text in options.overrides for part in ("--set", text)])
 
 
 def served_options() -> Parser:
@@ -97,6 +140,11 @@ def add_text(parser: argparse.ArgumentParser) -> None:
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add what `config` takes."""
     parser.add_argument("--yaml", action="store_true", help="print a YAML file for --config")
+
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    """Add what `inspect` takes."""
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,8 @@
 
 Shows a bar on standard error if that is a terminal, else logs a line every ten seconds; on request it also updates a
 progress artifact on the page of the Prefect run. Every long loop reports here, so this is also where work in other
-threads stops when a run is interrupted.
+threads stops when a run is interrupted. prefect is imported where it is needed, because commands that use no server
+read corpora too.
 """
 
 import contextlib
@@ -14,8 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import cast
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
 from tqdm import tqdm
 
 from tasks.runtime.cancellation import raise_if_stopped
@@ -45,11 +44,7 @@ def track_progress(
     )  # fmt: skip
     started = time.monotonic()
     done, next_line, next_update = initial, started + LOG_SECONDS, started + ARTIFACT_SECONDS
-    artifact_id = (
-        create_progress_artifact(0.0, key=artifact, description=escape_markdown(description))
-        if (artifact and TaskRunContext.get())
-        else None
-    )
+    update = _make_artifact(artifact, description) if artifact else None
 
     def advance(amount: float, **shown: object) -> None:
         nonlocal done, next_line, next_update
@@ -63,16 +58,27 @@ def track_progress(
             next_line = now + LOG_SECONDS
             line = describe_progress(done, total, initial=initial, unit=unit, seconds=now - started, shown=shown)
             logger.info("%s: %s", description, line)
-        if artifact_id and total and now >= next_update:
+        if update and total and now >= next_update:
             next_update = now + ARTIFACT_SECONDS
-            update_progress_artifact(cast("UUID", artifact_id), progress=min(100.0, 100 * done / total))
+            update(min(100.0, 100 * done / total))
 
     try:
         yield advance
-        if artifact_id:
-            update_progress_artifact(cast("UUID", artifact_id), progress=100.0)
+        if update:
+            update(100.0)
     finally:
         bar.close()
+
+
+def _make_artifact(key: str, description: str) -> Callable[[float], object] | None:
+    """Make a progress artifact on the page of the Prefect run; return what updates it, or None outside a task run."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+    from prefect.context import TaskRunContext
+
+    if not TaskRunContext.get():
+        return None
+    made = create_progress_artifact(0.0, key=key, description=escape_markdown(description))
+    return lambda percent: update_progress_artifact(cast("UUID", made), progress=percent)
 
 
 @contextlib.contextmanager

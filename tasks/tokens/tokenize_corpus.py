@@ -27,7 +27,7 @@ from tasks.runtime.arrow import whole_column
 from tasks.runtime.parallel import HELPERS, THREADS, map_ahead
 from tasks.runtime.progress import track_progress
 from tasks.served.text import TEXT
-from tasks.served.tokenizers import Tokenize, load_tokenizer, require_available
+from tasks.served.tokenizers import Tokenize, load_tokenizer
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.output import StageOutput
 from tasks.store.stage import stage
@@ -82,18 +82,6 @@ class TokenDictionary:
         columns = [np.arange(len(self.codes), dtype=np.int32), list(self.codes)]
         columns += list(self._counts[:, : len(self.codes)])
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, DICTIONARY, strict=True)], schema=DICTIONARY)
-
-
-def check_tokenizer(config: TokenizationConfig) -> None:
-    """Check that a configured tokenizer may be used on this machine; nothing is imported.
-
-    Raises:
-        ConfigError: its package is not installed, or it is a function that `GLOVEFLOW_TOKENIZERS` does not list.
-    """
-    try:
-        require_available(config.tokenizer)
-    except ValueError as error:
-        raise ConfigError(f"tokenization.tokenizer: {error}") from error
 
 
 @stage(version=3)

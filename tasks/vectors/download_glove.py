@@ -22,19 +22,26 @@ from pipeline_config.settings import EmbeddingsConfig
 from tasks.fetching.archives import OpenedFile, open_packed
 from tasks.fetching.mirrors import download_file
 from tasks.fetching.zip_member import WantedMember, download_member
-from tasks.runtime.arrow import whole_column
 from tasks.runtime.progress import track_progress
 from tasks.store.artifacts import SourceRef, file_digest, tree_digest
 from tasks.store.output import StageOutput
 from tasks.store.stage import stage
 from tasks.vectors.glove_text import GloveTextReader
-from tasks.vectors.published import FASTTEXT_DIM, PACKAGED, PackagedVectors, PublishedSet, find_published
+from tasks.vectors.published import (
+    FASTTEXT_DIM,
+    PACKAGED,
+    PackagedVectors,
+    PublishedSet,
+    find_published,
+    full_name,
+    read_packaged_tokens,
+    require_file,
+)
 from tasks.vectors.selection import ParsedLines, VectorSelection
 from tasks.vectors.word2vec_binary import Word2vecBinaryReader
 
 logger = logging.getLogger(__name__)
 ROW_GROUP_BYTES = 4 << 20  # of vectors per row group; a row group is held in memory until it is written
-_SUFFIXES = (".txt", ".zip", ".gz", ".vec", ".bin")
 
 
 def locate_vectors(config: EmbeddingsConfig) -> SourceRef:
@@ -111,7 +118,7 @@ def _keep_path(keep: str) -> Path:
 
 def _locate_source(setting: str) -> SourceRef:
     source = fill_references(setting, "embeddings.source")
-    name = source if source.startswith(("glove.", "fasttext.", "charngram.")) else f"glove.{source}"
+    name = full_name(source)
     if name in PACKAGED and (files := _find_packaged_files(PACKAGED[name])):
         return SourceRef(location=name, kind="package", digest=tree_digest(files))
     if source.startswith("https://"):
@@ -121,8 +128,7 @@ def _locate_source(setting: str) -> SourceRef:
     path = Path(source).expanduser()
     if path.is_file():
         return SourceRef(location=str(path.absolute()), kind="file", digest=_digest_file(path, "embeddings.source"))
-    if "://" in source or path.suffix in _SUFFIXES or path.is_dir():
-        raise InputError(f"embeddings.source: {source}: expected a file or an https URL; no such file exists")
+    require_file(source)
     published = find_published(name)
     return SourceRef(location=name, kind="published", digest=f"{published.sha256}:{published.member or name}")
 
@@ -172,7 +178,7 @@ def _read_packaged(packaged: PackagedVectors, selection: VectorSelection) -> Ite
     if files is None:
         raise InputError(f"{packaged.distribution}: is no longer installed; install it again")
     values = np.load(files["array"], mmap_mode="r", allow_pickle=False)
-    tokens = whole_column(pq.read_table(files["token_index"])["index"]).cast(pa.string())
+    tokens = read_packaged_tokens(files["token_index"])
     if values.shape[1] != selection.dim:
         raise InputError(f"{files['array']}: expected {selection.dim} values per vector, got {values.shape[1]}")
     yield selection.select(

@@ -4,10 +4,16 @@ The names and archives of the classic sets come from torchtext. The sets of 2024
 arXiv:2507.18103) are newer than torchtext; no digests of them are published.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
-from pipeline_config.errors import InputError
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from pipeline_config.errors import InputError
+from tasks.runtime.arrow import whole_column
+
+_SUFFIXES = (".txt", ".zip", ".gz", ".vec", ".bin")
 WORDVECS = "https://nlp.stanford.edu/data/wordvecs/"
 MIRROR = "https://huggingface.co/stanfordnlp/glove/resolve/main/"
 
@@ -60,6 +66,28 @@ PACKAGED = {
         array_sha256="2d85b9db2ad8ddeb2e07474af9c9fb45a925d21c40878d4b365d189f13eb5a15",
     )
 }
+
+
+def read_packaged_tokens(token_index: Path) -> pa.Array:
+    """Return the tokens of a packaged set, in the order of its vectors."""
+    return whole_column(pq.read_table(token_index, partitioning=None)["index"]).cast(pa.string())
+
+
+def full_name(source: str) -> str:
+    """Return a setting as the name that a published set would have."""
+    return source if source.startswith(("glove.", "fasttext.", "charngram.")) else f"glove.{source}"
+
+
+def require_file(source: str) -> None:
+    """Check a source that is no name of a set, but one of a file; it opens nothing.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    path = Path(source).expanduser()
+    named = "://" in source or path.suffix in _SUFFIXES or path.is_dir()
+    if named and not source.startswith("https://") and not path.is_file():
+        raise InputError(f"embeddings.source: {source}: expected a file or an https URL; no such file exists")
 
 
 class PublishedSet(NamedTuple):

@@ -305,3 +305,77 @@ def test_error_of_a_long_value_is_short():
     with pytest.raises(ConfigError) as caught:
         resolve_config(overrides=[f"training.epochs={'x' * 5000}"])
     assert len(str(caught.value)) < 600
+
+
+FILE = ("FILE tickets.csv", {"corpus": {"source": "tickets.csv"}})
+
+
+@pytest.mark.parametrize("way", ["argument", "override", "file"])
+def test_a_corpus_without_a_preset_means_the_field_defaults_and_its_name(way, write_file):
+    given = {
+        "argument": {"arguments": [FILE]},
+        "override": {"overrides": ["corpus.source=tickets.csv"]},
+        "file": {"file": write_file("corpus: {source: tickets.csv}\n")},
+    }[way]
+    config = resolve_config(**given).config
+    source = ("tickets.csv",) if isinstance(config.corpus.source, tuple) else "tickets.csv"
+    assert config == PipelineConfig.model_validate({"name": "tickets", "corpus": {"source": source}})
+
+
+def test_a_file_without_a_corpus_is_about_the_default_preset(write_file):
+    config = resolve_config(file=write_file("training: {epochs: 2}\n")).config
+    assert (config.name, config.corpus.encoding, config.bucketing.max_length) == ("sentiment", "latin-1", 64)
+
+
+def test_a_source_that_is_taken_back_leaves_the_default_preset():
+    assert resolve_config(overrides=["corpus.source=a.csv", "corpus.source=null"]).config.name == DEFAULT_PRESET
+
+
+@pytest.mark.parametrize("override", ["corpus.source=[]", "corpus.source=3", "corpus=3", "corpus.source=''"])
+def test_a_corpus_that_is_no_text_is_told(override):
+    with pytest.raises(ConfigError, match=r"^corpus"):
+        resolve_config(overrides=[override])
+
+
+def test_a_name_that_is_given_wins_over_that_of_the_corpus(write_file):
+    file = write_file("name: mine\n")
+    assert resolve_config(arguments=[FILE]).config.name == "tickets"
+    assert resolve_config(file=file, arguments=[FILE]).config.name == "mine"
+    assert resolve_config(file=file, arguments=[FILE], overrides=["name=yours"]).config.name == "yours"
+
+
+def test_a_corpus_without_a_valid_name_is_called_custom():
+    assert resolve_config(overrides=["corpus.source=отзывы.csv"]).config.name == "custom"
+
+
+def test_a_preset_that_is_asked_for_says_nothing_of_the_files_of_another_corpus():
+    config, origins = resolve_config(preset="bbc-news", arguments=[FILE])
+    corpus = config.corpus
+    assert (corpus.format, corpus.encoding, config.name) == ("auto", "auto", "tickets")
+    assert (corpus.validation_fraction, config.training.epochs) == (0.15, 8)
+    assert (config.tokenization.tokenizer, origins["tokenization.tokenizer"]) == ("treebank", "preset bbc-news")
+
+
+def test_files_of_a_preset_are_not_mixed_with_those_of_the_user():
+    config = resolve_config(preset="imdb", overrides=["corpus.source=mine.parquet"]).config
+    assert (config.corpus.source, config.corpus.test_source, config.name) == ("mine.parquet", None, "imdb")
+    config = resolve_config(preset="imdb", overrides=["corpus.test_source=mine.parquet"]).config
+    assert (config.corpus.source, config.corpus.test_source) == ("imdb_train.parquet", "mine.parquet")
+
+
+def test_a_preset_for_files_of_the_user_keeps_its_name_only_if_no_argument_names_them():
+    assert resolve_config(preset="smoke", overrides=["corpus.source=tickets.csv"]).config.name == "smoke"
+    assert resolve_config(preset="smoke", arguments=[FILE]).config.name == "tickets"
+
+
+def test_one_value_from_an_argument_and_an_override_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"^corpus\.source: expected one value, got FILE tickets.csv and --set corpus\.source=b\.csv$"
+    ):
+        resolve_config(arguments=[FILE], overrides=["corpus.source=b.csv"])
+
+
+def test_an_argument_wins_over_the_file_of_the_user(write_file):
+    config, origins = resolve_config(file=write_file("corpus: {source: a.csv, encoding: utf-8}\n"), arguments=[FILE])
+    assert (config.corpus.source, config.corpus.encoding) == ("tickets.csv", "utf-8")
+    assert origins["corpus.source"] == "FILE tickets.csv"

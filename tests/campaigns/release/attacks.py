@@ -29,7 +29,7 @@ from pipeline_config.resolve import resolve_config
 from pipeline_config.settings import PipelineConfig
 from tasks.corpus.ingest_corpus import ingest_corpus
 from tasks.reading.sources import locate_corpus
-from tasks.tokens.tokenize_corpus import check_tokenizer
+from tasks.tokens.availability import check_tokenizer
 from tasks.training.checkpoints import Checkpoints
 from tasks.vectors.download_glove import download_glove, locate_vectors
 from tests.campaigns.hostile_archives import BAD_NAMES, MEMBER, read_all

@@ -10,6 +10,7 @@ import pytest
 from flows.cli.console import ProgressHandler, print_answers, print_error, print_summary, show_log_lines
 from flows.outputs import PipelineResult, Scores, StageSummary
 from pipeline_config.preset_files import DEFAULT_PRESET
+from pipeline_config.settings import PipelineConfig
 from tasks.registry.register_model import Registration
 from tasks.runtime.loggers import OUR_LOGGERS
 
@@ -47,8 +48,15 @@ def summary(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["gloveflow"])
 
-    def summary(name: str = "tiny", pages_run: bool = True, **changes: object) -> list[str]:
-        print_summary(make_result(tmp_path, **changes), name=name, pages_run=pages_run)
+    def summary(
+        name: str = "tiny",
+        pages_run: bool = True,
+        artifacts: Path | None = None,
+        registration_settings: dict[str, str] | None = None,
+        **changes: object,
+    ) -> list[str]:
+        config = PipelineConfig.model_validate({"name": name, "registration": registration_settings or {}})
+        print_summary(make_result(tmp_path, **changes), config, artifacts=artifacts, pages_run=pages_run)
         return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
 
     return summary
@@ -107,6 +115,15 @@ def test_summary_of_several_seeds_has_mean_and_deviation(summary) -> None:
 @pytest.mark.parametrize(("name", "option"), [(DEFAULT_PRESET, ""), ("tiny", "--set name=tiny ")])
 def test_commands_to_try_next_name_the_model_unless_it_is_that_of_the_default_preset(summary, name, option) -> None:
     assert f'gloveflow predict {option}"some text" classify a text with the champion' in summary(name)
+
+
+def test_commands_to_try_next_find_a_model_with_names_of_its_own(summary) -> None:
+    settings = {"model": "our tickets", "alias": "live"}
+    lines = summary(registration_settings=settings, artifacts=Path("my runs"))
+    options = "--set registration.model='our tickets' --alias live --artifacts 'my runs'"
+    assert f'gloveflow predict {options} "some text" classify a text with the champion' in lines
+    assert f"gloveflow score {options} texts.csv classify a file of texts" in lines
+    assert "gloveflow ui --artifacts 'my runs' look at the Prefect and MLflow pages" in lines
 
 
 def test_commands_to_try_next_start_as_this_one_did(summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from flows.cli.main import run_command
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
@@ -34,10 +35,10 @@ def test_help_lists_the_presets_and_the_default(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         run_command(["run", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert f"one of {', '.join(list_presets())} (default: {DEFAULT_PRESET})" in text
+    assert f"one of {', '.join(list_presets())} (default: {DEFAULT_PRESET}, or none if you name a corpus)" in text
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "ui", "predict", "score", "config", "models", "doctor"])
+@pytest.mark.parametrize("command", ["run", "inspect", "serve", "ui", "predict", "score", "config", "models", "doctor"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_command([command, "--help"])
@@ -55,6 +56,17 @@ def test_config_shows_each_value_and_its_origin(tmp_path: Path, capsys: pytest.C
     assert [part.strip() for part in lines["model.hidden_size"][1:]] == ["7", "--set model.hidden_size=7"]
     assert lines["name"][2].strip() == "preset sentiment"
     assert lines["training.clip_norm"][2].strip() == "default"
+
+
+def test_config_shows_what_arguments_set(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["a.csv", "b.csv", "--text", "subject, body", "--label", "1", "--set", "seed=3", "--yaml"]
+    assert run_command(["config", *arguments]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["name"], shown["seed"], shown["bucketing"]["max_length"]) == ("a", 3, 300)
+    corpus = {key: shown["corpus"][key] for key in ("source", "text_column", "label_column", "encoding")}
+    assert corpus == {
+        "source": ["a.csv", "b.csv"], "text_column": ["subject", "body"], "label_column": "1", "encoding": "auto"
+    }  # fmt: skip
 
 
 def test_config_as_yaml_can_be_used_as_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

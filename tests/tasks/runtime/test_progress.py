@@ -54,9 +54,9 @@ def updates(monkeypatch):
         assert artifact_id == ARTIFACT_ID
         sent.append(progress)
 
-    monkeypatch.setattr(progress, "create_progress_artifact", create)
-    monkeypatch.setattr(progress, "update_progress_artifact", update)
-    monkeypatch.setattr(progress, "TaskRunContext", SimpleNamespace(get=lambda: object()))
+    monkeypatch.setattr("prefect.artifacts.create_progress_artifact", create)
+    monkeypatch.setattr("prefect.artifacts.update_progress_artifact", update)
+    monkeypatch.setattr("prefect.context.TaskRunContext", SimpleNamespace(get=lambda: object()))
     return sent
 
 
@@ -160,7 +160,7 @@ def test_artifact_of_a_failed_loop_is_not_completed(clock, updates):
     ("artifact", "context"), [("training-progress", None), (None, object())], ids=["outside a task run", "not asked"]
 )
 def test_there_is_no_artifact(clock, updates, monkeypatch, artifact, context):
-    monkeypatch.setattr(progress, "TaskRunContext", SimpleNamespace(get=lambda: context))
+    monkeypatch.setattr("prefect.context.TaskRunContext", SimpleNamespace(get=lambda: context))
     with track_progress("train", total=4, artifact=artifact) as advance:
         clock.now += 3
         advance(4)

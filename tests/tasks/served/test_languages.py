@@ -12,7 +12,7 @@ from tasks.registry.bundle import pip_requirements
 from tasks.served import languages
 from tasks.served.languages import LANGUAGES, MAX_CHARACTERS
 from tasks.served.tokenizers import identify_tokenizer, is_columnar, load_tokenizer, tokenize_texts
-from tasks.tokens.tokenize_corpus import check_tokenizer
+from tasks.tokens.availability import check_tokenizer
 from tests.tasks.served.texts import ODD, column
 
 IMPORTED = {"chinese": "rjieba", "japanese": "sudachipy", "thai": "pythainlp"}

@@ -20,10 +20,10 @@ from tasks.served.text import TOKEN_LISTS
 from tasks.served.tokenizers import Tokenize, basic_english
 from tasks.store.artifacts import ArtifactRef, stage_key
 from tasks.store.commit import commit_output
+from tasks.tokens.availability import check_tokenizer
 from tasks.tokens.tokenize_corpus import (
     Chunk,
     TokenDictionary,
-    check_tokenizer,
     encode_chunk,
     encode_shards,
     iterate_shards,
