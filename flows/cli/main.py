@@ -7,7 +7,6 @@ import textwrap
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flows.cli.environment import prepare_environment
 from flows.cli.models import add_models, list_models
@@ -19,20 +18,18 @@ from flows.cli.options import (
     add_predict,
     add_score,
     add_serve,
+    choose_alias,
     configured_options,
     corpus_options,
     format_run,
-    list_arguments,
+    resolve,
+    resolve_to_run,
     served_options,
     shared_options,
 )
 from flows.cli.server_records import read_servers
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
 from tasks.store.disk_errors import find_store_error
-
-if TYPE_CHECKING:
-    from pipeline_config.resolve import ResolvedConfig
-    from pipeline_config.settings import PipelineConfig
 
 
 class _ShowVersion(argparse.Action):
@@ -117,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, root: Path) -> int:
     """Run the whole pipeline and register the model."""
-    config = _resolve_to_run(options)
+    config = resolve_to_run(options)
     from flows.cli.console import print_summary, show_log_lines
     from flows.cli.session import run_flow
     from tasks.tracking.reachability import require_tracking_server
@@ -137,7 +134,7 @@ def _run(options: argparse.Namespace, root: Path) -> int:
 
 def _inspect(options: argparse.Namespace, root: Path) -> int:
     """Say in seconds what a run would read and find in a corpus; starts no server, trains and stores nothing."""
-    config = _resolve(options).config
+    config = resolve(options).config
     from flows.cli.console import print_json, print_lines, program
     from flows.cli.inspection import inspect
     from flows.cli.inspection_lines import describe
@@ -152,7 +149,7 @@ def _inspect(options: argparse.Namespace, root: Path) -> int:
 
 def _serve(options: argparse.Namespace, root: Path) -> int:
     """Start scheduled runs, one at a time, until the command is ended."""
-    config = _resolve_to_run(options)
+    config = resolve_to_run(options)
     from flows.cli.console import print_servers
     from flows.cli.environment import use_servers
     from flows.cli.server_process import watched
@@ -204,14 +201,14 @@ def _ui(options: argparse.Namespace, root: Path) -> int:
 
 def _predict(options: argparse.Namespace, root: Path) -> int:
     """Classify texts with the registered champion."""
-    config = _resolve(options).config
+    config = resolve(options).config
     texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
     if not texts:
         raise InputError("predict: expected a text as an argument or on standard input, got none")
     from tasks.runtime.loggers import open_loggers
     from tasks.tracking.reachability import require_tracking_server
 
-    alias = _chosen_alias(options, config)
+    alias = choose_alias(options, config)
     require_tracking_server()
     from tasks.tracking.models import load_model
 
@@ -231,9 +228,9 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
 
 def _score(options: argparse.Namespace, root: Path) -> int:
     """Classify files of texts with the registered champion."""
-    resolved = _resolve(options)
+    resolved = resolve(options)
     config = resolved.config
-    alias = _chosen_alias(options, config)
+    alias = choose_alias(options, config)
     from flows.cli.console import print_scored, show_log_lines
     from flows.cli.scoring_options import changes_of_reading, choose_output, place_sources
     from flows.cli.session import run_flow
@@ -268,13 +265,13 @@ def _config(options: argparse.Namespace, root: Path) -> int:
     """Show the resolved configuration and which layer set each value."""
     from flows.cli.console import print_config
 
-    print_config(_resolve(options), as_yaml=options.yaml)
+    print_config(resolve(options), as_yaml=options.yaml)
     return 0
 
 
 def _doctor(options: argparse.Namespace, root: Path) -> int:
     """Check versions, store, databases, servers and registry; with --repair, mend what can be mended."""
-    config = _resolve(options).config
+    config = resolve(options).config
     from flows.cli.console import print_findings, print_lines
     from flows.cli.doctor import examine, repair
 
@@ -285,33 +282,6 @@ def _doctor(options: argparse.Namespace, root: Path) -> int:
         findings = examine(root, config.registration)
         print_findings([finding for finding in findings if not finding.ok])
     return 0 if all(finding.ok for finding in findings) else 4
-
-
-def _resolve(options: argparse.Namespace) -> "ResolvedConfig":
-    from pipeline_config.resolve import resolve_config
-
-    return resolve_config(
-        preset=options.preset, file=options.config, arguments=list_arguments(options), overrides=options.overrides
-    )
-
-
-def _chosen_alias(options: argparse.Namespace, config: "PipelineConfig") -> str:
-    from pipeline_config.settings import check_alias
-
-    return config.registration.alias if options.alias is None else check_alias(options.alias, "--alias")
-
-
-def _resolve_to_run(options: argparse.Namespace) -> "PipelineConfig":
-    """Return the configuration of a run, after a look at what it needs: variables, corpus, files of vectors."""
-    from pipeline_config.references import check_references
-
-    config = _resolve(options).config
-    config.corpus.require_source()
-    check_references(config.model_dump())
-    from flows.cli.inputs import check_inputs
-
-    check_inputs(config)
-    return config
 
 
 if __name__ == "__main__":

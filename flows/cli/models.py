@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.model_tables import align_columns, describe_version, list_answers, show_value, summarize_version
-from flows.cli.options import add_text, configured_options, shared_options
+from flows.cli.options import add_text, configured_options, resolve, shared_options
 from pipeline_config.errors import ConfigError, UnusableModelError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def list_models(options: argparse.Namespace, root: Path) -> int:
 
 def _show(options: argparse.Namespace, root: Path) -> int:
     """Show a version: scores, aliases, corpus, decision, changes, classes, and whether its files are intact."""
-    name = _model_name(options, _resolve(options))
+    name = _model_name(options, resolve(options).config)
     from flows.cli.console import print_json, print_lines
     from tasks.tracking.model_files import verify_version
     from tasks.tracking.version_list import CHANGES_TAG, RUN_TAG, list_versions
@@ -123,7 +123,7 @@ def _show(options: argparse.Namespace, root: Path) -> int:
 
 def _compare(options: argparse.Namespace, root: Path) -> int:
     """Compare two versions: settings, scores, vocabulary, and answers to the same documents."""
-    name = _model_name(options, _resolve(options))
+    name = _model_name(options, resolve(options).config)
     from flows.cli.console import print_json, print_lines
     from tasks.registry.comparison import compare_versions
 
@@ -152,7 +152,7 @@ def _compare(options: argparse.Namespace, root: Path) -> int:
 
 def _promote(options: argparse.Namespace, root: Path) -> int:
     """Give the champion alias to a version, without the gate; the champion becomes the previous version."""
-    config = _resolve(options)
+    config = resolve(options).config
     name = _model_name(options, config)
     from tasks.registry.changes import promote
 
@@ -161,7 +161,7 @@ def _promote(options: argparse.Namespace, root: Path) -> int:
 
 def _rollback(options: argparse.Namespace, root: Path) -> int:
     """Give the champion alias back to the version that had it before."""
-    config = _resolve(options)
+    config = resolve(options).config
     name = _model_name(options, config)
     from tasks.registry.changes import rollback
 
@@ -170,7 +170,7 @@ def _rollback(options: argparse.Namespace, root: Path) -> int:
 
 def _delete(options: argparse.Namespace, root: Path) -> int:
     """Remove a version without an alias from the registry; the files of its MLflow run stay."""
-    name = _model_name(options, _resolve(options))
+    name = _model_name(options, resolve(options).config)
     from tasks.registry.changes import delete
 
     return _report(delete(name, options.version, why=options.why), options)
@@ -184,12 +184,6 @@ def _report(done: str, options: argparse.Namespace) -> int:
     else:
         print_lines([done])
     return 0
-
-
-def _resolve(options: argparse.Namespace) -> "PipelineConfig":
-    from pipeline_config.resolve import resolve_config
-
-    return resolve_config(preset=options.preset, file=options.config, overrides=options.overrides).config
 
 
 def _model_name(options: argparse.Namespace, config: "PipelineConfig") -> str:

@@ -3,10 +3,14 @@
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline_config.masking import mask_secrets
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
+
+if TYPE_CHECKING:
+    from pipeline_config.resolve import ResolvedConfig
+    from pipeline_config.settings import PipelineConfig
 
 
 class Parser(argparse.ArgumentParser):
@@ -151,3 +155,32 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     """Add what `doctor` takes."""
     parser.add_argument("--repair", action="store_true", help="mend what can be mended, after saying what")
     parser.add_argument("--dry-run", action="store_true", help="with --repair: only say what would be done")
+
+
+def resolve(options: argparse.Namespace) -> "ResolvedConfig":
+    """Return the configuration that the options and arguments of a command give."""
+    from pipeline_config.resolve import resolve_config
+
+    return resolve_config(
+        preset=options.preset, file=options.config, arguments=list_arguments(options), overrides=options.overrides
+    )
+
+
+def choose_alias(options: argparse.Namespace, config: "PipelineConfig") -> str:
+    """Return the alias that `--alias` names, or the configured one."""
+    from pipeline_config.settings import check_alias
+
+    return config.registration.alias if options.alias is None else check_alias(options.alias, "--alias")
+
+
+def resolve_to_run(options: argparse.Namespace) -> "PipelineConfig":
+    """Return the configuration of a run, after a look at what it needs: variables, corpus, files of vectors."""
+    from pipeline_config.references import check_references
+
+    config = resolve(options).config
+    config.corpus.require_source()
+    check_references(config.model_dump())
+    from flows.cli.inputs import check_inputs
+
+    check_inputs(config)
+    return config
