@@ -61,7 +61,7 @@ class Part:
         promise: what has to hold, in one line.
         play: plays the trials and counts them.
         count: how many trials the whole campaign plays.
-        quick: how many the test suite plays; 0 for a part whose trials take minutes.
+        quick: how many the test suite plays; 0 for a part whose trials take minutes, or need a process of their own.
     """
 
     name: str
