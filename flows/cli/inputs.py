@@ -24,7 +24,8 @@ def check_inputs(config: PipelineConfig) -> None:
     """Find the mistakes in what a run reads that can be found in about a second.
 
     Files must be there and hold the configured columns. A small corpus is read as the run will read it, so that small
-    classes and rejected rows are told too. A corpus that has to be fetched is left to the run.
+    classes and rejected rows are told too. A corpus that has to be fetched, or that an installed package holds, is left to
+    the run.
 
     Raises:
         ConfigError: the tokenizer or a variable that a source refers to is missing.
@@ -32,7 +33,7 @@ def check_inputs(config: PipelineConfig) -> None:
     """
     check_tokenizer(config.tokenization)
     _check_vectors(config.embeddings)
-    if not is_local(config.corpus):
+    if not is_local(config.corpus) or _is_packaged(config.corpus):
         return
     source = locate_corpus(config.corpus)
     if sum(map(_measure, source.files)) <= SMALL_BYTES:
@@ -44,9 +45,16 @@ def check_inputs(config: PipelineConfig) -> None:
 
 def is_local(config: CorpusConfig) -> bool:
     """Return whether a corpus can be read without fetching anything."""
+    return not any("://" in fill_references(text, "corpus.source") for text in _list_sources(config))
+
+
+def _is_packaged(config: CorpusConfig) -> bool:
+    return all(text.startswith("package:") for text in _list_sources(config))
+
+
+def _list_sources(config: CorpusConfig) -> list[str]:
     names = (config.source, config.validation_source, config.test_source)
-    texts = [text for name in names for text in ((name,) if isinstance(name, str) else name or ())]
-    return not any("://" in fill_references(text, "corpus.source") for text in texts)
+    return [text for name in names for text in ((name,) if isinstance(name, str) else name or ())]
 
 
 def write_to(folder: Path, source: CorpusRef, config: PipelineConfig) -> CorpusOutput:
