@@ -21,8 +21,8 @@ from flows.scored_file import Answer, open_scored, rejected_path
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError, InputError
 from pipeline_config.masking import masked_errors
+from pipeline_config.names import check_alias, check_model_name
 from pipeline_config.schemas import REJECTED
-from pipeline_config.settings import check_alias, check_model_name
 from tasks.corpus.rejection import advise
 from tasks.reading.encodings import is_other_encoding
 from tasks.reading.file_names import TEXT_FORMATS

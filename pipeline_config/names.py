@@ -1,9 +1,11 @@
-"""Names of configurations: proposed from other texts, and from where a corpus is. Imports only the standard library."""
+"""The rules of names, and names proposed from other texts and from where a corpus is."""
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
+
+from pipeline_config.errors import ConfigError
 
 _PACKED = r"\.(gz|bz2|zst|xz|zip)$"
 _SUFFIX = r"(?<=.)\.[a-z][a-z0-9]*$"
@@ -30,3 +32,75 @@ def name_corpus(source: str | Sequence[str]) -> str:
     parts = [part for part in re.split(r"[/\\]", path) if part.strip(".") and not _MAGIC.search(part)]
     last = parts[-1].lower() if parts else ""
     return propose_name(re.sub(_SUFFIX, "", re.sub(_PACKED, "", last)))
+
+
+def require_names(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Return one or several names; a ValueError says that one is empty."""
+    if not value or not all(value):
+        raise ValueError("should have at least 1 character, or 1 name in a list")
+    return value
+
+
+def require_alias(value: str) -> str:
+    """Return an alias; a ValueError says the rule that it breaks."""
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,254}", value):
+        raise ValueError(
+            "should begin with a lowercase letter and hold only lowercase letters, digits, _ and -, at most 255 of them"
+        )
+    if value == "latest" or re.fullmatch(r"v[0-9]+", value):
+        raise ValueError("should not be latest or v with a number, which MLflow keeps for versions")
+    return value
+
+
+def require_model_name(value: str) -> str:
+    """Return the name of a registered model; a ValueError says the rule that it breaks."""
+    if not re.fullmatch(r"[^\W_]([\w .-]{0,254}\w)?", value):
+        raise ValueError(
+            "should begin with a letter or digit, end with a letter, digit or _, and hold only letters, digits, "
+            "spaces, '.', '_' and '-', at most 256 of them"
+        )
+    return value
+
+
+def check_alias(alias: str, where: str) -> str:
+    """Return an alias that does not come from a configuration, after the same check.
+
+    Args:
+        alias: the alias.
+        where: what it was given as, for the message.
+
+    Raises:
+        ConfigError: it cannot be an alias.
+    """
+    return _checked(require_alias, alias, where)
+
+
+def check_model_name(name: str, where: str) -> str:
+    """Do the same for the name of a registered model."""
+    return _checked(require_model_name, name, where)
+
+
+def _checked(check: Callable[[str], str], value: str, where: str) -> str:
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}, got {value!r}") from error
+
+
+def require_separator(value: str) -> str:
+    """Return what stands between fields: `tab` is a tab; a ValueError says what it may be."""
+    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    if value != "auto" and (len(value) != 1 or not value.isascii() or value in '"\r\n\0'):
+        raise ValueError("should be auto, tab, or one ASCII character that is no quote and no line end")
+    return value
+
+
+def require_experiment_name(value: str) -> str:
+    """Return the name of an experiment; a ValueError says the rule and proposes a name."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,199}", value):
+        proposed = propose_name(value)
+        raise ValueError(
+            "should begin with a lowercase letter or digit and hold only lowercase letters, digits and -, at most 200 "
+            "of them" + (f", such as {proposed}" if proposed else "")
+        )
+    return value

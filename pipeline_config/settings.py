@@ -5,8 +5,7 @@ values out of range are refused. `None` means disabled. Nothing is written back 
 longer than 300 lines so that one page holds every field, its default and its unit.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -14,7 +13,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pipeline_config.contracts.batches import BatchingScheme
 from pipeline_config.contracts.reading import FileFormat, Quoting, Reading
 from pipeline_config.errors import ConfigError
-from pipeline_config.names import propose_name
+from pipeline_config.names import (
+    require_alias,
+    require_experiment_name,
+    require_model_name,
+    require_names,
+    require_separator,
+)
 from pipeline_config.renamed import rename_settings
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -23,77 +28,10 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-def _name_something(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    if not value or not all(value):
-        raise ValueError("should have at least 1 character, or 1 name in a list")
-    return value
-
-
-def _name_alias(value: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,254}", value):
-        raise ValueError(
-            "should begin with a lowercase letter and hold only lowercase letters, digits, _ and -, at most 255 of them"
-        )
-    if value == "latest" or re.fullmatch(r"v[0-9]+", value):
-        raise ValueError("should not be latest or v with a number, which MLflow keeps for versions")
-    return value
-
-
-def _name_model(value: str) -> str:
-    if not re.fullmatch(r"[^\W_]([\w .-]{0,254}\w)?", value):
-        raise ValueError(
-            "should begin with a letter or digit, end with a letter, digit or _, and hold only letters, digits, "
-            "spaces, '.', '_' and '-', at most 256 of them"
-        )
-    return value
-
-
-def check_alias(alias: str, where: str) -> str:
-    """Return an alias that does not come from a configuration, after the same check.
-
-    Args:
-        alias: the alias.
-        where: what it was given as, for the message.
-
-    Raises:
-        ConfigError: it cannot be an alias.
-    """
-    return _checked(_name_alias, alias, where)
-
-
-def check_model_name(name: str, where: str) -> str:
-    """Do the same for the name of a registered model."""
-    return _checked(_name_model, name, where)
-
-
-def _checked(check: Callable[[str], str], value: str, where: str) -> str:
-    try:
-        return check(value)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}, got {value!r}") from error
-
-
-def _name_separator(value: str) -> str:
-    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
-    if value != "auto" and (len(value) != 1 or not value.isascii() or value in '"\r\n\0'):
-        raise ValueError("should be auto, tab, or one ASCII character that is no quote and no line end")
-    return value
-
-
-def _name_experiment(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,199}", value):
-        proposed = propose_name(value)
-        raise ValueError(
-            "should begin with a lowercase letter or digit and hold only lowercase letters, digits and -, at most 200 "
-            "of them" + (f", such as {proposed}" if proposed else "")
-        )
-    return value
-
-
-Alias = Annotated[str, AfterValidator(_name_alias)]
-ExperimentName = Annotated[str, AfterValidator(_name_experiment)]
-Separator = Annotated[str, AfterValidator(_name_separator)]
-Names = Annotated[str | tuple[str, ...], AfterValidator(_name_something)]
+Alias = Annotated[str, AfterValidator(require_alias)]
+ExperimentName = Annotated[str, AfterValidator(require_experiment_name)]
+Separator = Annotated[str, AfterValidator(require_separator)]
+Names = Annotated[str | tuple[str, ...], AfterValidator(require_names)]
 
 
 class Section(BaseModel):
@@ -450,7 +388,7 @@ class TrainingConfig(Section):
 class RegistrationConfig(Section):
     """`register_model`: the gate and the aliases."""
 
-    model: Annotated[str, AfterValidator(_name_model)] | None = Field(
+    model: Annotated[str, AfterValidator(require_model_name)] | None = Field(
         None, description="registered model name; None is gloveflow-<name>"
     )
     alias: Alias = Field("champion", description="alias of the model in use")

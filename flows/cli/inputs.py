@@ -24,8 +24,8 @@ def check_inputs(config: PipelineConfig) -> None:
     """Find the mistakes in what a run reads that can be found in about a second.
 
     Files must be there and hold the configured columns. A small corpus is read as the run will read it, so that small
-    classes and rejected rows are told too. The run itself looks at a corpus that has to be fetched, or that an installed
-    package holds.
+    classes and rejected rows are told too. A corpus that has to be fetched, or that an installed package holds, is left
+    to the run.
 
     Raises:
         ConfigError: the tokenizer or a variable that a source refers to is missing.

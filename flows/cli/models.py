@@ -197,7 +197,7 @@ def _model_name(options: argparse.Namespace, config: "PipelineConfig") -> str:
 
 
 def _check_name(name: str) -> None:
-    from pipeline_config.settings import check_model_name
+    from pipeline_config.names import check_model_name
 
     check_model_name(name, "--model")
 

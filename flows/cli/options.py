@@ -168,7 +168,7 @@ def resolve(options: argparse.Namespace) -> "ResolvedConfig":
 
 def choose_alias(options: argparse.Namespace, config: "PipelineConfig") -> str:
     """Return the alias that `--alias` names, or the configured one."""
-    from pipeline_config.settings import check_alias
+    from pipeline_config.names import check_alias
 
     return config.registration.alias if options.alias is None else check_alias(options.alias, "--alias")
 

@@ -2,6 +2,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from pipeline_config.errors import ConfigError
+from pipeline_config.names import check_alias, check_model_name
 from pipeline_config.settings import (
     BucketingConfig,
     CorpusConfig,
@@ -12,8 +13,6 @@ from pipeline_config.settings import (
     Section,
     TrainingConfig,
     VocabularyConfig,
-    check_alias,
-    check_model_name,
 )
 
 SECTIONS = [field.annotation for field in PipelineConfig.model_fields.values() if isinstance(field.annotation, type)]
