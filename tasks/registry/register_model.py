@@ -21,6 +21,7 @@ from tasks.registry.gate import pass_gate
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef, tree_digest
 from tasks.tracking import models, runs, versions
+from tasks.tracking.model_files import Version
 from tasks.tracking.version_list import CORPUS_TAG, DECISION_TAG, DOCUMENTS_TAG, RUN_TAG, score_tag
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,6 @@ def register_model(
     """
     name, gate = config.registered_model, config.registration
     metrics = evaluation.read_model(Metrics)
-    scores = list_scores(metrics.test)
     with tempfile.TemporaryDirectory() as folder, models.registry_lock():
         bundle = Path(folder, "bundle")
         build_bundle(bundle, classifier=classifier, vocabulary=vocabulary, config=config)
@@ -67,23 +67,10 @@ def register_model(
         version = models.find_version(name, digest)
         created = version is None
         if version is None:
-            logged = models.log_model(
-                run,
-                code=SERVED_MODEL,
-                bundle=bundle,
-                digest=digest,
-                requirements=pip_requirements(config.tokenization.tokenizer),
-                example="what a fine day",
-            )
-            tags = {tag: str(score) for tag, score in scores.items()} | {
-                DOCUMENTS_TAG: documents.digest,
-                models.DIGEST_TAG: digest,
-                RUN_TAG: run.run_id,
-                CORPUS_TAG: describe_corpus(config),
-            }
-            version = models.register_version(name, run, logged, tags=tags, description=describe_scores(metrics))
+            facts = {DOCUMENTS_TAG: documents.digest, models.DIGEST_TAG: digest, CORPUS_TAG: describe_corpus(config)}
+            version = _register_version(run, bundle, metrics, config, facts)
         number = str(version.version)
-        models.link_model(run.run_id, models.model_id_of(version), scores)
+        models.link_model(run.run_id, models.model_id_of(version), list_scores(metrics.test))
         models.set_alias(name, gate.challenger_alias, number)
         promoted, reason, comparable = pass_gate(
             number, score=metrics.test.lstm.value_of(gate.metric), documents=documents, config=config
@@ -100,6 +87,28 @@ def register_model(
         alias=gate.alias,
         reason=reason,
         comparable=comparable,
+    )
+
+
+def _register_version(
+    run: runs.TrackedRun, bundle: Path, metrics: Metrics, config: PipelineConfig, facts: dict[str, str]
+) -> Version:
+    """Log the files of a bundle as a model of the run, and register them as a version with its scores and facts."""
+    logged = models.log_model(
+        run,
+        code=SERVED_MODEL,
+        bundle=bundle,
+        digest=facts[models.DIGEST_TAG],
+        requirements=pip_requirements(config.tokenization.tokenizer),
+        example="what a fine day",
+    )
+    scores = {tag: str(score) for tag, score in list_scores(metrics.test).items()}
+    return models.register_version(
+        config.registered_model,
+        run,
+        logged,
+        tags={**scores, **facts, RUN_TAG: run.run_id},
+        description=describe_scores(metrics),
     )
 
 
