@@ -8,8 +8,6 @@ checked against the stated length and CRC.
 import contextlib
 import gzip
 import io
-import re
-import stat
 import struct
 import zipfile
 import zlib
@@ -18,17 +16,15 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from pipeline_config.errors import InputError
+from tasks.fetching.zip_entries import LOCAL_HEADER, check_ratio, find_problem, is_of_macos
 
 TEXT_SUFFIXES = (".txt", ".vec", ".bin")
-MAX_RATIO = 200  # of decompressed to compressed size; more is refused as a decompression bomb
 MAX_ENTRIES = 1000
 MAX_DIRECTORY_BYTES = 4 << 20
 ZIP_MAGIC = b"PK\x03\x04"
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 18
-_LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE.TXT 4.3.7
 _END_RECORD = struct.Struct("<4s4H2IH")  # 4.3.16
-_NESTED = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _SUPPORTED_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 
@@ -115,13 +111,13 @@ def read_directory(file: BinaryIO, name: str) -> list[Member]:
     names = [entry.filename.rstrip("/").casefold() for entry in entries]
     for entry, end in zip(entries, ends, strict=True):
         repeated = names.count(entry.filename.rstrip("/").casefold()) > 1
-        problem = "its name occurs more than once" if repeated else _find_problem(entry, end)
+        problem = "its name occurs more than once" if repeated else find_problem(entry, end)
         if problem:
             raise InputError(f"{name}/{entry.orig_filename}: {problem}")
     return [
         Member(e.filename, e.header_offset, end, e.compress_size, e.file_size, e.CRC, e.compress_type)
         for e, end in zip(entries, ends, strict=True)
-        if not e.is_dir() and not _is_of_macos(e.filename)
+        if not e.is_dir() and not is_of_macos(e.filename)
     ]
 
 
@@ -149,11 +145,11 @@ def find_data_start(header: bytes, member: Member, name: str) -> int:
     Raises:
         InputError: the local header and the directory disagree.
     """
-    if len(header) < _LOCAL_HEADER.size:
+    if len(header) < LOCAL_HEADER.size:
         raise InputError(f"{name}: is damaged: its local header is truncated")
-    magic, _, flags, method, *_, packed, size, name_length, extra_length = _LOCAL_HEADER.unpack_from(header)
-    start = int(_LOCAL_HEADER.size + name_length + extra_length)
-    in_header = header[_LOCAL_HEADER.size : _LOCAL_HEADER.size + name_length]
+    magic, _, flags, method, *_, packed, size, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
+    start = int(LOCAL_HEADER.size + name_length + extra_length)
+    in_header = header[LOCAL_HEADER.size : LOCAL_HEADER.size + name_length]
     same_name = in_header.decode("utf-8" if flags & 0x800 else "cp437", "replace") == member.name
     no_sizes = flags & 8 or 0xFFFFFFFF in (packed, size)  # they follow the data, or are in the zip64 extra field
     same_sizes = no_sizes or (packed, size) == (member.packed_size, member.size)
@@ -167,7 +163,7 @@ def find_data_start(header: bytes, member: Member, name: str) -> int:
 def open_member(file: BinaryIO, member: Member, name: str) -> io.BufferedReader:
     """Return a stream of a member's bytes; it raises an `InputError` if their size or CRC is not the stated one."""
     file.seek(member.start)
-    header = file.read(min(_LOCAL_HEADER.size + 2 * 0xFFFF, member.end - member.start))
+    header = file.read(min(LOCAL_HEADER.size + 2 * 0xFFFF, member.end - member.start))
     file.seek(member.start + find_data_start(header, member, name))
     return _buffered(_MemberStream(file, member, name))
 
@@ -245,8 +241,7 @@ class _GzipStream(_DecompressedStream):
         with _report_damage(self._name):
             data = self._gzip.read1(len(buffer))
         self._size += len(data)
-        if self._size > _CHUNK_BYTES and self._size > MAX_RATIO * self._file.tell():
-            raise InputError(f"{self._name}: {_describe_bomb(self._size, self._file.tell())}")
+        check_ratio(self._name, self._size, self._file.tell())
         buffer[: len(data)] = data
         return len(data)
 
@@ -272,38 +267,6 @@ def _check_directory_size(file: BinaryIO, size: int, name: str) -> None:
         raise InputError(
             f"{name}: expected a directory of at most {MAX_DIRECTORY_BYTES:,} bytes, got {directory_bytes:,}"
         )
-
-
-def _find_problem(entry: zipfile.ZipInfo, end: int) -> str | None:
-    """Return why an entry is refused, or None if it is trusted."""
-    name, mode = entry.orig_filename, entry.external_attr >> 16
-    if entry.header_offset < 0:
-        return "begins before the archive"
-    if not name or name.startswith(("/", "\\")) or re.match("[A-Za-z]:", name):
-        return "its name is an absolute path"
-    if ".." in re.split(r"[/\\]", name) or not name.isprintable():
-        return "its name leads out of the archive's folder or is not printable"
-    if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or a device"
-    if entry.flag_bits & 0x2041:  # encrypted, strongly encrypted, or with an encrypted directory
-        return "is encrypted"
-    if name.lower().endswith(_NESTED):
-        return "is an archive inside the archive"
-    if entry.header_offset + _LOCAL_HEADER.size + len(name.encode()) + entry.compress_size > end:
-        return "overlaps with the next entry"
-    if entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
-        return _describe_bomb(entry.file_size, entry.compress_size)
-    return None
-
-
-def _is_of_macos(name: str) -> bool:
-    """Return whether macOS added a file to an archive: its resource forks and folder settings."""
-    *folders, last = name.split("/")
-    return "__MACOSX" in folders or last.startswith("._") or last == ".DS_Store"
-
-
-def _describe_bomb(size: int, packed_size: int) -> str:
-    return f"decompresses to {size:,} bytes from {packed_size:,}, expected at most {MAX_RATIO} times as many"
 
 
 def _buffered(stream: io.RawIOBase) -> io.BufferedReader:

@@ -12,7 +12,8 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 
 from pipeline_config.errors import InputError
-from tasks.fetching.archives import MAX_RATIO, find_member, open_packed, read_directory
+from tasks.fetching.archives import find_member, open_packed, read_directory
+from tasks.fetching.zip_entries import check_ratio
 from tasks.reading.byte_stream import ByteStream
 from tasks.reading.file_names import FORMATS, TEXT_FORMATS
 
@@ -88,11 +89,6 @@ class _UnpackedStream(io.RawIOBase):
         except OSError as error:
             raise InputError(f"{self._path}: is damaged: {error}") from error
         self._size += len(data)
-        packed = self._file.tell()
-        if self._size > _CHUNK_BYTES and self._size > MAX_RATIO * packed:
-            raise InputError(
-                f"{self._path}: decompresses to {self._size:,} bytes from {packed:,}, "
-                f"expected at most {MAX_RATIO} times as many"
-            )
+        check_ratio(str(self._path), self._size, self._file.tell())
         buffer[: len(data)] = data
         return len(data)
