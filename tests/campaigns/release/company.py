@@ -58,10 +58,7 @@ def play_eight_runs(trials: Trials) -> None:
             ]
             ended = [command.wait(900) for command in started]
             problem = _check_together(artifacts, ended, alone, kinds=len(kinds))
-            if problem:
-                trials.record_wrong(f"{RUNS} runs of {len(kinds)} configurations: {problem}")
-            else:
-                trials.passed()
+            trials.check(f"{RUNS} runs of {len(kinds)} configurations", problem)
 
 
 def _commit_together(trials: Trials, artifacts: Path) -> None:
@@ -196,10 +193,7 @@ def play_two_users(trials: Trials) -> None:
             path.chmod(0o777)
         shared = bool(number % 2)
         problem = _share_by_group(folder) if shared else _keep_apart(folder)
-        if problem:
-            trials.record_wrong(f"{'one store of a group' if shared else 'a store each'}: {problem}")
-        else:
-            trials.passed()
+        trials.check(f"{'one store of a group' if shared else 'a store each'}", problem)
 
 
 def _keep_apart(folder: Path) -> str:

@@ -48,10 +48,7 @@ def play(trials: Trials) -> None:
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
         shutil.rmtree(folder, ignore_errors=True)
-        if problem:
-            trials.record_wrong(f"trial {number}, {kind.__name__}: {problem}")
-        else:
-            trials.passed()
+        trials.check(f"trial {number}, {kind.__name__}", problem)
 
 
 @contextlib.contextmanager

@@ -32,10 +32,7 @@ def play(trials: Trials) -> None:
         folder.mkdir()
         upgrade = trials.draw.random() < 0.5 and number >= 2
         problem = _kill_and_start(name, folder, trials, upgrade=upgrade)
-        if problem:
-            trials.record_lost(f"trial {number}, {'upgrade' if upgrade else 'set-up'} of {name}: {problem}")
-        else:
-            trials.passed()
+        trials.check(f"trial {number}, {'upgrade' if upgrade else 'set-up'} of {name}", problem, lost=True)
         shutil.rmtree(folder)
 
 

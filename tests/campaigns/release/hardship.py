@@ -173,10 +173,7 @@ def play_read_only(trials: Trials) -> None:
                 code, output = runs.commands.run(artifacts, *runs.options, before=respect_modes)
             reason = "Permission denied|readonly database|unable to open"
             problem = find_problem(code, output, reason=reason) or runs.finish(artifacts)
-            if problem:
-                trials.record_wrong(f"{ROOMS[number % len(ROOMS)]}: {problem}")
-            else:
-                trials.passed()
+            trials.check(f"{ROOMS[number % len(ROOMS)]}", problem)
             shutil.rmtree(artifacts)
 
 
@@ -220,10 +217,7 @@ def play_no_handles(trials: Trials) -> None:
             limit = 8 + number * 6
             code, output = runs.commands.run(artifacts, *runs.options, before=lambda limit=limit: _allow_files(limit))  # type: ignore[misc]
             problem = find_problem(code, output, reason="Too many open files|unable to open") or runs.finish(artifacts)
-            if problem:
-                trials.record_wrong(f"{limit} open files: {problem}")
-            else:
-                trials.passed()
+            trials.check(f"{limit} open files", problem)
             shutil.rmtree(artifacts)
 
 
@@ -271,10 +265,7 @@ def play_pauses(trials: Trials) -> None:
             problem = f"code {code}: {output[-1500:]}" if code not in ((0, 130) if asked else (0,)) else ""
             problem = problem or ("a traceback" if "Traceback" in output else "")
             problem = problem or (runs.find_difference(artifacts) if code == 0 else runs.finish(artifacts))
-            if problem:
-                trials.record_wrong(f"{'server' if number % 4 == 2 else 'command'} for {seconds:.0f} s: {problem}")
-            else:
-                trials.passed()
+            trials.check(f"{'server' if number % 4 == 2 else 'command'} for {seconds:.0f} s", problem)
             shutil.rmtree(artifacts)
 
 

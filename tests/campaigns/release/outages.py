@@ -56,7 +56,7 @@ class Setting(NamedTuple):
 def play(trials: Trials) -> None:
     """Play servers that are away from the start, then outages at random calls; modes and durations come in turn."""
     for server, mode in DEAD[: trials.count]:
-        _count(trials, f"{server} {mode} from the start", _play_dead(server, mode, trials.folder))
+        trials.check(f"{server} {mode} from the start", "; ".join(_play_dead(server, mode, trials.folder)))
     if trials.count <= len(DEAD):
         return
     with _setting(trials.folder) as setting:
@@ -65,14 +65,7 @@ def play(trials: Trials) -> None:
             mode = MODES[number // 2 % len(MODES)]
             lasting = (FOR_EVER, 0.0, 4.0)[number // 2 // len(MODES) % 3]
             outage = Outage(trials.draw.randint(1, setting.calls[name]), mode, lasting)
-            _count(trials, f"{name} {outage}", _play_one(setting, name, outage, number, trials.folder))
-
-
-def _count(trials: Trials, what: str, problems: list[str]) -> None:
-    if problems:
-        trials.record_wrong(f"{what}: {'; '.join(problems)}")
-    else:
-        trials.passed()
+            trials.check(f"{name} {outage}", "; ".join(_play_one(setting, name, outage, number, trials.folder)))
 
 
 def _play_dead(server: str, mode: str, folder: Path) -> list[str]:

@@ -82,10 +82,7 @@ def play(trials: Trials) -> None:
         while trials.tried < trials.count:
             victim = VICTIMS[trials.tried % len(VICTIMS)]
             problem = _play_trial(service, victim, trials.draw)
-            if problem:
-                trials.record_lost(f"{victim} killed: {problem}")
-            else:
-                trials.passed()
+            trials.check(f"{victim} killed", problem, lost=True)
     finally:
         service.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -46,6 +46,15 @@ class Trials:
         self.wrong += 1
         self._tell(f"wrong: {finding}")
 
+    def check(self, what: str, problem: str | None, *, lost: bool = False) -> None:
+        """Count a trial: without a fault if there is no problem, else as wrong, or as one that lost something."""
+        if not problem:
+            self.passed()
+        elif lost:
+            self.record_lost(f"{what}: {problem}")
+        else:
+            self.record_wrong(f"{what}: {problem}")
+
     def _tell(self, finding: str) -> None:
         self.findings.append(finding)
         if len(self.findings) <= MAX_SHOWN:
