@@ -35,7 +35,7 @@ def check_inputs(config: PipelineConfig) -> None:
     _check_vectors(config.embeddings)
     if not is_local(config.corpus) or _is_packaged(config.corpus):
         return
-    source = locate_corpus(config.corpus)
+    source = locate_corpus(config.corpus, with_digest=False)
     if sum(map(_measure, source.files)) <= SMALL_BYTES:
         with tempfile.TemporaryDirectory() as folder:
             write_to(Path(folder), source, config)

@@ -106,7 +106,7 @@ def inspect(config: PipelineConfig, *, command: str) -> Inspection:
     """
     config.corpus.require_source()
     check_tokenizer(config.tokenization)
-    source = locate_corpus(config.corpus)
+    source = locate_corpus(config.corpus, with_digest=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         profile, rejected, findings = write_to(folder, source, config)

@@ -40,6 +40,15 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking, "_known", {})
 
 
+def expect_no_canary(capfd: pytest.CaptureFixture[str], *roots: Path) -> None:
+    """Search what was printed, and everything below some directories after Prefect has sent what it holds."""
+    EventsWorker.drain_all(timeout=10)
+    APILogWorker.drain_all(timeout=10)
+    printed = capfd.readouterr()
+    assert CANARY not in printed.out + printed.err
+    assert {root: find_canary(root) for root in roots} == {root: [] for root in roots}
+
+
 @pytest.mark.parametrize("given", ["literal", "reference"])
 def test_a_secret_of_a_source_is_nowhere_in_what_a_run_leaves_and_prints(
     given: str,
@@ -122,12 +131,7 @@ def test_a_secret_in_an_error_of_a_library_is_masked_in_prefect_and_printed_nowh
     show_log_lines()
     with pytest.raises(RuntimeError, match=r"^ConnectionResetError: GET https://\*\*\*@host/\?token=\*\*\* was cut$"):
         train_pipeline(config)
-    EventsWorker.drain_all(timeout=10)
-    APILogWorker.drain_all(timeout=10)
-    printed = capfd.readouterr()
-    assert CANARY not in printed.out + printed.err
-    assert find_canary(tmp_path / "artifacts") == []
-    assert find_canary(prefect_server_root) == []
+    expect_no_canary(capfd, tmp_path / "artifacts", prefect_server_root)
 
 
 def test_the_secret_of_a_proxy_is_nowhere(
@@ -145,12 +149,7 @@ def test_the_secret_of_a_proxy_is_nowhere(
     show_log_lines()
     with pytest.raises(ServiceError, match=r"corpus\.example"):
         train_pipeline(config)
-    EventsWorker.drain_all(timeout=10)
-    APILogWorker.drain_all(timeout=10)
-    printed = capfd.readouterr()
-    assert CANARY not in printed.out + printed.err
-    assert find_canary(artifacts) == []
-    assert find_canary(prefect_server_root) == []
+    expect_no_canary(capfd, artifacts, prefect_server_root)
 
 
 def test_secrets_of_the_addresses_of_servers_are_nowhere(

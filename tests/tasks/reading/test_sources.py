@@ -266,3 +266,13 @@ def test_an_address_is_downloaded(write: Writer, served: str) -> None:
 def test_an_address_without_a_file_is_a_service_error(served: str) -> None:
     with pytest.raises(ServiceError, match=r"/gone\.csv: got status 404"):
         locate(f"{served}/gone.csv")
+
+
+def test_a_look_without_a_digest_finds_the_same_files_and_reads_none(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CorpusConfig(source=str(write("c.csv")))
+    whole = locate_corpus(config)
+    monkeypatch.setattr("tasks.reading.sources._digest", lambda *_: pytest.fail("a file was read"))
+    look = locate_corpus(config, with_digest=False)
+    assert look == whole.model_copy(update={"digest": ""})
