@@ -17,7 +17,7 @@ from tasks.store.output import StageOutput
 from tasks.tokens.availability import check_tokenizer
 from tasks.vectors.published import require_file
 
-SMALL_BYTES = 4 << 20  # a corpus up to this size is read as a whole, which takes about a second
+SMALL_BYTES = 16 << 20  # a corpus up to this size is read as a whole, which takes a second or two
 
 
 def check_inputs(config: PipelineConfig) -> None:
