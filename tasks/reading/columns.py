@@ -9,6 +9,7 @@ from pipeline_config.errors import InputError
 ABSENT = object()
 _LONGEST_NAME = 40
 _MOST_NAMES = 20
+_OPTIONS = {"text": "--text", "label": "--label"}  # of the columns that have these names if nothing is set
 
 
 def find_column(header: Sequence[str], name: str, path: Path) -> int:
@@ -18,7 +19,7 @@ def find_column(header: Sequence[str], name: str, path: Path) -> int:
         InputError: there is no such column, or there are several.
     """
     if name not in header:
-        raise InputError(f"{path}: expected a column {name!r}, got {show_columns(header)}")
+        raise InputError(describe_missing(path, name, show_columns(header)))
     places = [place for place, other in enumerate(header, 1) if other == name]
     if len(places) > 1:
         raise InputError(
@@ -26,6 +27,18 @@ def find_column(header: Sequence[str], name: str, path: Path) -> int:
             f"{', '.join(map(str, places[:-1]))} and {places[-1]}; give them different names"
         )
     return places[0] - 1
+
+
+def describe_missing(path: Path, name: str, found: str) -> str:
+    """Return the message about a column that a file lacks.
+
+    Args:
+        path: the file.
+        name: the column.
+        found: what is there, in words.
+    """
+    option = _OPTIONS.get(name)
+    return f"{path}: expected a column {name!r}, got {found}" + (f"; {option} NAME gives its name" if option else "")
 
 
 def find_field(values: Mapping[str, Any], name: str) -> Any:

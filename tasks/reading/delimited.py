@@ -54,6 +54,8 @@ def read_rows(path: Path, kind: str, reading: Reading, schema: pa.Schema | None 
     trusted = reading.quoting != "auto" or layout.quoting != "standard"
     swallowed = None if trusted else SwallowedLines(layout, reading.label_column)
     with open_stream(path, reading.encoding) as stream:
+        for _ in range(layout.skipped):
+            next(stream.lines())
         if layout.has_header:
             next((row for row in parse_rows(stream.lines(), layout.separator, layout.quoting) if row), None)
         while stream.fill(byte_stream.BLOCK_BYTES) or stream.start < len(stream.buffer):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
-from tasks.reading.columns import find_column, show_columns, show_value
+from tasks.reading.columns import describe_missing, find_column, show_columns, show_value
 from tasks.reading.packed import open_stream
 
 SAMPLE_BYTES = 1 << 18
@@ -21,6 +21,7 @@ SEPARATORS = (",", "\t", ";", "|")
 _SAMPLE_ROWS = 100
 _SAME_WIDTH = 0.9  # share of the first rows that have the same number of fields under the right separator
 _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
+_SEPARATOR_LINE = re.compile(r"sep=(.)[\r\n]*", re.IGNORECASE)  # Excel's first line
 _NUMBER = re.compile(r"\s*[-+]?\d+([.,]\d+)*\s*")
 
 
@@ -32,6 +33,7 @@ class Layout(NamedTuple):
         quoting: `standard`, `backslash` or `none`.
         header: names of the columns.
         has_header: whether the first row of the file holds them.
+        skipped: lines before the first row: 1 if the first line names the separator.
         places: position of each wanted column in a row, by name.
         encoding: encoding of the file.
         labels: labels of the first rows; None if the file has no label column, or its quotes are to be trusted.
@@ -41,6 +43,7 @@ class Layout(NamedTuple):
     quoting: str
     header: tuple[str, ...]
     has_header: bool
+    skipped: int
     places: Mapping[str, int]
     encoding: str
     labels: frozenset[str] | None
@@ -71,6 +74,11 @@ def find_layout(path: Path, kind: str, reading: Reading) -> Layout:
         InputError: a wanted column is missing or there twice, or the separator cannot be told.
     """
     sample = take_sample(path, reading.encoding)
+    stated = _SEPARATOR_LINE.fullmatch(sample.lines[0]) if sample.lines else None
+    if stated:
+        sample = sample._replace(lines=sample.lines[1:])
+        if reading.separator == "auto":
+            reading = reading.model_copy(update={"separator": stated[1]})
     quoting = "standard" if reading.quoting == "auto" else reading.quoting
     separators = [reading.separator] if reading.separator != "auto" else _order_separators(kind)
     if reading.header:
@@ -84,7 +92,9 @@ def find_layout(path: Path, kind: str, reading: Reading) -> Layout:
         quoting = "backslash"
     places = {name: find_column(header, name, path) for name in reading.columns}
     label = places.get(reading.label_column or "")
-    layout = Layout(separator, quoting, tuple(header), reading.header, places, sample.encoding, None)
+    layout = Layout(
+        separator, quoting, tuple(header), reading.header, int(bool(stated)), places, sample.encoding, labels=None
+    )
     if reading.quoting != "auto" or label is None:
         return layout
     rows = (row for row in _parse(sample, separator, quoting) if len(row) == len(header))
@@ -165,7 +175,7 @@ def _choose_header(headers: Mapping[str, list[str]], reading: Reading, path: Pat
             f"then 1 to {len(first)}) or corpus.column_names=[...]"
         )
     got = _show(headers, several) if len(several) > 1 else show_columns(first)
-    raise InputError(f"{path}: expected a column {missing!r}, got {got}")
+    raise InputError(describe_missing(path, missing, got))
 
 
 def _count_columns(

@@ -83,7 +83,7 @@ def test_the_label_map_renames_labels_after_they_became_text(write: Writer) -> N
     [
         ("c.csv", b"", "expected a column 'text', got no header"),
         ("c.csv", b"\n\n", "expected a column 'text', got no header"),
-        ("c.csv", b"one,a\ntwo,b\n", "expected a column 'text', got columns 'one', 'a'"),
+        ("c.csv", b"one,a\ntwo,b\n", "expected a column 'text', got columns 'one', 'a'; --text NAME gives its name"),
         ("c.csv", b"text,class\none,a\n", "expected a column 'label', got columns 'text', 'class'"),
         ("c.tsv", b"title,label\none,a\n", "expected a column 'text', got columns 'title', 'label'"),
         (
@@ -131,7 +131,7 @@ def test_a_parquet_file_without_the_column_is_refused(tmp_path: Path, artifacts:
     pq.write_table(pa.table({"text": ["x"], "class": ["a"]}), tmp_path / "c.parquet")
     assert (
         refused(tmp_path / "c.parquet")
-        == f"{tmp_path}/c.parquet: expected a column 'label', got columns 'text', 'class'"
+        == f"{tmp_path}/c.parquet: expected a column 'label', got columns 'text', 'class'; --label NAME gives its name"
     )
 
 

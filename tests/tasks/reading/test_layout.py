@@ -54,6 +54,16 @@ def test_a_separator_is_found(write: Writer, name: str, separator: str, header: 
     assert (found.separator, found.quoting, found.encoding) == (separator, "standard", "utf-8")
 
 
+@pytest.mark.parametrize("separator", [";", "|", "~"])
+@pytest.mark.parametrize("header", [True, False])
+def test_the_line_with_which_excel_names_the_separator_is_no_row(write: Writer, separator: str, header: bool) -> None:
+    path = write("c.csv", f"sep={separator}\r\n".encode() + joined(separator, header))
+    options = {} if header else {"header": False, "column_names": ["text", "label"]}
+    assert read(path, **options) == ROWS
+    assert read(path, separator=separator, **options) == ROWS
+    assert read(write("d.csv", b"sep=,\n" + joined(";", header)), separator=";", **options) == ROWS
+
+
 @pytest.mark.parametrize("value", ["tab", "\\t", "\t"])
 def test_a_tab_has_several_names(write: Writer, value: str) -> None:
     assert read(write("c.csv", joined("\t")), separator=value) == ROWS
@@ -101,11 +111,12 @@ def test_a_first_row_that_looks_like_data_is_shown_shortened(write: Writer) -> N
 
 
 def test_the_columns_are_shown_as_each_separator_gives_them(write: Writer) -> None:
-    assert (
-        refused(write("c.csv", b"body;queue\nx;a\n")) == "FILE: expected a column 'text', got columns 'body', 'queue'"
+    assert refused(write("c.csv", b"body;queue\nx;a\n")) == (
+        "FILE: expected a column 'text', got columns 'body', 'queue'; --text NAME gives its name"
     )
     assert refused(write("c.csv", b"a,b;c\nx,y;z\n")) == (
-        "FILE: expected a column 'text', got 'a', 'b;c' with the separator ',', or 'a,b', 'c' with the separator ';'"
+        "FILE: expected a column 'text', got 'a', 'b;c' with the separator ',', or 'a,b', 'c' with the separator ';'; "
+        "--text NAME gives its name"
     )
 
 
