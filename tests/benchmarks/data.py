@@ -7,6 +7,7 @@
     python tests/benchmarks/data.py golden FILE...         tokens and rows against torchtext's, all documents, bit for bit
     python tests/benchmarks/data.py coverage FILE...       tokens with a vector, by tokenizer and fallbacks
     python tests/benchmarks/data.py formats TRAIN          reading CSV and JSON lines: ours, Python's csv, Arrow
+    python tests/benchmarks/data.py rows TRAIN             ingest of two million rows of CSV, plain and gzip: rows per second
 
 Files are Parquet with columns `text` and `label`; MORE may have any labels. Each chain runs in a process of its own, so
 that its peak memory is its own. The vectors are GloVe 6B 50d, converted to the format of each chain beforehand.
@@ -33,8 +34,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import csv as arrow_csv
 
 BATCH = 64
+ROWS = 2_000_000
 LONGEST = 10_000  # tokens: nothing is cut, as in the tutorial
 
 
@@ -84,6 +87,50 @@ def compare_sizes(files: list[str]) -> None:
                 f"{base * factor:8,} {size:6,.0f} {result['total']:8.2f} {result['cpu']:7.2f} {result['cpu'] / base / factor * 50_000:11.2f} "
                 f"{result['peak_mib']:9,.0f} {result['private_mib']:8,.0f}   {steps}"
             )
+
+
+def ingest_rows(files: list[str]) -> None:
+    """Print rows per second and memory of `ingest_corpus` on two million rows of CSV, beside pandas' `read_csv`.
+
+    The texts are those of a file, repeated, each after the digits of its number. pandas only reads them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        table = pq.read_table(write_more(Path(folder), files[0], ROWS))
+        plain, packed = Path(folder, "rows.csv"), Path(folder, "rows.csv.gz")
+        arrow_csv.write_csv(table, plain)
+        with pa.CompressedOutputStream(str(packed), "gzip") as file:
+            arrow_csv.write_csv(table, file)
+        del table
+        for path in (plain, packed):
+            print(f"{path.name}: {path.stat().st_size / 1e6:,.0f} MB")
+            for part in ("run-ingest", "run-pandas"):
+                result = measure(part, [str(path)], folder)
+                print(
+                    f"  {part:12} {ROWS / result['total']:10,.0f} rows/s {result['total']:8.2f} s, processor "
+                    f"{result['cpu']:7.2f} s, peak {result['peak_mib']:6,.0f} MiB, private {result['private_mib']:6,.0f} MiB"
+                )
+
+
+def run_ingest(files: list[str]) -> None:
+    """Run the stage `ingest_corpus` on a file; print the seconds as JSON."""
+    import pandas  # noqa: F401 (pyarrow imports it with its first array; imports are not timed)
+
+    from pipeline_config.settings import CorpusConfig
+    from tasks.corpus.ingest_corpus import ingest_corpus, locate_corpus
+
+    config = CorpusConfig(source=files[0])
+    clock = Clock()
+    clock("ingest", lambda: ingest_corpus.fn(locate_corpus(config), config, 0))
+    clock.report()
+
+
+def run_pandas(files: list[str]) -> None:
+    """Read a file with pandas; print the seconds as JSON."""
+    import pandas as pd
+
+    clock = Clock()
+    clock("read", lambda: pd.read_csv(files[0]))
+    clock.report()
 
 
 def run_ours(files: list[str]) -> None:
@@ -491,6 +538,7 @@ PARTS: dict[str, Callable[[list[str]], None]] = {
     "golden": compare_golden,
     "coverage": compare_coverage,
     "formats": compare_formats,
+    "rows": ingest_rows,
 }
 
 
@@ -499,6 +547,8 @@ _STEPS: dict[str, Callable[[list[str]], None]] = {
     "prepare": lambda _: prepare_vectors(Path(os.environ["GLOVEFLOW_ARTIFACTS"])),
     "prepare-text": lambda _: prepare_vectors(Path(os.environ["GLOVEFLOW_ARTIFACTS"]), text=True),
     "run-ours": run_ours,
+    "run-ingest": run_ingest,
+    "run-pandas": run_pandas,
     "run-torchtext": run_torchtext,
 }
 
