@@ -16,7 +16,7 @@ from pipeline_config.settings import CorpusConfig
 from tasks.corpus.classes import describe_near_equal, find_near_equal, find_strangers
 from tasks.corpus.documents import CorpusReader
 from tasks.corpus.profile import profile_documents
-from tasks.corpus.splitting import TRAIN, DocumentIndex, draw_splits, find_crossing
+from tasks.corpus.splitting import TRAIN, DocumentIndex, draw_splits, find_crossing, find_pairs
 
 
 class Choice(NamedTuple):
@@ -102,8 +102,7 @@ def select_documents(
     strange = find_strangers(np.maximum(index.given[kept], TRAIN), index.labels[kept], labels, where=where)
     rejected = dict.fromkeys(kept[strange].tolist(), "class_not_in_train")
     kept = kept[~strange]
-    pairs = np.unique(index.labels[kept].astype(np.int64) << 32 | index.texts[kept])
-    distinct = np.bincount(pairs >> 32, minlength=len(labels))
+    distinct = np.bincount(find_pairs(index.texts[kept], index.labels[kept])[1], minlength=len(labels))
     small = np.flatnonzero((distinct > 0) & (distinct < config.min_class_documents))
     if len(small) and config.small_classes == "error":
         raise InputError(_describe_small(small, distinct, labels, config, where=where))

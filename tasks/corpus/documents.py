@@ -63,9 +63,9 @@ class CorpusReader:
         self.rejected_by_class: Counter[tuple[str, str]] = Counter()
         self.oddities: Counter[str] = Counter()
         self._groups: dict[str, int] = {}
-        self._keys: list[bytes] = []
+        self._lengths: list[np.ndarray] = []  # an array per batch of the spool
         self._columns: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("doc_ids", "labels", "given", "groups", "times", "lengths")
+            name: [] for name in ("keys", "doc_ids", "labels", "given", "groups", "times")
         }
 
     def read(self, spool: Path, keep_unlabelled: Callable[[pa.Table], None]) -> None:
@@ -88,7 +88,7 @@ class CorpusReader:
                 for block in map_ahead(pool, prepare, blocks):
                     first_of_block = self.rows
                     usable = self._take(block, Path(file.path).name)
-                    if len(usable):  # `find_near_duplicates` needs one batch of the spool per array in `_columns`
+                    if len(usable):  # `find_near_duplicates` needs one batch of the spool per array in `_lengths`
                         writer.write_table(usable)
                     if len(block.unlabelled):
                         ids = pc.add(block.unlabelled["place"], first_of_block)
@@ -97,26 +97,28 @@ class CorpusReader:
                 self.files.append(FileRows(name=Path(file.path).name, first_row=first, rows=self.rows - first))
 
     def build_index(self) -> DocumentIndex:
-        """Return the index of the usable rows."""
-        columns = {
-            name: np.concatenate(parts) if parts else np.zeros(0, np.int64)
-            for name, parts in self._columns.items()
-            if name != "lengths"
-        }
-        texts = pa.array(self._keys, pa.binary(16)).dictionary_encode()
+        """Return the index of the usable rows, and forget the numbers of which it is made."""
+        columns = {}
+        for name in list(self._columns):
+            parts = self._columns.pop(name)
+            columns[name] = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        keys = pa.py_buffer(columns.pop("keys"))
+        texts = pa.Array.from_buffers(pa.binary(16), keys.size // 16, [None, keys]).dictionary_encode()
         first = np.frombuffer(texts.dictionary.buffers()[1], np.uint64)[: 2 * len(texts.dictionary) : 2]
         codes = texts.indices.to_numpy()
-        return DocumentIndex(texts=codes, hashes=first[codes] if len(codes) else first, **columns)
+        hashes = first[codes] if len(codes) else first
+        pa.default_memory_pool().release_unused()  # the hash table that found the copies
+        return DocumentIndex(texts=codes, hashes=hashes, **columns)
 
     def lengths(self) -> np.ndarray:
-        """Return int64[N], the number of characters in the text of each usable row."""
-        return np.concatenate(self._columns["lengths"]) if self._keys else np.zeros(0, np.int64)
+        """Return int32[N], the number of characters in the text of each usable row."""
+        return np.concatenate(self._lengths) if self._lengths else np.zeros(0, np.int32)
 
     def find_near_duplicates(self, spool: Path, kept: np.ndarray) -> np.ndarray:
         """Return int64[pairs, 2], positions in `kept` (int64[N], ascending) of documents with nearly the same text."""
-        wanted = np.zeros(len(self._keys), bool)
+        ends = np.cumsum([0, *map(len, self._lengths)])
+        wanted = np.zeros(ends[-1], bool)
         wanted[kept] = True
-        ends = np.cumsum([0, *map(len, self._columns["doc_ids"])])
         blocks = (
             block["text"].filter(pa.array(wanted[start:end]))
             for block, start, end in zip(read_spool(spool), ends[:-1], ends[1:], strict=True)
@@ -142,9 +144,9 @@ class CorpusReader:
             return _SPOOL.empty_table()
         numbers = pc.add(block.table["place"], first)
         self.oddities += block.oddities
-        self._keys.extend(block.keys)
+        self._lengths.append(block.lengths)
+        self._columns["keys"].append(block.keys)
         self._columns["doc_ids"].append(numbers.to_numpy())
-        self._columns["lengths"].append(block.lengths)
         self._columns["labels"].append(_encode(block.table["label"], self.labels))
         self._columns["given"].append(block.given)
         self._columns["groups"].append(_encode(block.table["group"], self._groups))

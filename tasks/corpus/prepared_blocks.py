@@ -34,8 +34,8 @@ class PreparedBlock(NamedTuple):
         unlabelled: the train rows without a label: `place` and normalized `text`.
         labels: the distinct labels of all rows, as the file has them.
         given: int8[usable], the split that the corpus gives, or -1.
-        keys: 16 bytes per usable row, equal for copies of a text.
-        lengths: int64[usable], characters of the texts.
+        keys: uint64[usable, 2], equal for copies of a text.
+        lengths: int32[usable], characters of the texts.
         oddities: texts by kind of oddity.
     """
 
@@ -45,7 +45,7 @@ class PreparedBlock(NamedTuple):
     unlabelled: pa.Table
     labels: set[str]
     given: np.ndarray
-    keys: list[bytes]
+    keys: np.ndarray
     lengths: np.ndarray
     oddities: Counter[str]
 
@@ -78,8 +78,8 @@ def prepare_block(block: pa.Table, config: CorpusConfig, split: str | None) -> P
         unlabelled=_set_text(unlabelled, normalize_texts(whole_column(unlabelled["text"]))),
         labels=labels,
         given=given,
-        keys=hash_texts(text),
-        lengths=pc.utf8_length(text).to_numpy(),
+        keys=np.frombuffer(b"".join(hash_texts(text)), np.uint64).reshape(-1, 2),
+        lengths=pc.utf8_length(text).to_numpy().astype(np.int32),
         oddities=count_oddities(before, text),
     )
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline_config.contracts.corpus import DocumentsProfile, LengthPercentiles
 from pipeline_config.schemas import SPLITS
 from tasks.corpus.classes import find_imbalance
-from tasks.corpus.splitting import TRAIN, DocumentIndex
+from tasks.corpus.splitting import TRAIN, DocumentIndex, find_pairs
 from tasks.served.text import largest_bytes, text_bytes
 
 _HISTOGRAM_EDGES = 24
@@ -54,15 +54,14 @@ def profile_documents(
         index: the N documents.
         split: int8[N], their splits.
         labels: names of the classes.
-        characters: int64[N], the lengths of their texts.
+        characters: int32[N], the lengths of their texts.
         crossing: int8[N], the later split that has a copy, or -1.
         near: int64[pairs, 2], near-duplicates; None if there was no search.
         kept: bool[N], whether a document stays.
     """
     counts = np.zeros((len(SPLITS), len(labels)), np.int64)
     np.add.at(counts, (split[kept], index.labels[kept]), 1)
-    pairs = np.unique(index.texts.astype(np.int64) << 32 | index.labels)
-    classes_of_text = np.bincount(pairs >> 32)
+    classes_of_text = np.bincount(find_pairs(index.texts, index.labels)[0])
     order = sorted(range(len(labels)), key=lambda i: labels[i])
     documents = {
         name: {labels[i]: int(counts[code, i]) for i in order if counts[code, i]} for code, name in enumerate(SPLITS)

@@ -41,9 +41,24 @@ class DocumentIndex:
     def __len__(self) -> int:
         return len(self.doc_ids)
 
-    def keep(self, mask: np.ndarray) -> "DocumentIndex":
-        """Return the documents that a mask or an array of positions selects."""
-        return replace(self, **{name: getattr(self, name)[mask] for name in self.__dataclass_fields__})
+    def keep(self, places: np.ndarray) -> "DocumentIndex":
+        """Return the documents at some positions (int[M], ascending); nothing is copied if these are all."""
+        if len(places) == len(self):
+            return self
+        return replace(self, **{name: getattr(self, name)[places] for name in self.__dataclass_fields__})
+
+
+def find_pairs(texts: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int[K] texts and int[K] labels, the distinct pairs of them among int32[N] texts and int32[N] labels.
+
+    Few texts have several labels, so only these are sorted.
+    """
+    first = np.full(texts.max(initial=-1) + 1, -1, np.int32)
+    first[texts[::-1]] = labels[::-1]  # of several values, numpy assigns the last
+    others = np.flatnonzero(first[texts] != labels)
+    more = np.unique(texts[others].astype(np.int64) << 32 | labels[others])
+    known = np.flatnonzero(first >= 0)
+    return np.concatenate([known, more >> 32]), np.concatenate([first[known], more & 0xFFFFFFFF])
 
 
 def draw_splits(
@@ -95,11 +110,11 @@ def find_crossing(texts: np.ndarray, split: np.ndarray) -> np.ndarray:
 
 
 def _link_units(index: DocumentIndex, near_duplicates: np.ndarray | None) -> np.ndarray:
-    """Return int64[N], the unit of each document; a common text or group, or a near-duplicate, connects two."""
+    """Return int32[N], the unit of each document; a common text or group, or a near-duplicate, connects two."""
     grouped = np.flatnonzero(index.groups >= 0)
     pairs = near_duplicates if near_duplicates is not None else np.empty((0, 2), np.int64)
     if not len(grouped) and not len(pairs):
-        return np.unique(index.texts, return_inverse=True)[1]
+        return index.texts
     from scipy.sparse import coo_array  # here: slow to import
     from scipy.sparse.csgraph import connected_components
 
@@ -109,14 +124,18 @@ def _link_units(index: DocumentIndex, near_duplicates: np.ndarray | None) -> np.
     size = texts + int(index.groups.max(initial=-1)) + 1
     graph = coo_array((np.ones(len(starts), np.int8), (starts, ends)), shape=(size, size))
     component: np.ndarray = connected_components(graph, directed=False)[1][index.texts]
-    return np.unique(component, return_inverse=True)[1]
+    return component
 
 
 def _draw(
     index: DocumentIndex, units: np.ndarray, *, splitter: str, fractions: dict[int, float], seed: int
 ) -> np.ndarray:
     """Return int8[N], a split for each document, drawn unit by unit in the order of their mixed hashes."""
-    _, first, units, sizes = np.unique(units, return_index=True, return_inverse=True, return_counts=True)
+    sizes = np.bincount(units)
+    units = (np.cumsum(sizes > 0, dtype=np.int32) - 1)[units]  # without gaps
+    sizes = sizes[sizes > 0]
+    first = np.empty(len(sizes), np.int64)
+    first[units[::-1]] = np.arange(len(units))[::-1]  # of several values, numpy assigns the last
     hashes = np.full(len(first), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(hashes, units, index.hashes)
     order_by = mix_hashes(hashes, seed)
@@ -134,7 +153,8 @@ def _draw(
         before = np.cumsum(sizes[order]) - sizes[order]
         drawn = np.empty(len(first), np.int8)
         drawn[order] = _assign_positions(before / sizes.sum(), fractions)
-    return drawn[units]
+    of_documents: np.ndarray = drawn[units]
+    return of_documents
 
 
 def _draw_by_class(labels: np.ndarray, order_by: np.ndarray, fractions: dict[int, float]) -> np.ndarray:

@@ -1,12 +1,22 @@
 """Dividing documents: fractions, what must stay together, and what the order of rows and the growth of a corpus change."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tasks.corpus.hashing import mix_hashes
-from tasks.corpus.splitting import NOT_GIVEN, TEST, TRAIN, VALIDATION, DocumentIndex, draw_splits, find_crossing
+from tasks.corpus.splitting import (
+    NOT_GIVEN,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    DocumentIndex,
+    draw_splits,
+    find_crossing,
+    find_pairs,
+)
 
 SPLITTERS = ("stratified", "hash", "time", "group")
 
@@ -186,3 +196,18 @@ def test_the_copy_in_the_earlier_split_is_the_one_to_reject() -> None:
     split = np.array([TRAIN, TEST, TRAIN, VALIDATION, TRAIN, VALIDATION, TEST, TRAIN, TRAIN], np.int8)
     assert find_crossing(texts, split).tolist() == [TEST, -1, VALIDATION, -1, TEST, TEST, -1, -1, -1]
     assert find_crossing(np.zeros(0, int), np.zeros(0, np.int8)).tolist() == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_the_pairs_of_texts_and_labels_are_those_of_a_set(count: int) -> None:
+    draw_numbers = np.random.default_rng(count)
+    texts, labels = (draw_numbers.integers(0, most, count, np.int32) for most in (120, 3))
+    pairs = list(zip(*(found.tolist() for found in find_pairs(texts, labels)), strict=True))
+    assert sorted(pairs) == sorted(set(zip(texts.tolist(), labels.tolist(), strict=True)))
+
+
+def test_units_may_have_numbers_with_gaps_between_them() -> None:
+    index = index_of([3, 9, 3, 20, 9, 4] * 10)
+    gaps = replace(index, texts=index.texts * 7 + 2)
+    for splitter in SPLITTERS:
+        assert draw(gaps, splitter) == draw(index, splitter)
