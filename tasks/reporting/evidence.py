@@ -11,6 +11,8 @@ from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Scores
 from tasks.reporting.subject import Subject
 
+MODEL_NAMES = {"lstm": "LSTM", "baseline": "TF-IDF + logistic regression"}  # for people
+
 
 class Evidence(NamedTuple):
     """What a report is made of. A section whose part is None or empty is left out.

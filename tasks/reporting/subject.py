@@ -23,7 +23,7 @@ class Subject(NamedTuple):
         run_url: address of the MLflow run.
         corpus: sources of the corpus, without secrets.
         corpus_digest: SHA-256 of its documents.
-        seeds: the seed of the splits, and those of the training.
+        seeds: the seed of the run, and those of several trainings, in words.
         code: commit or version of the code.
         champion: version that had the alias before the decision; None if none had.
         differences: settings that differ from the champion's; None if its configuration is not known.
@@ -37,7 +37,7 @@ class Subject(NamedTuple):
     run_url: str
     corpus: str
     corpus_digest: str
-    seeds: tuple[int, ...]
+    seeds: str
     code: str
     champion: str | None = None
     differences: tuple[Difference, ...] | None = None
