@@ -13,12 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.contracts.analysis import Analysis, Attribution
-from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metric, Metrics, ModelScores
 from pipeline_config.contracts.training import ModelDescription
-from pipeline_config.schemas import EPOCHS_FILE, KEPT_COLUMNS_FILE, PREDICTIONS_FILE, REPORT_FILE, WEIGHTS_FILE, Split
+from pipeline_config.schemas import EPOCHS_FILE, KEPT_COLUMNS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Split
 from pipeline_config.settings import EvaluationConfig
 from tasks.batches.bucket_corpus import read_labels
 from tasks.batches.encoded_split import EncodedSplit, load_split
@@ -26,7 +25,7 @@ from tasks.evaluation.analyse import Evidence, analyse
 from tasks.evaluation.calibration import choose_temperature, soften
 from tasks.evaluation.metrics import measure
 from tasks.evaluation.mistakes import read_texts
-from tasks.evaluation.prediction_table import ConfidentError, tabulate_predictions
+from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.evaluation.verdict import write_verdict
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.output import StageOutput
@@ -80,36 +79,8 @@ def evaluate_classifier(
     for content in (metrics, analysis):
         output.write_model(content)
     output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
-    write_page(output, evidence, metrics, analysis, classifier, buckets, documents, embeddings)
     for name, scores in (("lstm", metrics.test.lstm), ("baseline", metrics.test.baseline)):
         output.facts.update({f"{name}_accuracy": scores.accuracy, f"{name}_macro_f1": scores.macro_f1})
-
-
-def write_page(
-    output: StageOutput,
-    evidence: Evidence,
-    metrics: Metrics,
-    analysis: Analysis,
-    classifier: ArtifactRef,
-    buckets: ArtifactRef,
-    documents: ArtifactRef,
-    embeddings: ArtifactRef | None,
-) -> None:
-    """Write the figures and the page."""
-    from tasks.evaluation import report
-
-    made = report.Evidence(
-        labels=evidence.labels,
-        scores=metrics.test,
-        epochs=classifier.read_table(EPOCHS_FILE).to_pandas(),
-        lengths=load_split(buckets, "train").lengths,
-        profile=documents.read_model(CorpusProfile),
-        padding=buckets.read_model(PaddingReport),
-        coverage=embeddings.read_model(CoverageReport) if embeddings else None,
-        errors=[ConfidentError(e.text, e.label, e.prediction, e.probability) for e in analysis.errors],
-    )
-    report.draw_figures(made, output.directory)
-    output.path(REPORT_FILE).write_text(report.render_report(made, output.directory), "utf-8")
 
 
 def load_network(classifier: ArtifactRef) -> "TextClassifier":

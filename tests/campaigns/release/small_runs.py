@@ -104,7 +104,7 @@ class ForkedCommands:
 def import_all() -> None:
     """Import what a run needs, so that its forks need not."""
     for name in (
-        "matplotlib.pyplot",
+        "jinja2",
         "mlflow.pyfunc",
         "sklearn.linear_model",
         "torch._dynamo",
