@@ -144,6 +144,11 @@ def embeddings_schema(dim: int) -> pa.Schema:
     )
 
 
+def kept_columns_schema(names: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of the kept columns of the documents: one string column for each name."""
+    return pa.schema([*_DOCUMENT, *(pa.field(name, pa.string()) for name in names)])
+
+
 def predictions_schema(labels: list[str]) -> pa.Schema:
     """Return the schema of predictions: one float64 probability column `p_<label>` per class."""
     return pa.schema(
