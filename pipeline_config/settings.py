@@ -404,6 +404,14 @@ class TrainingConfig(Section):
     )
 
 
+class EvaluationConfig(Section):
+    """`evaluate_classifier`: what the scores are read for."""
+
+    wanted_precision: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="precision for which the evaluation looks for a smallest confidence of each class"
+    )
+
+
 class RegistrationConfig(Section):
     """`register_model`: the gate and the aliases."""
 
@@ -456,6 +464,7 @@ class PipelineConfig(Section):
     baseline: BaselineConfig = BaselineConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     registration: RegistrationConfig = RegistrationConfig()
 
     @model_validator(mode="before")

@@ -18,10 +18,12 @@ SERVED_MODEL = Path(served.__file__).parent / "model.py"
 _REQUIRED = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow")
 
 
-def build_bundle(folder: Path, *, classifier: ArtifactRef, vocabulary: ArtifactRef, config: PipelineConfig) -> None:
+def build_bundle(
+    folder: Path, *, classifier: ArtifactRef, vocabulary: ArtifactRef, config: PipelineConfig, temperature: float
+) -> None:
     """Write the files of a model into a new folder: vocabulary, weights, the modules of its code, and a description.
 
-    The description holds the digests of the other files.
+    The description holds the temperature and the digests of the other files.
     """
     folder.mkdir()
     tokens = Vocabulary.read(vocabulary)
@@ -31,7 +33,8 @@ def build_bundle(folder: Path, *, classifier: ArtifactRef, vocabulary: ArtifactR
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)
     files = {path.name: file_digest(path) for path in folder.iterdir()}
-    description = describe_served(classifier.read_model(ModelDescription), tokens, config, files)
+    described = describe_served(classifier.read_model(ModelDescription), tokens, config, files)
+    description = described.model_copy(update={"temperature": temperature})
     _write_json(folder / ServedDescription.file_name, description.model_dump(mode="json"))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
+from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.evaluation import Metrics, ModelScores
 from pipeline_config.errors import GateError
 from pipeline_config.masking import mask_secrets, masked_errors
@@ -59,10 +60,11 @@ def register_model(
     The scores come from the verified `metrics.json`, never from the facts of the evaluation, which no digest covers.
     """
     name, gate = config.registered_model, config.registration
-    metrics = evaluation.read_model(Metrics)
+    metrics, analysis = evaluation.read_model(Metrics), evaluation.read_model(Analysis)
+    temperature = analysis.calibration.temperature
     with tempfile.TemporaryDirectory() as folder, models.registry_lock():
         bundle = Path(folder, "bundle")
-        build_bundle(bundle, classifier=classifier, vocabulary=vocabulary, config=config)
+        build_bundle(bundle, classifier=classifier, vocabulary=vocabulary, config=config, temperature=temperature)
         digest = tree_digest({path.name: path for path in (*bundle.iterdir(), SERVED_MODEL)})
         version = models.find_version(name, digest)
         created = version is None
