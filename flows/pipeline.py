@@ -200,7 +200,7 @@ def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> l
             run_id=run_id if len(seeds) == 1 else None,
         )
         evaluation = evaluate_classifier.submit(
-            classifier, data.buckets, data.baseline, data.documents, data.embeddings
+            classifier, data.buckets, data.baseline, data.documents, data.vocabulary, data.embeddings, config.evaluation
         )
         trainings.append(Training(classifier, evaluation))
     return trainings

@@ -39,6 +39,7 @@ from tasks.store.artifacts import ArtifactRef
 from tasks.tracking import metrics, runs, server
 
 logger = logging.getLogger(__name__)
+_LSTM_SCORES = ("balanced_accuracy", "mcc", "ece")  # beside the headlines, which the baseline has, too
 _REPORTS = {
     "ingest_corpus": PROFILE_FILE,
     "align_embeddings": CoverageReport.file_name,
@@ -85,7 +86,8 @@ def gather_metrics(outputs: RunOutputs) -> dict[str, float]:
     for split, models in outputs.evaluation.read_model(Metrics).by_split():
         for model, scores in models.by_model():
             prefix = split if model == "lstm" else f"{split}_{model}"
-            metrics.update({f"{prefix}_{key}": value for key, value in scores.headlines().items()})
+            further = {name: getattr(scores, name) for name in _LSTM_SCORES} if model == "lstm" else {}
+            metrics.update({f"{prefix}_{key}": value for key, value in (scores.headlines() | further).items()})
     for stage, output in outputs.by_stage().items():
         metrics[f"seconds/{stage}"] = output.facts["seconds"]
         if stage != "evaluate_classifier":

@@ -6,12 +6,14 @@ from urllib.request import url2pathname
 
 import pyarrow as pa
 
+from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, SPLITS
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.register_model import Registration, register_model
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.commit import commit_output
+from tasks.store.output import StageOutput
 from tasks.tracking.models import find_alias
 from tasks.tracking.runs import track_run
 from tasks.tracking.server import open_client
@@ -46,7 +48,13 @@ def change_macro_f1(toy, macro_f1: float) -> ArtifactRef:
     lstm = metrics.test.lstm.model_copy(update={"macro_f1": macro_f1})
     changed = metrics.model_copy(update={"test": metrics.test.model_copy(update={"lstm": lstm})})
     key = f"{round(macro_f1 * 1e6):032x}"
-    return commit_output("evaluate_classifier", key, lambda output: output.write_model(changed))[0]
+    analysis = toy.evaluation.read_model(Analysis)
+
+    def write(output: StageOutput) -> None:
+        output.write_model(changed)
+        output.write_model(analysis)
+
+    return commit_output("evaluate_classifier", key, write)[0]
 
 
 def train_another(toy) -> ArtifactRef:

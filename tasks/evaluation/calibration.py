@@ -49,7 +49,7 @@ class Reliability(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean over documents of the difference between accuracy and confidence of a bin."""
+        """Expected calibration error: the mean over documents of their bin's gap between accuracy and confidence."""
         return float(np.abs(np.bincount(self.bins, self.correct - self.confidence)).sum() / len(self.bins))
 
 
@@ -124,7 +124,9 @@ def find_kept_shares(label_ids: np.ndarray, probabilities: np.ndarray) -> tuple[
     )
 
 
-def find_class_threshold(label: str, fitted: "ClassAnswers", tested: "ClassAnswers", *, wanted: float) -> ClassThreshold:
+def find_class_threshold(
+    label: str, fitted: "ClassAnswers", tested: "ClassAnswers", *, wanted: float
+) -> ClassThreshold:
     """Return the smallest confidence with which a class reaches a precision, and what it gives on other documents.
 
     Args:

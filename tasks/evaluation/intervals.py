@@ -7,9 +7,9 @@ So no resample touches the documents themselves.
 - Means over documents (log-loss, Brier score): the cells are ranges of the values. Within a cell the sum of the drawn
   values is taken as normal with its exact mean and variance. With `_CELLS` documents or fewer it is exact.
 - Areas under curves: means of their influence on the area, a first-order approximation (for ROC that of DeLong et al.).
-- Expected calibration error: the cells are the bins, which stay as they are, right and wrong answers apart. Noise raises
-  this score, and drawing again raises it once more. So the percentiles are reflected at the value (the basic bootstrap),
-  and the interval begins at 0 if a model without any calibration error would show such a value in 1 of 20 splits.
+- Expected calibration error: the cells are the bins, which stay as they are, right and wrong answers apart. Noise
+  raises this score, and drawing again raises it once more. So the percentiles are reflected at the value (the basic
+  bootstrap), and the interval begins at 0 if 1 of 20 splits would show such a value without any calibration error.
 
 The same input gives the same interval.
 """
@@ -122,7 +122,8 @@ def roc_influence(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
         share = below / (2 * len(against))
         placed[group] = 1 - share if above else share
     area = placed[positive].mean()
-    return area + (placed - area) * len(scores) / np.where(positive, len(ours), len(others))
+    values: np.ndarray = area + (placed - area) * len(scores) / np.where(positive, len(ours), len(others))
+    return values
 
 
 def pr_influence(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -136,7 +137,8 @@ def pr_influence(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
     gained = np.cumsum((ours / chosen)[::-1])[::-1]
     lost = np.cumsum((ours * precision / chosen)[::-1])[::-1]
     change = positive * (precision - area + gained)[place] - lost[place]
-    return area + change * len(scores) / total
+    values: np.ndarray = area + change * len(scores) / total
+    return values
 
 
 def _draw(sizes: np.ndarray, resamples: int) -> Iterator[tuple[np.ndarray, np.random.Generator]]:

@@ -22,7 +22,7 @@ from tasks.evaluation.intervals import (
 )
 
 
-class Answers(NamedTuple):
+class SplitAnswers(NamedTuple):
     """The answers of a model: int64[N] `doc_ids`, int64[N] `label_ids` (truth), float64[N, C] `probabilities`."""
 
     doc_ids: np.ndarray
@@ -32,14 +32,15 @@ class Answers(NamedTuple):
     @property
     def predicted(self) -> np.ndarray:
         """Class with the highest probability, int64[N]."""
-        return self.probabilities.argmax(axis=1)
+        predicted: np.ndarray = self.probabilities.argmax(axis=1)
+        return predicted
 
 
-def read_answers(predictions: pa.Table, labels: list[str], split: str) -> Answers:
+def read_answers(predictions: pa.Table, labels: list[str], split: str) -> SplitAnswers:
     """Return the answers of a table of predictions (`predictions_schema`) on a split."""
     table = predictions.filter(pc.equal(predictions["split"], split))
     ids = {label: number for number, label in enumerate(labels)}
-    return Answers(
+    return SplitAnswers(
         doc_ids=table["doc_id"].to_numpy(),
         label_ids=np.array([ids[label] for label in table["label"].to_pylist()], dtype=np.int64),
         probabilities=np.column_stack([table[f"p_{label}"].to_numpy() for label in labels]),
@@ -68,7 +69,7 @@ def measure(predictions: pa.Table, labels: list[str], split: str) -> Scores:
     return measure_answers(answers, labels)
 
 
-def measure_answers(answers: Answers, labels: list[str]) -> Scores:
+def measure_answers(answers: SplitAnswers, labels: list[str]) -> Scores:
     """Return the scores of answers with their intervals, and those of each class."""
     from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
 
@@ -95,7 +96,7 @@ def measure_answers(answers: Answers, labels: list[str]) -> Scores:
     )
 
 
-def measure_classes(answers: Answers, labels: list[str]) -> dict[str, ClassScores]:
+def measure_classes(answers: SplitAnswers, labels: list[str]) -> dict[str, ClassScores]:
     """Return the scores of each class against the rest, by name."""
     from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
 
@@ -122,7 +123,7 @@ def measure_classes(answers: Answers, labels: list[str]) -> dict[str, ClassScore
     return classes
 
 
-def measure_intervals(answers: Answers, reliability: Reliability) -> dict[ScoreName, Ends]:
+def measure_intervals(answers: SplitAnswers, reliability: Reliability) -> dict[ScoreName, Ends]:
     """Return the intervals of the scores that depend on probabilities."""
     intervals: dict[ScoreName, Ends] = {
         "log_loss": mean_interval(loss_values(answers)),
@@ -130,32 +131,32 @@ def measure_intervals(answers: Answers, reliability: Reliability) -> dict[ScoreN
         "ece": ece_interval(reliability.bins, reliability.confidence, reliability.correct),
     }
     if len(np.unique(answers.label_ids)) > 1:
-        for name, influence in (("roc_auc", roc_influence), ("pr_auc", pr_influence)):
-            low, high = mean_interval(_mean_influence(answers, influence))
-            intervals[name] = max(low, 0.0), min(high, 1.0)
+        intervals["roc_auc"] = _bound_area(answers, roc_influence)
+        intervals["pr_auc"] = _bound_area(answers, pr_influence)
     return intervals
 
 
-def loss_values(answers: Answers) -> np.ndarray:
-    """Return the log-loss of each document; a probability of 0 counts as the smallest step from 1, as in scikit-learn."""
+def loss_values(answers: SplitAnswers) -> np.ndarray:
+    """Return the log-loss of each document; as in scikit-learn a probability of 0 counts as the least step from 1."""
     given = answers.probabilities[np.arange(len(answers.label_ids)), answers.label_ids]
     losses: np.ndarray = -np.log(np.maximum(given, np.finfo(np.float64).eps))
     return losses
 
 
-def brier_values(answers: Answers) -> np.ndarray:
+def brier_values(answers: SplitAnswers) -> np.ndarray:
     """Return the Brier score of each document: the sum over classes of the squared differences."""
     wanted = np.eye(answers.probabilities.shape[1])[answers.label_ids]
     values: np.ndarray = ((answers.probabilities - wanted) ** 2).sum(axis=1)
     return values
 
 
-def _mean_influence(answers: Answers, influence: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    present = np.unique(answers.label_ids)
-    total = np.zeros(len(answers.label_ids))
+def _bound_area(answers: SplitAnswers, influence: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Ends:
+    """Return the interval of the mean area over the classes with documents."""
+    present, total = np.unique(answers.label_ids), np.zeros(len(answers.label_ids))
     for number in present:
         total += influence(answers.label_ids == number, answers.probabilities[:, number])
-    return total / len(present)
+    low, high = mean_interval(total / len(present))
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -29,13 +29,24 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def score_both(labels: list[str], confusion: list[list[int]]) -> ModelScores:
     """Return the same scores for both models."""
     classes = {
-        label: ClassScores(precision=0.125, recall=0.25, f1=0.375, support=float(sum(row)))
+        label: ClassScores(
+            precision=0.125, recall=0.25, f1=0.375, roc_auc=0.5, pr_auc=0.5, support=float(sum(row)), predicted=1
+        )
         for label, row in zip(labels, confusion, strict=True)
     }
     scores = Scores(
         accuracy=0.51234,
         macro_f1=0.41234,
         log_loss=1.23456,
+        balanced_accuracy=0.5,
+        micro_f1=0.5,
+        weighted_f1=0.5,
+        mcc=0.5,
+        brier=0.5,
+        ece=0.1,
+        roc_auc=None,
+        pr_auc=None,
+        intervals={},
         documents=sum(map(sum, confusion)),
         absent_classes=(),
         classes=classes,
