@@ -18,7 +18,15 @@ from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metric, Metrics, ModelScores
 from pipeline_config.contracts.training import ModelDescription
-from pipeline_config.schemas import EPOCHS_FILE, KEPT_COLUMNS_FILE, PREDICTIONS_FILE, REPORT_FILE, WEIGHTS_FILE, Split
+from pipeline_config.schemas import (
+    EPOCHS_FILE,
+    KEPT_COLUMNS_FILE,
+    OUT_OF_FOLD_FILE,
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    WEIGHTS_FILE,
+    Split,
+)
 from pipeline_config.settings import EvaluationConfig
 from tasks.batches.bucket_corpus import read_labels
 from tasks.batches.encoded_split import EncodedSplit, load_split
@@ -63,6 +71,7 @@ def evaluate_classifier(
         labels=labels,
         predictions=predictions,
         baseline=baseline.read_table(PREDICTIONS_FILE),
+        out_of_fold=baseline.read_table(OUT_OF_FOLD_FILE),
         test=splits["test"],
         logits=logits,
         temperature=temperature,

@@ -68,7 +68,7 @@ def _against_baseline(analysis: Analysis, scores: Scores) -> tuple[Finding, ...]
     if gain.high < 0:
         text = f"Worse than the {other}: {found}. Try model.bigram_buckets=65536 or a larger model.hidden_size."
         return (Finding(level="bad", text=text),)
-    text = f"Cannot be told from the {other}: {found}. Prefer the simpler one, or try model.bigram_buckets=65536."
+    text = f"Cannot be told apart from the {other}: {found}. Prefer the simpler one, or try model.bigram_buckets=65536."
     return (Finding(level="note", text=text),)
 
 
