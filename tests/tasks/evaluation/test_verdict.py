@@ -143,10 +143,10 @@ class TestRules:
 
     def test_slices_that_lose_to_the_baseline_or_are_below_the_rest(self):
         slices = (
-            slice_of("length", "1 to 7 tokens", p_value=0.01, difference=Interval(value=-0.01, low=-0.02, high=-0.005)),
+            slice_of("length", "1 to 7 tokens", p_value=0.01, baseline_accuracy=0.7, difference=Interval(value=-0.01, low=-0.02, high=-0.005)),
             slice_of("length", "24 and more tokens", p_value=0.001, baseline_p_value=0.01),
             slice_of("class", "x", small=True, p_value=0.0, baseline_p_value=0.0),
-            slice_of("class", "y", p_value=0.06, baseline_p_value=0.06),
+            slice_of("class", "y", p_value=0.06, baseline_p_value=0.06, baseline_accuracy=0.6),
             slice_of("class", "z", p_value=0.01, baseline_p_value=0.01, baseline_accuracy=0.6, difference=Interval(value=0.1, low=0.05, high=0.15)),
         )  # fmt: skip
         found = other_lines(analysis=analysis_of(slices=slices))
@@ -154,6 +154,22 @@ class TestRules:
             ("bad", "Loses to the baseline on length '24 and more tokens' (612 documents): accuracy 71.0 % against 76.0 %"),
             ("note", "Weak on length '24 and more tokens' (612 documents): accuracy 71.0 %, 9.3 points below the rest, and on 1 other slice"),
         ]  # fmt: skip
+
+    def test_slices_without_a_gain_are_told_of_a_better_classifier(self):
+        slices = (
+            slice_of("length", "24 and more tokens", baseline_accuracy=0.712),
+            slice_of("length", "1 to 7 tokens", baseline_accuracy=0.7),
+            slice_of("class", "x", baseline_accuracy=0.71, documents=1000),
+            slice_of("class", "y", baseline_accuracy=0.9, small=True),
+        )
+        assert other_lines(analysis=analysis_of(slices=slices)) == [
+            (
+                "note",
+                "No gain over the baseline on length '24 and more tokens' (612 documents), 71.0 % against 71.2 %; and class 'x' "
+                "(1,000 documents), 71.0 % against 71.0 %.",
+            )
+        ]
+        assert other_lines(analysis=analysis_of(slices=slices, comparisons=(compared(-0.01, 0.0, 0.01),))) == []
 
     def test_poor_calibration(self):
         calibration = analysis_of().calibration.model_copy(update={"ece": Interval(value=0.08, low=0.06, high=0.1)})
@@ -183,9 +199,10 @@ class TestRules:
         assert text.startswith("Few test documents: with 220, differences below 7.5 points cannot be seen.")
 
     def test_suspected_labels(self):
-        assert other_lines(analysis=analysis_of(suspected=9), profile=profile_of()) == []
-        ((level, text),) = other_lines(analysis=analysis_of(suspected=23), profile=profile_of())
-        assert (level, text[:51]) == ("note", "23 labels may be wrong (2.3% of the documents). Rea"[:51])
+        assert other_lines(analysis=analysis_of(suspected=49), profile=profile_of()) == []
+        ((level, text),) = other_lines(analysis=analysis_of(suspected=53), profile=profile_of())
+        assert level == "note"
+        assert text.startswith("53 labels are doubtful (5.3% of the documents): models that were not trained on them")
 
     def test_imbalance(self):
         found = Imbalance(largest="a", largest_documents=900, smallest="b", smallest_documents=100)
