@@ -23,16 +23,7 @@ from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.masking import masked_errors
-from pipeline_config.schemas import (
-    DOCUMENTS_FILE,
-    EPOCHS_FILE,
-    FIGURES,
-    METRICS_FILE,
-    PROFILE_FILE,
-    REPORT_FILE,
-    STEPS_FILE,
-    VECTORS_FILE,
-)
+from pipeline_config.schemas import DOCUMENTS_FILE, EPOCHS_FILE, METRICS_FILE, PROFILE_FILE, STEPS_FILE, VECTORS_FILE
 from tasks.registry.register_model import Registration, describe_scores
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef
@@ -51,7 +42,7 @@ _REPORTS = {
 @task(name="log_results", task_run_name="log results", persist_result=False)
 @masked_errors()
 def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, float]) -> None:
-    """Log facts, history, reports, tables, figures and datasets of the stages' outputs to the MLflow run.
+    """Log facts, history, reports, tables and datasets of the stages' outputs to the MLflow run.
 
     Args:
         run: the MLflow run.
@@ -71,9 +62,6 @@ def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, flo
     with on_page("the tables of the data"):
         for name, rows in tables.items():
             create_table_artifact(key=f"table-{name}", table=rows, description=f"{name} of the data")
-    for name in FIGURES:
-        runs.log_file(identity, evaluation.path(name), "figures")
-    runs.log_file(identity, evaluation.path(REPORT_FILE))
     _log_datasets(identity, outputs)
     keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in by_stage.items()}
     runs.log_json(identity, keys, "reports/outputs.json")

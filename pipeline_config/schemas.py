@@ -37,8 +37,7 @@ LAST_WEIGHTS_FILE: Final = "last-weights.safetensors"
 MODEL_FILE: Final = "model.json"
 EPOCHS_FILE: Final = "epochs.parquet"
 STEPS_FILE: Final = "steps.parquet"
-REPORT_FILE: Final = "report.html"
-FIGURES: Final = ("training.png", "confusion.png", "corpus.png", "lengths.png", "coverage.png")
+CARD_FILE: Final = "card.md"
 
 _DOCUMENT = [pa.field("doc_id", pa.int64(), nullable=False)]
 

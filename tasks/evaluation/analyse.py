@@ -29,7 +29,7 @@ class Evidence(NamedTuple):
         labels: names of the classes.
         predictions: of the classifier, calibrated (`predictions_schema`).
         baseline: those of the baseline.
-        out_of_fold: those of the baseline on train documents, each by a model that was not trained on it.
+        out_of_fold: those on train documents of models that were not trained on them.
         test: the test split, in the order of `predictions`.
         logits: of the classifier by split, float64[N, C].
         temperature: that of the calibration.

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.contracts.analysis import Analysis, Attribution
-from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metric, Metrics, ModelScores
@@ -23,7 +22,6 @@ from pipeline_config.schemas import (
     KEPT_COLUMNS_FILE,
     OUT_OF_FOLD_FILE,
     PREDICTIONS_FILE,
-    REPORT_FILE,
     WEIGHTS_FILE,
     Split,
 )
@@ -34,7 +32,7 @@ from tasks.evaluation.analyse import Evidence, analyse
 from tasks.evaluation.calibration import choose_temperature, soften
 from tasks.evaluation.metrics import measure
 from tasks.evaluation.mistakes import read_texts
-from tasks.evaluation.prediction_table import ConfidentError, tabulate_predictions
+from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.evaluation.verdict import write_verdict
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.output import StageOutput
@@ -66,11 +64,12 @@ def evaluate_classifier(
     logits = run_in_torch_thread(partial(predict_splits, network, splits), threads=None)
     temperature = choose_temperature(logits["validation"], splits["validation"].label_ids)
     predictions = tabulate_splits(splits, logits, labels, temperature)
-    metrics = measure_models(predictions, baseline.read_table(PREDICTIONS_FILE), labels)
+    baseline_predictions = baseline.read_table(PREDICTIONS_FILE)
+    metrics = measure_models(predictions, baseline_predictions, labels)
     evidence = Evidence(
         labels=labels,
         predictions=predictions,
-        baseline=baseline.read_table(PREDICTIONS_FILE),
+        baseline=baseline_predictions,
         out_of_fold=baseline.read_table(OUT_OF_FOLD_FILE),
         test=splits["test"],
         logits=logits,
@@ -89,36 +88,8 @@ def evaluate_classifier(
     for content in (metrics, analysis):
         output.write_model(content)
     output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
-    write_page(output, evidence, metrics, analysis, classifier, buckets, documents, embeddings)
     for name, scores in (("lstm", metrics.test.lstm), ("baseline", metrics.test.baseline)):
         output.facts.update({f"{name}_accuracy": scores.accuracy, f"{name}_macro_f1": scores.macro_f1})
-
-
-def write_page(
-    output: StageOutput,
-    evidence: Evidence,
-    metrics: Metrics,
-    analysis: Analysis,
-    classifier: ArtifactRef,
-    buckets: ArtifactRef,
-    documents: ArtifactRef,
-    embeddings: ArtifactRef | None,
-) -> None:
-    """Write the figures and the page."""
-    from tasks.evaluation import report
-
-    made = report.Evidence(
-        labels=evidence.labels,
-        scores=metrics.test,
-        epochs=classifier.read_table(EPOCHS_FILE).to_pandas(),
-        lengths=load_split(buckets, "train").lengths,
-        profile=documents.read_model(CorpusProfile),
-        padding=buckets.read_model(PaddingReport),
-        coverage=embeddings.read_model(CoverageReport) if embeddings else None,
-        errors=[ConfidentError(e.text, e.label, e.prediction, e.probability) for e in analysis.errors],
-    )
-    report.draw_figures(made, output.directory)
-    output.path(REPORT_FILE).write_text(report.render_report(made, output.directory), "utf-8")
 
 
 def load_network(classifier: ArtifactRef) -> "TextClassifier":

@@ -1,23 +1,12 @@
-"""The table of predictions, which the classifier and the baseline both write, and the errors that it shows.
+"""The table of predictions, which the classifier and the baseline both write.
 
 Touches no file and needs no torch.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline_config.schemas import predictions_schema
-
-
-class ConfidentError(NamedTuple):
-    """A wrong prediction and the probability that the model gave it."""
-
-    text: str
-    label: str
-    prediction: str
-    probability: float
 
 
 def tabulate_predictions(documents: pa.Table, labels: list[str], probabilities: np.ndarray) -> pa.Table:

@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline_config.contracts.training import ModelDescription, ServedDescription, TextOptions
-from pipeline_config.schemas import PADDING_IDX, UNK_IDX, WEIGHTS_FILE
+from pipeline_config.schemas import CARD_FILE, PADDING_IDX, UNK_IDX, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks import served
 from tasks.served.languages import LANGUAGES
@@ -19,9 +19,15 @@ _REQUIRED = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow")
 
 
 def build_bundle(
-    folder: Path, *, classifier: ArtifactRef, vocabulary: ArtifactRef, config: PipelineConfig, temperature: float
+    folder: Path,
+    *,
+    classifier: ArtifactRef,
+    vocabulary: ArtifactRef,
+    config: PipelineConfig,
+    temperature: float,
+    card: str,
 ) -> None:
-    """Write the files of a model into a new folder: vocabulary, weights, the modules of its code, and a description.
+    """Write the files of a model into a new folder: vocabulary, weights, its code, the card, and a description.
 
     The description holds the temperature and the digests of the other files.
     """
@@ -29,6 +35,7 @@ def build_bundle(
     tokens = Vocabulary.read(vocabulary)
     _write_json(folder / "vocabulary.json", tokens.itos)
     shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / "weights.safetensors")
+    (folder / CARD_FILE).write_text(card, "utf-8")
     for module in SERVED_MODEL.parent.glob("*.py"):
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)

@@ -12,6 +12,7 @@ from prefect import task
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.contracts.analysis import Analysis
+from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.evaluation import Metrics, ModelScores
 from pipeline_config.errors import GateError
 from pipeline_config.masking import mask_secrets, masked_errors
@@ -19,6 +20,7 @@ from pipeline_config.settings import PipelineConfig
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
 from tasks.registry.changes import give_alias
 from tasks.registry.gate import pass_gate
+from tasks.reporting.card import CardFacts, describe_version, write_card
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef, tree_digest
 from tasks.tracking import models, runs, versions
@@ -62,15 +64,30 @@ def register_model(
     name, gate = config.registered_model, config.registration
     metrics, analysis = evaluation.read_model(Metrics), evaluation.read_model(Analysis)
     temperature = analysis.calibration.temperature
+    card = CardFacts(
+        config=config,
+        metrics=metrics,
+        analysis=analysis,
+        profile=documents.read_model(CorpusProfile),
+        documents_digest=documents.digest,
+        requirements=pip_requirements(config.tokenization.tokenizer),
+    )
     with tempfile.TemporaryDirectory() as folder, models.registry_lock():
         bundle = Path(folder, "bundle")
-        build_bundle(bundle, classifier=classifier, vocabulary=vocabulary, config=config, temperature=temperature)
+        build_bundle(
+            bundle,
+            classifier=classifier,
+            vocabulary=vocabulary,
+            config=config,
+            temperature=temperature,
+            card=write_card(card),
+        )
         digest = tree_digest({path.name: path for path in (*bundle.iterdir(), SERVED_MODEL)})
         version = models.find_version(name, digest)
         created = version is None
         if version is None:
             facts = {DOCUMENTS_TAG: documents.digest, models.DIGEST_TAG: digest, CORPUS_TAG: describe_corpus(config)}
-            version = _register_version(run, bundle, metrics, config, facts)
+            version = _register_version(run, bundle, card, facts)
         number = str(version.version)
         models.link_model(run.run_id, models.model_id_of(version), list_scores(metrics.test))
         models.set_alias(name, gate.challenger_alias, number)
@@ -92,25 +109,23 @@ def register_model(
     )
 
 
-def _register_version(
-    run: runs.TrackedRun, bundle: Path, metrics: Metrics, config: PipelineConfig, facts: dict[str, str]
-) -> Version:
+def _register_version(run: runs.TrackedRun, bundle: Path, card: CardFacts, facts: dict[str, str]) -> Version:
     """Log the files of a bundle as a model of the run, and register them as a version with its scores and facts."""
     logged = models.log_model(
         run,
         code=SERVED_MODEL,
         bundle=bundle,
         digest=facts[models.DIGEST_TAG],
-        requirements=pip_requirements(config.tokenization.tokenizer),
+        requirements=list(card.requirements),
         example="what a fine day",
     )
-    scores = {tag: str(score) for tag, score in list_scores(metrics.test).items()}
+    scores = {tag: str(score) for tag, score in list_scores(card.metrics.test).items()}
     return models.register_version(
-        config.registered_model,
+        card.config.registered_model,
         run,
         logged,
         tags={**scores, **facts, RUN_TAG: run.run_id},
-        description=describe_scores(metrics),
+        description=describe_version(card),
     )
 
 
@@ -143,7 +158,7 @@ def list_scores(test: ModelScores) -> dict[str, float]:
 
 
 def describe_scores(metrics: Metrics) -> str:
-    """Return the description of a model version, in Markdown: its classes, and the test scores of both models."""
+    """Return the description of a run, in Markdown: its classes, and the test scores of both models."""
     rows = [
         f"| {title} | {' | '.join(f'{value:.4f}' for value in scores.headlines().values())} |"
         for title, scores in (("LSTM", metrics.test.lstm), ("TF-IDF + logistic regression", metrics.test.baseline))
