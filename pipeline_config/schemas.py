@@ -27,6 +27,7 @@ SHARD_PATTERN: Final = "tokens-{shard:05d}.arrow"
 VOCABULARY_FILE: Final = "vocabulary.parquet"
 EMBEDDINGS_FILE: Final = "embeddings.parquet"
 PREDICTIONS_FILE: Final = "predictions.parquet"
+OUT_OF_FOLD_FILE: Final = "out-of-fold.parquet"
 METRICS_FILE: Final = "metrics.json"
 ANALYSIS_FILE: Final = "analysis.json"
 DECISION_FILE: Final = "decision.json"
@@ -141,6 +142,11 @@ def embeddings_schema(dim: int) -> pa.Schema:
             _vector(dim),
         ]
     )
+
+
+def kept_columns_schema(names: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of the kept columns of the documents: one string column for each name."""
+    return pa.schema([*_DOCUMENT, *(pa.field(name, pa.string()) for name in names)])
 
 
 def predictions_schema(labels: list[str]) -> pa.Schema:

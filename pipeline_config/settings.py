@@ -101,6 +101,11 @@ class CorpusConfig(Section):
     time_column: str | None = Field(
         None, description="column of numbers, dates or ISO 8601 times; the splitter time needs it"
     )
+    keep_columns: tuple[str, ...] = Field(
+        (),
+        description="columns whose values are kept, as texts, for the slices of the evaluation; also those of label, "
+        "split, group or time, not those of the text",
+    )
     encoding: str = Field(
         "auto", description="encoding of text files; auto goes by their byte order mark, and is UTF-8 without one"
     )
@@ -173,6 +178,20 @@ class CorpusConfig(Section):
         repeated = sorted({name for name in texts if texts.count(name) > 1})
         if repeated:
             raise ValueError(f"text_column should name each column once, it repeats {', '.join(map(repr, repeated))}")
+        return self
+
+    @model_validator(mode="after")
+    def _keep_what_can_be_kept(self) -> Self:
+        texts = (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+        for number, name in enumerate(self.keep_columns):
+            if not name:
+                raise ValueError("keep_columns should hold names of columns, got an empty one")
+            if name in texts:
+                raise ValueError(f"keep_columns should not hold a column of the text, got {name!r}")
+            if name == "doc_id":
+                raise ValueError("keep_columns should not hold 'doc_id', which is the name of the numbers of documents")
+            if name in self.keep_columns[:number]:
+                raise ValueError(f"keep_columns should name each column once, it repeats {name!r}")
         return self
 
     @model_validator(mode="after")

@@ -29,6 +29,7 @@ class Evidence(NamedTuple):
         labels: names of the classes.
         predictions: of the classifier, calibrated (`predictions_schema`).
         baseline: those of the baseline.
+        out_of_fold: those on train documents of models that were not trained on them.
         test: the test split, in the order of `predictions`.
         logits: of the classifier by split, float64[N, C].
         temperature: that of the calibration.
@@ -40,6 +41,7 @@ class Evidence(NamedTuple):
     labels: list[str]
     predictions: pa.Table
     baseline: pa.Table
+    out_of_fold: pa.Table
     test: EncodedSplit
     logits: dict[Split, np.ndarray]
     temperature: float
@@ -58,7 +60,7 @@ def analyse(evidence: Evidence, *, wanted_precision: float) -> Analysis:
     labels = evidence.labels
     validation, test = (read_answers(evidence.predictions, labels, split) for split in ("validation", "test"))
     baseline = align_answers(read_answers(evidence.baseline, labels, "test"), test.doc_ids)
-    suspects, suspected = list_suspects([evidence.predictions], labels, evidence.read)
+    suspects, suspected = list_suspects([evidence.predictions, evidence.out_of_fold], labels, evidence.read)
     return Analysis(
         verdict=(),
         calibration=describe_calibration(evidence.logits["test"], test.label_ids, evidence.temperature),

@@ -63,10 +63,10 @@ def soften(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 def log_losses(logits: np.ndarray, label_ids: np.ndarray, temperature: float) -> np.ndarray:
     """Return the log-loss of each document, float64[N], with a temperature."""
-    from scipy.special import logsumexp  # not at the top: slow to import
-
     scaled = logits / temperature
-    losses: np.ndarray = logsumexp(scaled, axis=1) - scaled[np.arange(len(scaled)), label_ids]
+    largest = scaled.max(axis=1)
+    totals = largest + np.log(np.exp(scaled - largest[:, None]).sum(axis=1))
+    losses: np.ndarray = totals - scaled[np.arange(len(scaled)), label_ids]
     return losses
 
 

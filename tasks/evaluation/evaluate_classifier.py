@@ -17,7 +17,7 @@ from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metric, Metrics, ModelScores
 from pipeline_config.contracts.training import ModelDescription
-from pipeline_config.schemas import EPOCHS_FILE, KEPT_COLUMNS_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Split
+from pipeline_config.schemas import EPOCHS_FILE, KEPT_COLUMNS_FILE, OUT_OF_FOLD_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Split
 from pipeline_config.settings import EvaluationConfig
 from tasks.batches.bucket_corpus import read_labels
 from tasks.batches.encoded_split import EncodedSplit, load_split
@@ -57,11 +57,13 @@ def evaluate_classifier(
     logits = run_in_torch_thread(partial(predict_splits, network, splits), threads=None)
     temperature = choose_temperature(logits["validation"], splits["validation"].label_ids)
     predictions = tabulate_splits(splits, logits, labels, temperature)
-    metrics = measure_models(predictions, baseline.read_table(PREDICTIONS_FILE), labels)
+    baseline_predictions = baseline.read_table(PREDICTIONS_FILE)
+    metrics = measure_models(predictions, baseline_predictions, labels)
     evidence = Evidence(
         labels=labels,
         predictions=predictions,
-        baseline=baseline.read_table(PREDICTIONS_FILE),
+        baseline=baseline_predictions,
+        out_of_fold=baseline.read_table(OUT_OF_FOLD_FILE),
         test=splits["test"],
         logits=logits,
         temperature=temperature,

@@ -19,6 +19,7 @@ from tasks.evaluation.intervals import (
     mean_interval,
     pr_influence,
     roc_influence,
+    score_confusion,
 )
 
 
@@ -71,19 +72,17 @@ def measure(predictions: pa.Table, labels: list[str], split: str) -> Scores:
 
 def measure_answers(answers: SplitAnswers, labels: list[str]) -> Scores:
     """Return the scores of answers with their intervals, and those of each class."""
-    from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef
+    from sklearn.metrics import confusion_matrix
 
     truth, predicted = answers.label_ids, answers.predicted
     classes = measure_classes(answers, labels)
     present = [scores for scores in classes.values() if scores.support]
     confusion = confusion_matrix(truth, predicted, labels=range(len(labels)))
     reliability = Reliability.of(truth, answers.probabilities)
+    headlines = score_predictions(truth, answers.probabilities)
     return Scores(
-        **score_predictions(truth, answers.probabilities),
-        balanced_accuracy=_mean([scores.recall for scores in present]) or 0.0,
-        micro_f1=float(f1_score(truth, predicted, average="micro")),
-        weighted_f1=float(f1_score(truth, predicted, average="weighted", zero_division=0.0)),
-        mcc=float(matthews_corrcoef(truth, predicted)),
+        **headlines,
+        **{name: value for name, value in score_confusion(confusion).items() if name not in headlines},
         brier=float(brier_values(answers).mean()),
         ece=reliability.error,
         roc_auc=_mean([scores.roc_auc for scores in present]),

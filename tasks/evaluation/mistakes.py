@@ -100,13 +100,13 @@ def find_suspects(label_ids: np.ndarray, probabilities: np.ndarray) -> Suspects:
 
     Args:
         label_ids: int[N], the given labels.
-        probabilities: float64[N, C], of a model that was not trained on the document.
+        probabilities: float64[N, C], of a model that was not trained on the document; a row of zeros says nothing.
     """
     count, classes = probabilities.shape
     sizes = np.bincount(label_ids, minlength=classes)
     own = probabilities[np.arange(count), label_ids]
     thresholds = np.bincount(label_ids, own, minlength=classes) / np.maximum(sizes, 1)
-    reached = (probabilities >= thresholds) & (sizes > 0)
+    reached = (probabilities >= thresholds) & (probabilities > 0) & (sizes > 0)
     confident = np.where(reached, probabilities, -1.0)
     suggested = confident.argmax(axis=1)
     positions = np.flatnonzero(reached.any(axis=1) & (suggested != label_ids))

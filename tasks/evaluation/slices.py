@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline_config.contracts.analysis import Interval, Slice
 from pipeline_config.schemas import UNK_IDX
+from tasks.evaluation.paired import find_mcnemar_p_value
 
 SMALL = 50  # documents; with fewer, the interval of an accuracy of 80 % is wider than 20 points
 LENGTH_PARTS = 5
@@ -125,7 +126,7 @@ def measure_slices(right: np.ndarray, baseline_right: np.ndarray, features: Sequ
         if 0 < (chosen := feature.parts == part).sum() < len(right)
     ]
     p_values = correct_p_values([compare_groups(right[chosen], right[~chosen]) for *_, chosen in found])
-    baseline = correct_p_values([compare_models(right[chosen], baseline_right[chosen]) for *_, chosen in found])
+    baseline = correct_p_values([_test_models(right[chosen], baseline_right[chosen]) for *_, chosen in found])
     return tuple(
         Slice(
             feature=name,
@@ -169,16 +170,6 @@ def compare_groups(one: np.ndarray, other: np.ndarray) -> float:
     return float(fisher_exact(table).pvalue)
 
 
-def compare_models(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the p-value of the exact McNemar test of two models on the same documents, two-sided."""
-    from scipy.stats import binomtest
-
-    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
-    if only_one + only_other == 0:
-        return 1.0
-    return float(binomtest(only_one, only_one + only_other).pvalue)
-
-
 def correct_p_values(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected for their number (Holm 1979), in the same order."""
     values = np.array(p_values, float)
@@ -187,6 +178,10 @@ def correct_p_values(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty_like(values)
     corrected[order] = np.minimum(raised, 1.0)
     return [float(value) for value in corrected]
+
+
+def _test_models(right: np.ndarray, baseline_right: np.ndarray) -> float:
+    return find_mcnemar_p_value(int((right & ~baseline_right).sum()), int((baseline_right & ~right).sum()))
 
 
 def _to_numbers(values: Sequence[str | None]) -> np.ndarray | None:

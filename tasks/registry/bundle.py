@@ -59,7 +59,11 @@ def describe_served(
         specials=vocabulary.specials,
     )
     return ServedDescription(
-        **dict(model), text=text, vocabulary_digest=vocabulary.digest, files=files, reading=config.corpus.reading
+        **dict(model),
+        text=text,
+        vocabulary_digest=vocabulary.digest,
+        files=files,
+        reading=config.corpus.reading.model_copy(update={"keep_columns": ()}),  # files to score need none of them
     )
 
 
