@@ -17,7 +17,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
 
 from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
-from flows.publishing import log_results, publish_link, publish_results
+from flows.publishing import log_decision, log_results, publish_link, publish_results
 from flows.recovery import hold_flow_run, sweep
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import GloveflowError, ServiceError
@@ -140,14 +140,17 @@ def log_and_register(
     """
     try:
         log_results(run, outputs, spread)
-        return register_model(
+        registration = register_model(
             run,
             classifier=outputs.classifier,
             vocabulary=outputs.vocabulary,
             evaluation=outputs.evaluation,
             documents=outputs.documents,
+            baseline=outputs.baseline,
             config=config,
         )
+        log_decision(run.run_id, registration.decision)
+        return registration
     except ServiceError as error:
         raise ServiceError(
             f"{error}. The results are kept; the same run again logs and registers them, once MLflow answers"
