@@ -17,7 +17,14 @@ from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metric, Metrics, ModelScores
 from pipeline_config.contracts.training import ModelDescription
-from pipeline_config.schemas import EPOCHS_FILE, KEPT_COLUMNS_FILE, OUT_OF_FOLD_FILE, PREDICTIONS_FILE, WEIGHTS_FILE, Split
+from pipeline_config.schemas import (
+    EPOCHS_FILE,
+    KEPT_COLUMNS_FILE,
+    OUT_OF_FOLD_FILE,
+    PREDICTIONS_FILE,
+    WEIGHTS_FILE,
+    Split,
+)
 from pipeline_config.settings import EvaluationConfig
 from tasks.batches.bucket_corpus import read_labels
 from tasks.batches.encoded_split import EncodedSplit, load_split
