@@ -18,7 +18,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
 
 from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
-from flows.publishing import log_results, publish_link, publish_results
+from flows.publishing import log_decision, log_results, publish_link, publish_results
 from flows.recovery import hold_flow_run, sweep
 from flows.report import publish_report
 from pipeline_config.contracts.analysis import Analysis
@@ -149,8 +149,10 @@ def log_and_register(
             vocabulary=outputs.vocabulary,
             evaluation=outputs.evaluation,
             documents=outputs.documents,
+            baseline=outputs.baseline,
             config=config,
         )
+        log_decision(run.run_id, registration.decision)
         return registration, publish_report(run, outputs, registration, config, spread)
     except ServiceError as error:
         raise ServiceError(

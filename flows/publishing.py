@@ -20,10 +20,19 @@ from prefect.states import Crashed
 from flows.outputs import RunOutputs
 from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.masking import masked_errors
-from pipeline_config.schemas import DOCUMENTS_FILE, EPOCHS_FILE, METRICS_FILE, PROFILE_FILE, STEPS_FILE, VECTORS_FILE
+from pipeline_config.schemas import (
+    DECISION_FILE,
+    DOCUMENTS_FILE,
+    EPOCHS_FILE,
+    METRICS_FILE,
+    PROFILE_FILE,
+    STEPS_FILE,
+    VECTORS_FILE,
+)
 from tasks.registry.register_model import Registration, describe_scores
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef
@@ -66,6 +75,11 @@ def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, flo
     keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in by_stage.items()}
     runs.log_json(identity, keys, "reports/outputs.json")
     runs.log_tags(identity, {"mlflow.note.content": describe_scores(evaluation.read_model(Metrics))})
+
+
+def log_decision(run_id: str, decision: Decision) -> None:
+    """Log the decision of the gate to the MLflow run."""
+    runs.log_json(run_id, decision.model_dump(mode="json"), f"reports/{DECISION_FILE}")
 
 
 def gather_metrics(outputs: RunOutputs) -> dict[str, float]:
@@ -135,6 +149,11 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, *, url:
     """Show scores and the registered version on the page of the Prefect run; `url` is that of the MLflow run."""
     with on_page("the results"):
         create_table_artifact(
+            key="decision",
+            table=decision_table(registration.decision),
+            description=f"The gate on version {registration.version}: {escape_markdown(registration.reason)}",
+        )
+        create_table_artifact(
             key="results",
             table=results_table(evaluation, spread),
             description=f"Scores on held-out documents; [MLflow run]({url})",
@@ -148,6 +167,24 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, *, url:
                 f"{escape_markdown(registration.reason)}\n\n{describe_scores(evaluation.read_model(Metrics))}\n"
             ),
         )
+
+
+def decision_table(decision: Decision) -> list[dict[str, Any]]:
+    """Return the rules of the gate with their figures, a row for each."""
+    return [
+        {
+            "rule": result.rule,
+            "passed": "yes" if result.passed else "no",
+            "outcome": result.outcome,
+            "value": round(result.value, 4),
+            "other": "" if result.other is None else round(result.other, 4),
+            "difference": "" if result.difference is None else round(result.difference.value, 4),
+            "low": "" if result.difference is None else round(result.difference.low, 4),
+            "high": "" if result.difference is None else round(result.difference.high, 4),
+            "reason": result.reason,
+        }
+        for result in decision.rules
+    ]
 
 
 @contextlib.contextmanager

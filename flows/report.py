@@ -12,7 +12,6 @@ from flows.outputs import RunOutputs
 from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
-from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import ConfigError
@@ -63,10 +62,10 @@ def gather_evidence(
     return Evidence(
         subject=describe_subject(run, outputs, registration, config, spread),
         labels=read_labels(outputs.buckets),
-        scores={MODEL_NAMES[name]: scores for name, scores in metrics.test.by_model()},
+        scores={MODEL_NAMES["lstm"]: metrics.test.lstm, MODEL_NAMES["baseline"]: metrics.test.baseline},
         validation={MODEL_NAMES["lstm"]: metrics.validation.lstm},
         analysis=outputs.evaluation.read_model(Analysis),
-        decision=find_decision(registration),
+        decision=registration.decision,
         epochs=outputs.classifier.read_table(EPOCHS_FILE).to_pylist(),
         profile=outputs.documents.read_model(CorpusProfile),
         lengths=outputs.buckets.map_table(buckets_file("train"))["length"].to_pylist(),
@@ -83,8 +82,7 @@ def describe_subject(
     spread: dict[str, float],
 ) -> Subject:
     """Return what the report of a run is about."""
-    decision = find_decision(registration)
-    champion = decision.champion if decision else None
+    champion = registration.decision.champion
     other = champion if champion != registration.version else None
     trainings = ", ".join(map(str, config.training.seeds))
     return Subject(
@@ -101,11 +99,6 @@ def describe_subject(
         differences=compare_with(registration.model, other, config) if other else None,
         spread=spread,
     )
-
-
-def find_decision(registration: Registration) -> Decision | None:
-    """Return the decision of the gate about a registered version."""
-    return getattr(registration, "decision", None)
 
 
 def describe_code() -> str:

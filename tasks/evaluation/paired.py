@@ -103,22 +103,24 @@ def measure_gain(
     return _summarize(float(ours[0]), float(other[0]), float(ours[0] - other[0]), one - two)
 
 
-def measure_over_chance(
+def measure_alone(
     truth: np.ndarray,
     ours: np.ndarray,
     metric: PairedMetric,
     class_id: int | None = None,
     *,
+    against: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """Return the gain of a model over answers that take no notice of the text; see `score_chance` for what these are.
+    """Return the gain of a model over a fixed value, or over answers that take no notice of the text.
 
     Args:
         truth: int[N] class ids.
         ours: float[N, C] probabilities.
         metric: what is measured.
         class_id: the class of `f1`.
+        against: the value; None is chance, see `score_chance`. For the log-loss that is the shares of the classes.
         resamples: number of resamples.
         seed: of the draws.
     """
@@ -126,16 +128,52 @@ def measure_over_chance(
     support = np.bincount(truth, minlength=classes).astype(float)
     answers = Answers(truth, ours, np.tile(support / len(truth), (len(truth), 1)))
     if metric == "log_loss":
-        return measure_gain(answers, metric, resamples=resamples, seed=seed)
+        gain = measure_gain(answers, metric, resamples=resamples, seed=seed)
+        if against is None:
+            return gain
+        rng = np.random.default_rng(seed)
+        drawn = _draw(_block_units(_losses(truth, ours)[:, None], rng), resamples, rng)
+        return _summarize(gain.ours, against, against - gain.ours, against - drawn[:, 0] / drawn[:, 1])
     rng = np.random.default_rng(seed)
     columns = _label_columns(answers)
-    drawn = np.concatenate(
-        [columns.sum(axis=0, keepdims=True), _draw(_label_units(columns, answers, rng), resamples, rng)]
-    )
+    drawn = _draw(_label_units(columns, answers, rng), resamples, rng)
+    drawn = np.concatenate([columns.sum(axis=0, keepdims=True), drawn])
     values, _ = _score_both(drawn, classes, metric, class_id)
-    chance = score_chance(metric, drawn[:, :classes], class_id, most_frequent=int(support.argmax()))
-    gains = values - chance
-    return _summarize(float(values[0]), float(chance[0]), float(gains[0]), gains[1:])
+    if against is None:
+        others = score_chance(metric, drawn[:, :classes], class_id, most_frequent=int(support.argmax()))
+    else:
+        others = np.full(len(values), against)
+    gains = values - others
+    return _summarize(float(values[0]), float(others[0]), float(gains[0]), gains[1:])
+
+
+def find_value(truth: np.ndarray, ours: np.ndarray, metric: PairedMetric, class_id: int | None = None) -> float:
+    """Return a metric of float[N, C] probabilities."""
+    if metric == "log_loss":
+        return float(_losses(truth, ours).mean())
+    columns = _label_columns(Answers(truth, ours, ours)).sum(axis=0, keepdims=True)
+    return float(_score_both(columns, ours.shape[1], metric, class_id)[0][0])
+
+
+def count_effective(metric: PairedMetric, support: np.ndarray, class_id: int | None = None) -> float:
+    """Return n such that a gain of g that other answers to some documents bring has a variance of g / n.
+
+    That is the number of documents for the accuracy. For means over classes small classes count for more, so it is the
+    number of classes times the harmonic mean of their documents. The log-loss changes with every document: infinite.
+
+    Args:
+        metric: what is measured.
+        support: documents by class.
+        class_id: the class of `f1`.
+    """
+    if metric == "log_loss":
+        return math.inf
+    if metric == "f1":
+        return float(support[_class_of(metric, class_id)])
+    if metric in ("macro_f1", "balanced_accuracy"):
+        present = support[support > 0]
+        return float(len(present) ** 2 / (1 / present).sum())
+    return float(support.sum()) / (2 if metric == "mcc" else 1)
 
 
 def score(metric: LabelMetric, tally: Tally, class_id: int | None = None) -> np.ndarray:
@@ -242,7 +280,7 @@ def find_mcnemar_p_value(only_ours: int, only_other: int) -> float:
     return _test_binomial(only_ours, only_other, alternative="two-sided")
 
 
-def find_detectable_gain(documents: int, disagreement: float, alpha: float) -> float:
+def find_detectable_gain(documents: float, disagreement: float, alpha: float) -> float:
     """Return the smallest gain in accuracy that a one-sided paired test finds with probability 0.8.
 
     It is (z(1 - alpha) + z(0.8)) * sqrt(d / n). As a gain cannot be larger than the share of documents on which the two

@@ -6,9 +6,10 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline_config.contracts.training import ModelDescription, ServedDescription, TextOptions
-from pipeline_config.schemas import CARD_FILE, PADDING_IDX, UNK_IDX, WEIGHTS_FILE
+from pipeline_config.schemas import CARD_FILE, PADDING_IDX, TRAINING_TEXTS_FILE, UNK_IDX, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks import served
+from tasks.registry.seen import hash_training_texts, write_training_texts
 from tasks.served.languages import LANGUAGES
 from tasks.served.tokenizers import is_columnar
 from tasks.store.artifacts import ArtifactRef, file_digest
@@ -23,19 +24,22 @@ def build_bundle(
     *,
     classifier: ArtifactRef,
     vocabulary: ArtifactRef,
+    documents: ArtifactRef,
     config: PipelineConfig,
     temperature: float,
     card: str,
 ) -> None:
-    """Write the files of a model into a new folder: vocabulary, weights, its code, the card, and a description.
+    """Write the files of a model into a new folder.
 
-    The description holds the temperature and the digests of the other files.
+    They are the vocabulary, the weights, the hashes of its training texts, the modules of its code, its card, and a
+    description, which holds the temperature and the digests of the other files.
     """
     folder.mkdir()
     tokens = Vocabulary.read(vocabulary)
     _write_json(folder / "vocabulary.json", tokens.itos)
     shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / "weights.safetensors")
     (folder / CARD_FILE).write_text(card, "utf-8")
+    write_training_texts(folder / TRAINING_TEXTS_FILE, hash_training_texts(documents))
     for module in SERVED_MODEL.parent.glob("*.py"):
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)

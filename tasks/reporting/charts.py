@@ -85,7 +85,7 @@ def draw_bars(
     height = top + _ROW * len(bars) + 4
     space = WIDTH - _NAMES - max((_width(bar.text) for bar in bars), default=0) * 6.4 - 10
     scale = space / (longest or max((sum(part[0] for part in bar.parts) for bar in bars), default=0) or 1)
-    parts = _legend(legend)
+    parts = _legend(legend, left=_NAMES)
     for number, bar in enumerate(bars):
         y, x = top + _ROW * number, float(_NAMES)
         parts.append(_text(shorten(bar.name, 20), _NAMES - 6, y + 13, "name end", hint=bar.name))
@@ -229,8 +229,8 @@ def _text(
     )
 
 
-def _legend(entries: Sequence[tuple[str, str]]) -> list[Markup]:
-    parts, x = [], float(_LEFT)
+def _legend(entries: Sequence[tuple[str, str]], left: float = _LEFT) -> list[Markup]:
+    parts, x = [], left
     for name, style in entries:
         parts.append(_node("rect", style, x=x, y=6, width=10, height=10))
         parts.append(_text(shorten(name, 24), x + 14, 15, "value"))

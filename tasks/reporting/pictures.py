@@ -132,8 +132,8 @@ def picture_characters(profile: CorpusProfile) -> Markup:
 def picture_tokens(lengths: Sequence[int], padding: PaddingReport | None) -> Markup:
     """Return the numbers of tokens of the train documents, with the boundaries of the buckets."""
     values = np.asarray(lengths)
-    bins = int(min(40, max(values.max() - values.min(), 1)))
-    counts, edges = np.histogram(values, bins=bins, range=(values.min(), max(values.max(), values.min() + 1)))
+    width = int(-(-(values.max() - values.min() + 1) // 40))  # whole tokens, so that every bin has as many lengths
+    counts, edges = np.histogram(values, np.arange(values.min(), values.max() + width + 1, width))
     marks = [mark for mark in padding.chosen.boundaries if edges[0] <= mark <= edges[-1]] if padding else []
     return draw_histogram(
         edges.tolist(),

@@ -12,8 +12,8 @@ from tasks.evaluation.paired import (
     find_detectable_gain,
     find_mcnemar_p_value,
     find_swap_p_value,
+    measure_alone,
     measure_gain,
-    measure_over_chance,
 )
 
 LABELS = np.array([0] * 50 + [1] * 30 + [2] * 20)
@@ -151,18 +151,18 @@ def test_a_gain_is_at_most_the_share_on_which_the_models_differ():
 )
 def test_chance_takes_no_notice_of_the_text(metric, chance):
     """Weighted F1: 0.25 + 0.09 + 0.04 at random, more than 0.5 * 2/3 of always the first class."""
-    gain = measure_over_chance(LABELS, np.eye(3)[LABELS], metric, resamples=100)
+    gain = measure_alone(LABELS, np.eye(3)[LABELS], metric, resamples=100)
     assert gain.other == pytest.approx(chance)
     assert gain.value == pytest.approx(1 - chance)
 
 
 def test_chance_of_the_log_loss_is_the_shares_of_the_classes():
-    gain = measure_over_chance(LABELS, np.tile([0.5, 0.3, 0.2], (100, 1)), "log_loss", resamples=100)
+    gain = measure_alone(LABELS, np.tile([0.5, 0.3, 0.2], (100, 1)), "log_loss", resamples=100)
     assert gain.value == pytest.approx(0)
 
 
 def test_chance_of_the_f1_of_a_class_is_always_this_class():
-    assert measure_over_chance(LABELS, np.eye(3)[LABELS], "f1", 2, resamples=100).other == pytest.approx(0.4 / 1.2)
+    assert measure_alone(LABELS, np.eye(3)[LABELS], "f1", 2, resamples=100).other == pytest.approx(0.4 / 1.2)
 
 
 def test_a_comparison_has_every_figure_of_the_report():

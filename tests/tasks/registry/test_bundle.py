@@ -17,6 +17,7 @@ def build(toy, folder, config=None):
         folder,
         classifier=toy.classifier,
         vocabulary=toy.vocabulary,
+        documents=toy.documents,
         config=config or toy.config,
         temperature=1.25,
         card="# toy\n",
