@@ -157,6 +157,7 @@ def _environment() -> Environment:
         "points": lambda value: f"{100 * value:+.1f}",
         "count": lambda value: f"{value:,.0f}",
         "name": lambda text: shorten(str(text), NAME),
+        "setting": lambda text: shorten(str(text), 2 * NAME),
         "excerpt": lambda text: shorten(str(text), EXCERPT),
     }
     return environment
