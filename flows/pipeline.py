@@ -21,6 +21,7 @@ from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
 from flows.publishing import log_decision, log_results, publish_link, publish_results
 from flows.recovery import hold_flow_run, sweep
 from flows.report import publish_report
+from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import GloveflowError, ServiceError
 from pipeline_config.masking import masked_errors, split_user
@@ -126,6 +127,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         flow_run_url=_flow_run_url(),
         store={stage: str(output.directory) for stage, output in outputs.by_stage().items()},
         report=str(report),
+        verdict=outputs.evaluation.read_model(Analysis).verdict,
         seconds=time.perf_counter() - started,
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )

@@ -13,7 +13,7 @@ SIGNIFICANT = 0.05
 POOR_ECE = 0.05
 SMALL_GAIN = 0.02  # a test split that cannot show a gain of this size is small
 LOW_COVERAGE, HIGH_UNKNOWN = 0.9, 0.1  # shares of tokens
-MANY_SUSPECTS = 0.01  # share of the documents
+MANY_SUSPECTS = 0.05  # share of the documents
 
 
 def write_verdict(
@@ -39,7 +39,9 @@ def write_verdict(
     rules = [
         _against_chance(scores),
         _never_predicted(scores),
-        *_weak_slices(analysis.slices),
+        _losing_slice(analysis.slices),
+        _slices_without_gain(analysis),
+        _weak_slice(analysis.slices),
         _calibration(analysis),
         _still_improving(epochs, best_epoch),
         _few_documents(analysis),
@@ -68,7 +70,7 @@ def _against_baseline(analysis: Analysis, scores: Scores) -> tuple[Finding, ...]
     if gain.high < 0:
         text = f"Worse than the {other}: {found}. Try model.bigram_buckets=65536 or a larger model.hidden_size."
         return (Finding(level="bad", text=text),)
-    text = f"Cannot be told from the {other}: {found}. Prefer the simpler one, or try model.bigram_buckets=65536."
+    text = f"Cannot be told apart from the {other}: {found}. Prefer the simpler one, or try model.bigram_buckets=65536."
     return (Finding(level="note", text=text),)
 
 
@@ -105,33 +107,52 @@ def _never_predicted(scores: Scores) -> Finding | None:
     )
 
 
-def _weak_slices(slices: tuple[Slice, ...]) -> list[Finding | None]:
-    """Name the slice that loses most to the baseline, and the one that is most below the rest."""
-    big = [part for part in slices if not part.small]
-    losing = [p for p in big if p.baseline_p_value < SIGNIFICANT and p.accuracy.value < p.baseline_accuracy]
-    weak = [p for p in big if p.p_value < SIGNIFICANT and p.difference.value < 0]
-    losing.sort(key=lambda part: part.accuracy.value - part.baseline_accuracy)
-    weak.sort(key=lambda part: part.difference.value)
-    found: list[Finding | None] = []
-    if losing:
-        part = losing[0]
-        found.append(
-            Finding(
-                level="bad",
-                text=f"Loses to the baseline on {_describe(part)}: accuracy {_percent(part.accuracy.value)} against "
-                f"{_percent(part.baseline_accuracy)}{_more(losing)}. {_advise(part)}",
-            )
-        )
-    if weak:
-        part = weak[0]
-        found.append(
-            Finding(
-                level="note",
-                text=f"Weak on {_describe(part)}: accuracy {_percent(part.accuracy.value)}, "
-                f"{_points(-part.difference.value)} below the rest{_more(weak)}. {_advise(part)}",
-            )
-        )
-    return found
+def _losing_slice(slices: tuple[Slice, ...]) -> Finding | None:
+    """Name the slice that loses most to the baseline."""
+    losing = [p for p in slices if not p.small and p.baseline_p_value < SIGNIFICANT and _gain(p) < 0]
+    if not losing:
+        return None
+    part = min(losing, key=_gain)
+    return Finding(
+        level="bad",
+        text=f"Loses to the baseline on {_describe(part)}: accuracy {_percent(part.accuracy.value)} against "
+        f"{_percent(part.baseline_accuracy)}{_more(losing)}. {_advise(part)}",
+    )
+
+
+def _slices_without_gain(analysis: Analysis) -> Finding | None:
+    """Name slices in which a classifier that is better than the baseline is not."""
+    if not analysis.comparisons or analysis.comparisons[0].accuracy.low <= 0:
+        return None
+    parts = [p for p in analysis.slices if not p.small and _gain(p) <= 0 and p.baseline_p_value >= SIGNIFICANT]
+    if not parts:
+        return None
+    parts.sort(key=_gain)
+    shown = [
+        f"{_describe(part)}, {_percent(part.accuracy.value)} against {_percent(part.baseline_accuracy)}"
+        for part in parts[:2]
+    ]
+    more = len(parts) - len(shown)
+    others = f"; and {more} other slice{'s' * (more > 1)}" if more else ""
+    return Finding(level="note", text=f"No gain over the baseline on {'; and '.join(shown)}{others}.")
+
+
+def _weak_slice(slices: tuple[Slice, ...]) -> Finding | None:
+    """Name the slice that is most below the rest."""
+    weak = [p for p in slices if not p.small and p.p_value < SIGNIFICANT and p.difference.value < 0]
+    if not weak:
+        return None
+    part = min(weak, key=lambda part: part.difference.value)
+    return Finding(
+        level="note",
+        text=f"Weak on {_describe(part)}: accuracy {_percent(part.accuracy.value)}, {_points(-part.difference.value)} "
+        f"below the rest{_more(weak)}. {_advise(part)}",
+    )
+
+
+def _gain(part: Slice) -> float:
+    """Return the accuracy less that of the baseline."""
+    return part.accuracy.value - part.baseline_accuracy
 
 
 def _describe(part: Slice) -> str:
@@ -207,8 +228,8 @@ def _suspected_labels(analysis: Analysis, profile: CorpusProfile | None) -> Find
         return None
     return Finding(
         level="note",
-        text=f"{analysis.suspected:,} labels may be wrong ({share:.1%} of the documents). Read the list of them in the "
-        "report, and correct what is wrong; corpus.label_map renames classes.",
+        text=f"{analysis.suspected:,} labels are doubtful ({share:.1%} of the documents): models that were not trained "
+        "on them prefer another class. The report lists the most doubtful; correct those that are wrong.",
     )
 
 

@@ -58,7 +58,7 @@ def train_baseline(output: StageOutput, documents: ArtifactRef, config: Baseline
     labels = sorted(set(table["label"].to_pylist()))
     probabilities = predict(regression, vectorizer.transform(held_out["text"].to_pylist()), labels)
     _write(output, PREDICTIONS_FILE, held_out, labels, probabilities)
-    checked = np.arange(min(MOST_CHECKED, len(train))) * len(train) // min(MOST_CHECKED, len(train))
+    checked = choose_checked(len(train))
     folds = assign_folds(whole_column(train["text"].take(pa.array(checked))))
     with show_elapsed(f"check the labels of {len(checked):,} documents"):
         probabilities = predict_out_of_fold(features[checked], truth[checked], folds, labels, config)
@@ -76,6 +76,12 @@ def build_baseline(config: BaselineConfig) -> "Pipeline":
         TfidfVectorizer(ngram_range=(1, config.ngram_max), min_df=config.min_df, sublinear_tf=True, dtype=np.float64),
         LogisticRegression(C=config.regularization, max_iter=config.max_iterations),
     )
+
+
+def choose_checked(documents: int) -> np.ndarray:
+    """Return int64[at most `MOST_CHECKED`], positions spread evenly over so many documents."""
+    count = min(MOST_CHECKED, documents)
+    return np.arange(count) * documents // count
 
 
 def assign_folds(texts: pa.Array) -> np.ndarray:
