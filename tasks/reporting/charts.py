@@ -15,7 +15,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 WIDTH = 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 26, 38  # margins of charts with axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 26, 38  # margins of charts with axes
 _NAMES = 132  # width of the names beside horizontal bars
 _ROW = 19
 _DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -46,9 +46,19 @@ def draw_lines(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     diagonal: bool = False,
-    dots: bool = True,
+    whole: bool = False,
 ) -> Markup:
-    """Draw lines over two axes; ranges default to those of the points, `diagonal` adds the line of equal x and y."""
+    """Draw lines over two axes.
+
+    Args:
+        series: the lines.
+        title: what a screen reader says.
+        axes: names of the axes.
+        x_range: ends of the x axis; None goes by the points.
+        y_range: the same of the y axis.
+        diagonal: add the line of equal x and y.
+        whole: number the x axis at whole numbers only.
+    """
     height = 250
     (x_low, x_high) = x_range or _spread(point[0] for line in series for point in line.points)
     (y_low, y_high) = y_range or _spread(point[1] for line in series for point in line.points)
@@ -59,17 +69,17 @@ def draw_lines(
     def up(y: float) -> float:
         return height - _BOTTOM - (y - y_low) / (y_high - y_low) * (height - _TOP - _BOTTOM)
 
-    parts = [*_grid(_ticks(x_low, x_high), _ticks(y_low, y_high), across, up, height)]
+    x_ticks = [tick for tick in _ticks(x_low, x_high) if not whole or tick.is_integer()]
+    parts = [*_grid(x_ticks, _ticks(y_low, y_high), across, up, height)]
     if diagonal:
         low, high = max(x_low, y_low), min(x_high, y_high)
         parts.append(_node("line", "ideal", x1=across(low), y1=up(low), x2=across(high), y2=up(high)))
     for line in series:
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _ in line.points)
         parts.append(_node("polyline", f"line {line.style}", points=path))
-        if dots:
-            parts += [
-                _node("circle", f"dot {line.style}", hint, cx=across(x), cy=up(y), r=3.5) for x, y, hint in line.points
-            ]
+        parts += [
+            _node("circle", f"dot {line.style}", hint, cx=across(x), cy=up(y), r=3.5) for x, y, hint in line.points
+        ]
     if len(series) > 1:
         parts += _legend([(line.name, line.style) for line in series])
     parts.append(_text(axes[0], (_LEFT + WIDTH - _RIGHT) / 2, height - 5, "axis mid"))

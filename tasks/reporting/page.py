@@ -154,9 +154,11 @@ def _environment() -> Environment:
         "number": lambda value: "-" if value is None else f"{value:.4f}",
         "short": lambda value: "-" if value is None else f"{value:.3f}",
         "percent": lambda value: "-" if value is None else f"{value:.1%}",
+        "chance": lambda value: "<0.001" if value < 0.0005 else f"{value:.3f}",
         "points": lambda value: f"{100 * value:+.1f}",
         "count": lambda value: f"{value:,.0f}",
         "name": lambda text: shorten(str(text), NAME),
+        "setting": lambda text: shorten(str(text), 2 * NAME),
         "excerpt": lambda text: shorten(str(text), EXCERPT),
     }
     return environment

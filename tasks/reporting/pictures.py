@@ -30,7 +30,7 @@ def picture_training(epochs: Sequence[Mapping[str, float]]) -> list[Markup]:
             for (name, key), style in zip(lines.items(), STYLES, strict=False)
         ]
         x_range = (1.0, max(2.0, float(len(epochs))))
-        charts.append(draw_lines(series, title=f"{title} by epoch", axes=("epoch", title), x_range=x_range))
+        charts.append(draw_lines(series, title=f"{title} by epoch", axes=("epoch", title), x_range=x_range, whole=True))
     return charts
 
 

@@ -30,10 +30,16 @@ function makeSortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     if (!head.textContent) return;
-    const button = document.createElement("button");
-    button.type = "button";
+    const button = document.createElement("span"); // a printer repeats the head on each page, but no button element
+    button.setAttribute("role", "button");
+    button.tabIndex = 0;
     button.textContent = head.textContent;
     head.replaceChildren(button);
+    button.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      button.click();
+    });
     button.addEventListener("click", () => {
       const numeric = head.classList.contains("number");
       const before = head.getAttribute("aria-sort");
