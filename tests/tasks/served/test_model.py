@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from safetensors.torch import load_file
 
+from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, PREDICTIONS_FILE, WEIGHTS_FILE
 from tasks import served
 from tasks.batches.encoded_split import load_split
@@ -143,7 +144,8 @@ class TestAnswers:
         network = TextClassifier(**toy.classifier.read_json(MODEL_FILE)["architecture"]).eval()
         network.load_state_dict(load_file(toy.classifier.path(WEIGHTS_FILE)))
         ids = [serving.token_ids["soup"], serving.token_ids["the"]]
-        expected = network(torch.tensor([ids]), torch.tensor([2])).softmax(dim=1).detach().numpy()
+        logits = network(torch.tensor([ids]), torch.tensor([2])) / toy.evaluation.read_model(Analysis).calibration.temperature
+        expected = logits.softmax(dim=1).detach().numpy()
         (answer,) = serving.predict(None, pd.DataFrame({"text": ["Soup  THE"]}))
         np.testing.assert_allclose(probabilities_of([answer]), expected, rtol=0, atol=1e-6)
 
