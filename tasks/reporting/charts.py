@@ -69,7 +69,7 @@ def draw_lines(
     def up(y: float) -> float:
         return height - _BOTTOM - (y - y_low) / (y_high - y_low) * (height - _TOP - _BOTTOM)
 
-    x_ticks = [tick for tick in _ticks(x_low, x_high) if not whole or tick.is_integer()]
+    x_ticks = [tick for tick in _ticks(x_low, x_high) if not whole or tick == int(tick)]
     parts = [*_grid(x_ticks, _ticks(y_low, y_high), across, up, height)]
     if diagonal:
         low, high = max(x_low, y_low), min(x_high, y_high)
