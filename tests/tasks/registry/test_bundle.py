@@ -45,6 +45,7 @@ class TestBundle:
             "specials": 2,
         }
         assert description["labels"] == ["food", "météo", "sport"]
+        assert description["temperature"] == 1.25
         assert description["vocabulary_digest"] == Vocabulary.read(toy.vocabulary).digest
         vocabulary = json.loads((tmp_path / "bundle" / "vocabulary.json").read_text("utf-8"))
         assert vocabulary[:2] == ["<pad>", "<unk>"]
@@ -97,7 +98,7 @@ class TestBundle:
     def test_a_description_of_an_older_release_has_the_default_reading(self, toy, tmp_path):
         build(toy, tmp_path / "bundle")
         old = json.loads((tmp_path / "bundle" / "model.json").read_text("utf-8"))
-        del old["reading"]
+        del old["reading"], old["temperature"]
         assert ServedDescription.model_validate(old).reading == Reading()
 
 

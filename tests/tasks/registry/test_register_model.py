@@ -68,18 +68,19 @@ class TestRegistering:
                     registered.vocabulary,
                     registered.evaluation,
                     registered.documents,
+                    registered.baseline,
                     registered.config,
                 )
         assert len(open_client().get_run(run.run_id).outputs.model_outputs) == 1
 
     def test_a_different_model_becomes_version_2_and_challenger(self, registered):
-        result = register(registered, classifier=train_another(registered), macro_f1=0.0)
+        result = register(registered, classifier=train_another(registered), answers=0.0)
         assert (result.model, result.version, result.created, result.promoted) == (MODEL, "2", True, False)
         assert versions() == [1, 2]
         assert (alias("champion"), alias("challenger")) == ("1", "2")
 
     def test_a_better_model_becomes_champion(self, registered):
-        result = register(registered, classifier=train_another(registered), macro_f1=1.0)
+        result = register(registered, classifier=train_another(registered), answers=1.0)
         assert (result.version, result.promoted) == ("2", True)
         assert (alias("champion"), alias("challenger")) == ("2", "2")
 
@@ -113,9 +114,9 @@ class TestRegistering:
         with monkeypatch.context() as patch:
             patch.setattr(models, "set_alias", fail)
             with pytest.raises(ServiceError, match="gone"):
-                register(registered, classifier=other, macro_f1=1.0)
+                register(registered, classifier=other, answers=1.0)
         assert (versions(), alias("champion")) == ([1, 2], "1")
-        result = register(registered, classifier=other, macro_f1=1.0)
+        result = register(registered, classifier=other, answers=1.0)
         assert (result.version, result.created, result.promoted) == ("2", False, True)
         assert (alias("champion"), alias("challenger")) == ("2", "2")
 

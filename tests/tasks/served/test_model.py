@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 
 from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, PREDICTIONS_FILE, WEIGHTS_FILE
 from tasks import served
+from tasks.batches.encoded_split import load_split
+from tasks.evaluation.evaluate_classifier import load_network, predict_splits, tabulate_splits
 from tasks.served import model as serving_model
 from tasks.served.network import TextClassifier
 
@@ -67,6 +69,16 @@ def renew_digest(path: Path) -> None:
 
 
 class TestAnswers:
+    @pytest.mark.parametrize("temperature", [0.5, 2.5])
+    def test_a_temperature_gives_the_probabilities_that_the_evaluation_writes(self, toy, serving, temperature):
+        network, splits = load_network(toy.classifier), {"test": load_split(toy.buckets, "test")}
+        expected = tabulate_splits(splits, predict_splits(network, splits), LABELS, temperature).to_pandas()
+        documents = toy.documents.read_table(DOCUMENTS_FILE).to_pandas().set_index("doc_id")
+        serving.temperature = temperature
+        answers = serving.predict(None, documents.loc[expected["doc_id"], ["text"]])
+        columns = [f"p_{label}" for label in LABELS]
+        np.testing.assert_allclose(probabilities_of(answers), expected[columns].to_numpy(), rtol=0, atol=1e-6)
+
     def test_probabilities_are_those_of_the_trained_network_on_the_test_split(self, toy, model):
         documents = toy.documents.read_table(DOCUMENTS_FILE).to_pandas()
         expected = toy.evaluation.read_table(PREDICTIONS_FILE).to_pandas()
