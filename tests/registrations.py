@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE, SPLITS
 from pipeline_config.settings import PipelineConfig
@@ -131,3 +132,21 @@ def damage(number: str) -> Path:
     content[-1] ^= 1
     path.write_bytes(content)
     return path
+
+
+def made_decision(*, promoted: bool, reason: str) -> Decision:
+    """Return a decision without rules."""
+    return Decision(
+        version="3",
+        champion=None,
+        promoted=promoted,
+        comparable=True,
+        outcome=None,
+        reason=reason,
+        rules=(),
+        documents=24,
+        seen=0,
+        look=1,
+        alpha=0.05,
+        detectable=None,
+    )
