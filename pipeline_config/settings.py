@@ -491,8 +491,8 @@ class RegistrationConfig(Section):
     )
     looks: Annotated[int, Field(ge=1, le=365)] = Field(
         52,
-        description="decisions that one test split is planned for; rules with better share their level among them, "
-        "and let nothing pass after the last",
+        description="decisions that one test split is planned for; rules that ask for better than champion or "
+        "baseline share their level among them, and let nothing pass after the last",
     )
     min_documents: Positive = Field(
         20, description="test documents that a comparison with the champion needs; fewer decide nothing"

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_config.contracts.analysis import Analysis
+from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE, SPLITS
 from pipeline_config.settings import PipelineConfig
@@ -96,9 +98,12 @@ def change_documents(toy, change, splits=SPLITS) -> ArtifactRef:
         for row in toy.documents.read_table(DOCUMENTS_FILE).to_pylist()
     ]
     table = pa.Table.from_pylist(rows, schema=DOCUMENTS)
-    return commit_output(
-        "ingest_corpus", "f" * 32, lambda output: output.write_table(DOCUMENTS_FILE, table, DOCUMENTS)
-    )[0]
+
+    def write(output: StageOutput) -> None:
+        output.write_table(DOCUMENTS_FILE, table, DOCUMENTS)
+        output.write_model(toy.documents.read_model(CorpusProfile))
+
+    return commit_output("ingest_corpus", "f" * 32, write)[0]
 
 
 def versions() -> list[int]:
@@ -133,3 +138,21 @@ def damage(number: str) -> Path:
     content[-1] ^= 1
     path.write_bytes(content)
     return path
+
+
+def made_decision(*, promoted: bool, reason: str) -> Decision:
+    """Return a decision without rules."""
+    return Decision(
+        version="3",
+        champion=None,
+        promoted=promoted,
+        comparable=True,
+        outcome=None,
+        reason=reason,
+        rules=(),
+        documents=24,
+        seen=0,
+        look=1,
+        alpha=0.05,
+        detectable=None,
+    )

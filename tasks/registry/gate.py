@@ -54,8 +54,13 @@ class _Case(NamedTuple):
         return seen if self.rival is None else seen | self.rival.seen
 
     def alpha_of(self, rule: GateRule) -> float:
-        """Return the level of a rule at this look; those that ask for a gain share theirs among all planned looks."""
-        return rule.level / self.gate.looks if rule.require == "better" else rule.level
+        """Return the level of a rule at this look."""
+        return rule.level / self.gate.looks if _spends(rule) else rule.level
+
+
+def _spends(rule: GateRule) -> bool:
+    """Return whether a rule asks for a gain over a model: it shares its level among all planned looks."""
+    return rule.require == "better" and rule.against in ("champion", "baseline")
 
 
 def pass_gate(version: str, *, digest: str, split: TestSplit, config: PipelineConfig) -> Decision:
@@ -94,7 +99,7 @@ def _decide(case: _Case, name: str, problem: str | None = None) -> Decision:
     rules = [rule for rule in gate.rules if rule.against != "champion" or against_champion]
     results = tuple(_judge(rule, case, problem) for rule in rules)
     promoted = all(result.passed for result in results) and not (problem and gate.on_incomparable == "keep")
-    alpha = min((case.alpha_of(rule) for rule in gate.rules if rule.require == "better"), default=0.05 / gate.looks)
+    alpha = min((case.alpha_of(rule) for rule in gate.rules if _spends(rule)), default=0.05 / gate.looks)
     outcome, detectable = None, None
     if case.rival is not None:
         compared = [result for result in results if result.against == "champion"]
@@ -137,7 +142,7 @@ def _judge(rule: GateRule, case: _Case, problem: str | None) -> RuleResult:
         unknown = f"the champion cannot be compared: {problem}"
     elif left < least:
         unknown = f"{left} test documents are left, and {least} are needed (registration.min_documents)"
-    elif rule.require == "better" and case.spent:
+    elif _spends(rule) and case.spent:
         unknown = _describe_spent(case.look, case.gate)
     answers = Answers(*(values[kept] if left else values for values in (split.truth, split.ours, other)))
     metric = rule.metric or case.gate.metric

@@ -61,7 +61,7 @@ def draw_lines(
     """
     height = 250
     (x_low, x_high) = x_range or _spread(point[0] for line in series for point in line.points)
-    (y_low, y_high) = y_range or _spread(point[1] for line in series for point in line.points)
+    (y_low, y_high) = y_range or _spread((point[1] for line in series for point in line.points), margin=0.04)
 
     def across(x: float) -> float:
         return _LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - _LEFT - _RIGHT)
@@ -69,7 +69,7 @@ def draw_lines(
     def up(y: float) -> float:
         return height - _BOTTOM - (y - y_low) / (y_high - y_low) * (height - _TOP - _BOTTOM)
 
-    x_ticks = [tick for tick in _ticks(x_low, x_high) if not whole or tick.is_integer()]
+    x_ticks = [tick for tick in _ticks(x_low, x_high) if not whole or tick == int(tick)]
     parts = [*_grid(x_ticks, _ticks(y_low, y_high), across, up, height)]
     if diagonal:
         low, high = max(x_low, y_low), min(x_high, y_high)
@@ -273,11 +273,12 @@ def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [round(number * step, 10) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _spread(values: Iterable[float]) -> tuple[float, float]:
-    """Return the range of values, never empty."""
+def _spread(values: Iterable[float], margin: float = 0.0) -> tuple[float, float]:
+    """Return the range of values, never empty, with a share of it as a margin at both ends."""
     kept = list(values) or [0.0, 1.0]
     low, high = min(kept), max(kept)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    more = margin * (high - low) if high > low else 0.5
+    return low - more, high + more
 
 
 def _position(value: float, edges: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ from pipeline_config.preset_files import DEFAULT_PRESET
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.register_model import Registration
 from tasks.runtime.loggers import OUR_LOGGERS
+from tests.registrations import made_decision
 
 
 def make_result(root: Path, **changes: object) -> PipelineResult:
@@ -31,7 +32,11 @@ def make_result(root: Path, **changes: object) -> PipelineResult:
         },
         "spread": {},
         "registration": Registration(
-            model="gloveflow-tiny", version="3", created=True, promoted=True, alias="champion", reason="the first one"
+            model="gloveflow-tiny",
+            version="3",
+            created=True,
+            alias="champion",
+            decision=made_decision(promoted=True, reason="the first one"),
         ),
         "mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/2",
         "flow_run_url": "",
@@ -97,7 +102,11 @@ def test_summary_says_when_the_page_of_the_run_is_there(
 
 def test_summary_of_a_known_model_that_did_not_pass_the_gate(summary) -> None:
     registration = Registration(
-        model="gloveflow-tiny", version="3", created=False, promoted=False, alias="champion", reason="too low"
+        model="gloveflow-tiny",
+        version="3",
+        created=False,
+        alias="champion",
+        decision=made_decision(promoted=False, reason="too low"),
     )
     lines = summary(registration=registration)
     assert "registered gloveflow-tiny version 3 (this model is registered already, no new version)" in lines

@@ -69,7 +69,7 @@ class TestFirstVersion:
     def test_one_at_chance_does_not_become_champion(self, first):
         decision = first(1 / 3)
         assert not decision.promoted
-        assert decision.reason.startswith("not champion: macro F1 0.3333, chance 0.3333: at ")
+        assert decision.reason.startswith("not champion: macro F1 0.3315, chance 0.3333: at 95 % ")
 
     def test_one_far_below_the_baseline_does_not_become_champion(self, first):
         decision = first(0.4, GateRule(against="baseline", require="not_clearly_worse"))
@@ -134,16 +134,16 @@ class TestAgainstTheChampion:
         assert not decision.promoted
 
     def test_the_f1_of_a_class_can_decide(self, challenge):
-        assert challenge(1.0, GateRule(metric="f1[sport]", require="any")).promoted
         decision = challenge(1.0, GateRule(metric="f1[tennis]", require="any"))
         assert (decision.promoted, decision.rules[0].outcome) == (False, "unknown")
         assert "there are no test documents of the class tennis" in decision.reason
+        assert challenge(1.0, GateRule(metric="f1[sport]", require="any")).promoted
 
     def test_a_slice_can_decide(self, challenge):
         rule = GateRule(metric="accuracy", slice="class=sport", require="any")
-        assert challenge(1.0, rule, min_documents=5).promoted
         decision = challenge(1.0, rule.model_copy(update={"slice": "length>=9999"}))
         assert (decision.promoted, decision.rules[0].outcome) == (False, "unknown")
+        assert challenge(1.0, rule, min_documents=5).promoted
 
     def test_too_few_documents_decide_nothing(self, challenge):
         decision = challenge(1.0, AT_LEAST_AS_GOOD, min_documents=25)
@@ -176,6 +176,10 @@ class TestLooks:
         assert (decision.look, decision.promoted, decision.rules[0].outcome) == (2, False, "unknown")
         assert "this is decision 2 of the 1 that it is planned for" in decision.reason
         assert "give the corpus new documents" in decision.reason
+
+    def test_a_spent_test_split_still_shows_that_a_version_is_better_than_chance(self, challenge):
+        decision = challenge(1.0, looks=1)
+        assert (decision.look, decision.promoted) == (2, True)
 
     def test_at_the_last_look_the_reason_warns(self, challenge):
         decision = challenge(0.2, looks=2)
@@ -360,7 +364,7 @@ class TestUnusableChampion:
         open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
         decision = challenge(1 / 3, on_incomparable="replace")
         assert (decision.promoted, decision.comparable) == (False, False)
-        assert "Version 2 does not replace it: macro F1 0.3333, chance 0.3333" in decision.reason
+        assert "Version 2 does not replace it: macro F1 0.3315, chance 0.3333" in decision.reason
 
     def test_a_broken_one_that_is_replaced_does_not_become_the_previous_one(self, challenge):
         open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
