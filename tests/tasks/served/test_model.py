@@ -24,7 +24,7 @@ from tasks import served
 from tasks.served import model as serving_model
 from tasks.served.network import TextClassifier
 
-CARRIED = ("bigrams", "languages", "lstm", "network", "pooling", "text", "tokenizers", "word_breaks")
+CARRIED = ("attribution", "bigrams", "languages", "lstm", "network", "pooling", "text", "tokenizers", "word_breaks")
 LABELS = ["food", "météo", "sport"]
 TEXTS = ["the soup and the bread", "goal for the team", "Rain, again!", "we"]
 
