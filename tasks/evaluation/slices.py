@@ -76,9 +76,9 @@ def cut_lengths(lengths: np.ndarray) -> Feature:
 
 def cut_unknown(shares: np.ndarray) -> Feature:
     """Cut documents by float64[N] shares of unknown tokens."""
-    values = ["none", f"up to {_UNKNOWN_EDGES[0]:.0%}"]
-    values += [f"over {low:.0%} to {high:.0%}" for low, high in pairwise(_UNKNOWN_EDGES)]
-    values.append(f"over {_UNKNOWN_EDGES[-1]:.0%}")
+    values = ["none", f"up to {100 * _UNKNOWN_EDGES[0]:.0f} %"]
+    values += [f"over {100 * low:.0f} to {100 * high:.0f} %" for low, high in pairwise(_UNKNOWN_EDGES)]
+    values.append(f"over {100 * _UNKNOWN_EDGES[-1]:.0f} %")
     parts = np.where(shares > 0, np.searchsorted(_UNKNOWN_EDGES, shares, side="left") + 1, 0)
     return Feature("unknown tokens", tuple(values), parts)
 

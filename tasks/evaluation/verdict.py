@@ -228,8 +228,8 @@ def _suspected_labels(analysis: Analysis, profile: CorpusProfile | None) -> Find
         return None
     return Finding(
         level="note",
-        text=f"{analysis.suspected:,} labels are doubtful ({share:.1%} of the documents): models that were not trained "
-        "on them prefer another class. The report lists the most doubtful; correct those that are wrong.",
+        text=f"{analysis.suspected:,} labels are doubtful ({_percent(share)} of the documents): models that were not "
+        "trained on them prefer another class. The report lists the most doubtful; correct those that are wrong.",
     )
 
 
@@ -251,8 +251,8 @@ def _low_coverage(coverage: CoverageReport | None) -> Finding | None:
         return None
     return Finding(
         level="note",
-        text=f"Only {share:.0%} of the train tokens have a vector. Try other vectors (embeddings.source), another "
-        "tokenization.tokenizer, or more alignment.fallbacks.",
+        text=f"Only {100 * share:.0f} % of the train tokens have a vector. Try other vectors (embeddings.source), "
+        "another tokenization.tokenizer, or more alignment.fallbacks.",
     )
 
 
@@ -262,7 +262,7 @@ def _unknown_tokens(coverage: CoverageReport | None) -> Finding | None:
         return None
     return Finding(
         level="note",
-        text=f"{share:.0%} of the test tokens are outside the vocabulary. Try vocabulary.min_freq=1, a larger "
+        text=f"{100 * share:.0f} % of the test tokens are outside the vocabulary. Try vocabulary.min_freq=1, a larger "
         "vocabulary.max_size, or vocabulary.extend_from_vectors.",
     )
 

@@ -67,7 +67,7 @@ class TestFeatures:
     def test_shares_of_unknown_tokens(self):
         feature = cut_unknown(np.array([0.0, 0.01, 0.05, 0.06, 0.2, 0.21, 1.0]))
         assert [feature.values[part] for part in feature.parts] == [
-            "none", "up to 5%", "up to 5%", "over 5% to 10%", "over 10% to 20%", "over 20%", "over 20%",
+            "none", "up to 5 %", "up to 5 %", "over 5 to 10 %", "over 10 to 20 %", "over 20 %", "over 20 %",
         ]  # fmt: skip
 
     def test_frequent_values_and_the_others(self):
@@ -98,7 +98,7 @@ class TestFeatures:
         shown = {feature.name: [feature.values[part] for part in feature.parts] for feature in features}
         assert shown == {
             "length": ["only 2 tokens", "only 1 tokens", "3 and more tokens"],
-            "unknown tokens": ["over 20%", "none", "over 20%"],
+            "unknown tokens": ["over 20 %", "none", "over 20 %"],
             "class": ["a", "b", "b"],
             "column region": ["n", "s", "n"],
         }

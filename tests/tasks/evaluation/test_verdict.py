@@ -202,7 +202,7 @@ class TestRules:
         assert other_lines(analysis=analysis_of(suspected=49), profile=profile_of()) == []
         ((level, text),) = other_lines(analysis=analysis_of(suspected=53), profile=profile_of())
         assert level == "note"
-        assert text.startswith("53 labels are doubtful (5.3% of the documents): models that were not trained on them")
+        assert text.startswith("53 labels are doubtful (5.3 % of the documents): models that were not trained on them")
 
     def test_imbalance(self):
         found = Imbalance(largest="a", largest_documents=900, smallest="b", smallest_documents=100)
@@ -213,8 +213,8 @@ class TestRules:
         assert other_lines(coverage=coverage_of()) == []
         found = other_lines(coverage=coverage_of(tokens=0.62, unknown=0.15))
         assert [text.split(". ")[0] for _, text in found] == [
-            "Only 62% of the train tokens have a vector",
-            "15% of the test tokens are outside the vocabulary",
+            "Only 62 % of the train tokens have a vector",
+            "15 % of the test tokens are outside the vocabulary",
         ]
 
 

@@ -27,7 +27,7 @@ from tasks.evaluation.evaluate_classifier import load_network, predict_splits, t
 from tasks.served import model as serving_model
 from tasks.served.network import TextClassifier
 
-CARRIED = ("bigrams", "languages", "lstm", "network", "pooling", "text", "tokenizers", "word_breaks")
+CARRIED = ("attribution", "bigrams", "languages", "lstm", "network", "pooling", "text", "tokenizers", "word_breaks")
 LABELS = ["food", "météo", "sport"]
 TEXTS = ["the soup and the bread", "goal for the team", "Rain, again!", "we"]
 
