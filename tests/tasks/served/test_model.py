@@ -144,7 +144,10 @@ class TestAnswers:
         network = TextClassifier(**toy.classifier.read_json(MODEL_FILE)["architecture"]).eval()
         network.load_state_dict(load_file(toy.classifier.path(WEIGHTS_FILE)))
         ids = [serving.token_ids["soup"], serving.token_ids["the"]]
-        logits = network(torch.tensor([ids]), torch.tensor([2])) / toy.evaluation.read_model(Analysis).calibration.temperature
+        logits = (
+            network(torch.tensor([ids]), torch.tensor([2]))
+            / toy.evaluation.read_model(Analysis).calibration.temperature
+        )
         expected = logits.softmax(dim=1).detach().numpy()
         (answer,) = serving.predict(None, pd.DataFrame({"text": ["Soup  THE"]}))
         np.testing.assert_allclose(probabilities_of([answer]), expected, rtol=0, atol=1e-6)
