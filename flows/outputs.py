@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
+from pipeline_config.contracts.analysis import Finding
 from tasks.registry.register_model import Registration
 from tasks.store.artifacts import ArtifactRef
 
@@ -55,6 +56,7 @@ class PipelineResult(BaseModel):
         spread: mean and deviation over seeds (see `compare_seeds`); empty for a single seed.
         store: directory of each stage's output, by stage.
         report: path of the HTML report.
+        verdict: what the evaluation says in words, the most important first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,5 +69,6 @@ class PipelineResult(BaseModel):
     flow_run_url: str
     store: dict[str, str]
     report: str
+    verdict: tuple[Finding, ...] = ()
     seconds: float
     peak_memory_mib: float

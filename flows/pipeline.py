@@ -8,6 +8,7 @@ import logging
 import resource
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
 from prefect import flow, runtime
@@ -17,12 +18,13 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
 
 from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
-from flows.publishing import log_results, publish_link, publish_results
+from flows.publishing import log_decision, log_results, publish_link, publish_results
 from flows.recovery import hold_flow_run, sweep
+from flows.report import publish_report
+from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import GloveflowError, ServiceError
 from pipeline_config.masking import masked_errors, split_user
-from pipeline_config.schemas import REPORT_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.batches.bucket_corpus import bucket_corpus
 from tasks.corpus.ingest_corpus import find_corpus, ingest_corpus
@@ -110,7 +112,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         raise_first_error([*data, *(future for training in trainings for future in training)])
         spread, best = compare_seeds([training.evaluation.result() for training in trainings], config.training.metric)
         outputs = collect_outputs(data, trainings[best])
-        registration = log_and_register(run, outputs, spread, config)
+        registration, report = log_and_register(run, outputs, spread, config)
         publish_results(outputs.evaluation, registration, url=run.url, spread=spread)
         require_champion(registration, config)
     return PipelineResult(
@@ -124,7 +126,8 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         mlflow_url=run.url,
         flow_run_url=_flow_run_url(),
         store={stage: str(output.directory) for stage, output in outputs.by_stage().items()},
-        report=str(outputs.evaluation.path(REPORT_FILE)),
+        report=str(report),
+        verdict=outputs.evaluation.read_model(Analysis).verdict,
         seconds=time.perf_counter() - started,
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
@@ -132,22 +135,25 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
 
 def log_and_register(
     run: TrackedRun, outputs: RunOutputs, spread: dict[str, float], config: PipelineConfig
-) -> Registration:
-    """Log the results to MLflow and register the model.
+) -> tuple[Registration, Path]:
+    """Log the results to MLflow, register the model and publish the report; return the latter two.
 
     Raises:
         ServiceError: MLflow is away. All outputs are in the store; the same run again logs and registers them.
     """
     try:
         log_results(run, outputs, spread)
-        return register_model(
+        registration = register_model(
             run,
             classifier=outputs.classifier,
             vocabulary=outputs.vocabulary,
             evaluation=outputs.evaluation,
             documents=outputs.documents,
+            baseline=outputs.baseline,
             config=config,
         )
+        log_decision(run.run_id, registration.decision)
+        return registration, publish_report(run, outputs, registration, config, spread)
     except ServiceError as error:
         raise ServiceError(
             f"{error}. The results are kept; the same run again logs and registers them, once MLflow answers"
@@ -200,7 +206,7 @@ def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> l
             run_id=run_id if len(seeds) == 1 else None,
         )
         evaluation = evaluate_classifier.submit(
-            classifier, data.buckets, data.baseline, data.documents, data.embeddings
+            classifier, data.buckets, data.baseline, data.documents, data.vocabulary, data.embeddings, config.evaluation
         )
         trainings.append(Training(classifier, evaluation))
     return trainings

@@ -20,16 +20,16 @@ from prefect.states import Crashed
 from flows.outputs import RunOutputs
 from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.masking import masked_errors
 from pipeline_config.schemas import (
+    DECISION_FILE,
     DOCUMENTS_FILE,
     EPOCHS_FILE,
-    FIGURES,
     METRICS_FILE,
     PROFILE_FILE,
-    REPORT_FILE,
     STEPS_FILE,
     VECTORS_FILE,
 )
@@ -39,6 +39,7 @@ from tasks.store.artifacts import ArtifactRef
 from tasks.tracking import metrics, runs, server
 
 logger = logging.getLogger(__name__)
+_LSTM_SCORES = ("balanced_accuracy", "mcc", "ece")  # beside the headlines, which the baseline has, too
 _REPORTS = {
     "ingest_corpus": PROFILE_FILE,
     "align_embeddings": CoverageReport.file_name,
@@ -50,7 +51,7 @@ _REPORTS = {
 @task(name="log_results", task_run_name="log results", persist_result=False)
 @masked_errors()
 def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, float]) -> None:
-    """Log facts, history, reports, tables, figures and datasets of the stages' outputs to the MLflow run.
+    """Log facts, history, reports, tables and datasets of the stages' outputs to the MLflow run.
 
     Args:
         run: the MLflow run.
@@ -70,13 +71,15 @@ def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, flo
     with on_page("the tables of the data"):
         for name, rows in tables.items():
             create_table_artifact(key=f"table-{name}", table=rows, description=f"{name} of the data")
-    for name in FIGURES:
-        runs.log_file(identity, evaluation.path(name), "figures")
-    runs.log_file(identity, evaluation.path(REPORT_FILE))
     _log_datasets(identity, outputs)
     keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in by_stage.items()}
     runs.log_json(identity, keys, "reports/outputs.json")
     runs.log_tags(identity, {"mlflow.note.content": describe_scores(evaluation.read_model(Metrics))})
+
+
+def log_decision(run_id: str, decision: Decision) -> None:
+    """Log the decision of the gate to the MLflow run."""
+    runs.log_json(run_id, decision.model_dump(mode="json"), f"reports/{DECISION_FILE}")
 
 
 def gather_metrics(outputs: RunOutputs) -> dict[str, float]:
@@ -85,7 +88,8 @@ def gather_metrics(outputs: RunOutputs) -> dict[str, float]:
     for split, models in outputs.evaluation.read_model(Metrics).by_split():
         for model, scores in models.by_model():
             prefix = split if model == "lstm" else f"{split}_{model}"
-            metrics.update({f"{prefix}_{key}": value for key, value in scores.headlines().items()})
+            further = {name: getattr(scores, name) for name in _LSTM_SCORES} if model == "lstm" else {}
+            metrics.update({f"{prefix}_{key}": value for key, value in (scores.headlines() | further).items()})
     for stage, output in outputs.by_stage().items():
         metrics[f"seconds/{stage}"] = output.facts["seconds"]
         if stage != "evaluate_classifier":
@@ -145,6 +149,11 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, *, url:
     """Show scores and the registered version on the page of the Prefect run; `url` is that of the MLflow run."""
     with on_page("the results"):
         create_table_artifact(
+            key="decision",
+            table=decision_table(registration.decision),
+            description=f"The gate on version {registration.version}: {escape_markdown(registration.reason)}",
+        )
+        create_table_artifact(
             key="results",
             table=results_table(evaluation, spread),
             description=f"Scores on held-out documents; [MLflow run]({url})",
@@ -158,6 +167,24 @@ def publish_results(evaluation: ArtifactRef, registration: Registration, *, url:
                 f"{escape_markdown(registration.reason)}\n\n{describe_scores(evaluation.read_model(Metrics))}\n"
             ),
         )
+
+
+def decision_table(decision: Decision) -> list[dict[str, Any]]:
+    """Return the rules of the gate with their figures, a row for each."""
+    return [
+        {
+            "rule": result.rule,
+            "passed": "yes" if result.passed else "no",
+            "outcome": result.outcome,
+            "value": round(result.value, 4),
+            "other": "" if result.other is None else round(result.other, 4),
+            "difference": "" if result.difference is None else round(result.difference.value, 4),
+            "low": "" if result.difference is None else round(result.difference.low, 4),
+            "high": "" if result.difference is None else round(result.difference.high, 4),
+            "reason": result.reason,
+        }
+        for result in decision.rules
+    ]
 
 
 @contextlib.contextmanager

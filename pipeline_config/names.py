@@ -104,3 +104,18 @@ def require_experiment_name(value: str) -> str:
             "of them" + (f", such as {proposed}" if proposed else "")
         )
     return value
+
+
+def require_gate_metric(value: str) -> str:
+    """Return the metric of a rule of the gate; a ValueError says what it may be."""
+    names = ("accuracy", "macro_f1", "micro_f1", "weighted_f1", "balanced_accuracy", "mcc", "log_loss")
+    if value not in names and not re.fullmatch(r"f1\[.+\]", value):
+        raise ValueError(f"should be {', '.join(names)}, or f1[CLASS]")
+    return value
+
+
+def require_slice(value: str) -> str:
+    """Return the slice of a rule of the gate; a ValueError says what it may be."""
+    if not re.fullmatch(r"length(>=|<)[0-9]+|[^=<>]+=.+", value):
+        raise ValueError("should be class=NAME, length>=N, length<N, or COLUMN=VALUE")
+    return value

@@ -8,7 +8,7 @@ an asked-for preset says of its own files (sources, columns, encoding, ...) is l
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -154,7 +154,10 @@ def _section_fields(path: list[str]) -> list[str]:
     """Return the field names of the section at a path, or none if there is no section."""
     model: type[BaseModel] = PipelineConfig
     for part in path:
+        if part.isdecimal():  # the place in a list of sections, such as registration.rules
+            continue
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        annotation = next(iter(get_args(annotation)), annotation) if get_origin(annotation) is tuple else annotation
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         model = annotation

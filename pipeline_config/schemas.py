@@ -27,17 +27,18 @@ SHARD_PATTERN: Final = "tokens-{shard:05d}.arrow"
 VOCABULARY_FILE: Final = "vocabulary.parquet"
 EMBEDDINGS_FILE: Final = "embeddings.parquet"
 PREDICTIONS_FILE: Final = "predictions.parquet"
+OUT_OF_FOLD_FILE: Final = "out-of-fold.parquet"
 METRICS_FILE: Final = "metrics.json"
 ANALYSIS_FILE: Final = "analysis.json"
 DECISION_FILE: Final = "decision.json"
+TRAINING_TEXTS_FILE: Final = "training-texts.u64"
 KEPT_COLUMNS_FILE: Final = "kept-columns.parquet"
 WEIGHTS_FILE: Final = "weights.safetensors"
 LAST_WEIGHTS_FILE: Final = "last-weights.safetensors"
 MODEL_FILE: Final = "model.json"
 EPOCHS_FILE: Final = "epochs.parquet"
 STEPS_FILE: Final = "steps.parquet"
-REPORT_FILE: Final = "report.html"
-FIGURES: Final = ("training.png", "confusion.png", "corpus.png", "lengths.png", "coverage.png")
+CARD_FILE: Final = "card.md"
 
 _DOCUMENT = [pa.field("doc_id", pa.int64(), nullable=False)]
 
@@ -142,6 +143,11 @@ def embeddings_schema(dim: int) -> pa.Schema:
             _vector(dim),
         ]
     )
+
+
+def kept_columns_schema(names: tuple[str, ...]) -> pa.Schema:
+    """Return the schema of the kept columns of the documents: one string column for each name."""
+    return pa.schema([*_DOCUMENT, *(pa.field(name, pa.string()) for name in names)])
 
 
 def predictions_schema(labels: list[str]) -> pa.Schema:

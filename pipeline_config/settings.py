@@ -16,9 +16,11 @@ from pipeline_config.errors import ConfigError
 from pipeline_config.names import (
     require_alias,
     require_experiment_name,
+    require_gate_metric,
     require_model_name,
     require_names,
     require_separator,
+    require_slice,
 )
 from pipeline_config.renamed import rename_settings
 
@@ -29,6 +31,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 Alias = Annotated[str, AfterValidator(require_alias)]
+GateMetric = Annotated[str, AfterValidator(require_gate_metric)]
+SliceName = Annotated[str, AfterValidator(require_slice)]
 ExperimentName = Annotated[str, AfterValidator(require_experiment_name)]
 Separator = Annotated[str, AfterValidator(require_separator)]
 Names = Annotated[str | tuple[str, ...], AfterValidator(require_names)]
@@ -100,6 +104,11 @@ class CorpusConfig(Section):
     )
     time_column: str | None = Field(
         None, description="column of numbers, dates or ISO 8601 times; the splitter time needs it"
+    )
+    keep_columns: tuple[str, ...] = Field(
+        (),
+        description="columns whose values are kept, as texts, for the slices of the evaluation; also those of label, "
+        "split, group or time, not those of the text",
     )
     encoding: str = Field(
         "auto", description="encoding of text files; auto goes by their byte order mark, and is UTF-8 without one"
@@ -173,6 +182,20 @@ class CorpusConfig(Section):
         repeated = sorted({name for name in texts if texts.count(name) > 1})
         if repeated:
             raise ValueError(f"text_column should name each column once, it repeats {', '.join(map(repr, repeated))}")
+        return self
+
+    @model_validator(mode="after")
+    def _keep_what_can_be_kept(self) -> Self:
+        texts = (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+        for number, name in enumerate(self.keep_columns):
+            if not name:
+                raise ValueError("keep_columns should hold names of columns, got an empty one")
+            if name in texts:
+                raise ValueError(f"keep_columns should not hold a column of the text, got {name!r}")
+            if name == "doc_id":
+                raise ValueError("keep_columns should not hold 'doc_id', which is the name of the numbers of documents")
+            if name in self.keep_columns[:number]:
+                raise ValueError(f"keep_columns should name each column once, it repeats {name!r}")
         return self
 
     @model_validator(mode="after")
@@ -385,6 +408,68 @@ class TrainingConfig(Section):
     )
 
 
+class EvaluationConfig(Section):
+    """`evaluate_classifier`: what the scores are read for."""
+
+    wanted_precision: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="precision for which the evaluation looks for a smallest confidence of each class"
+    )
+
+
+class GateRule(Section):
+    """A rule of the gate. A version takes the alias if every rule lets it pass; what cannot be told does not pass."""
+
+    metric: GateMetric | None = Field(
+        None,
+        description="accuracy, macro_f1, micro_f1, weighted_f1, balanced_accuracy, mcc, log_loss, or f1[CLASS]; None "
+        "is registration.metric",
+    )
+    slice: SliceName | None = Field(
+        None,
+        description="part of the test split that is looked at: class=NAME, length>=N or length<N in words, or "
+        "COLUMN=VALUE of a kept column; None is all of it",
+    )
+    against: Literal["champion", "baseline", "chance", "value"] = Field(
+        "champion",
+        description="what it is compared with: the version with the alias, the baseline of this run, answers that "
+        "take no notice of the text, or the number in value",
+    )
+    value: float | None = Field(None, description="the number to compare with")
+    require: Literal["better", "not_worse", "not_clearly_worse", "any"] = Field(
+        "not_worse",
+        description="better: a significant gain of more than by; not_worse: significantly not worse by margin or "
+        "more; not_clearly_worse: no significant loss; any: a measured gain of at least by, significant or not",
+    )
+    by: Annotated[float, Field(ge=-1, le=10)] | None = Field(
+        None, description="gain that better and any ask for, as a share: 0.01 is one point; None is 0"
+    )
+    margin: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="loss that not_worse does not accept, as a share; None is 0.005, half a point"
+    )
+    level: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
+        0.05, description="probability that the rule lets a version pass that it should not"
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if (self.against == "value") != (self.value is not None):
+            raise ValueError("value is the number for against: value; set both or none of them")
+        if self.margin is not None and self.require != "not_worse":
+            raise ValueError(f"margin is for require: not_worse, and require is {self.require}")
+        if self.by is not None and self.require not in ("better", "any"):
+            raise ValueError(f"by is for require: better or any, and require is {self.require}")
+        if self.by is not None and self.by < 0 and self.require == "better":
+            raise ValueError("by should be at least 0 for require: better; a loss to accept is margin of not_worse")
+        return self
+
+
+DEFAULT_RULES = (
+    GateRule(),
+    GateRule(against="chance", require="better"),
+    GateRule(against="baseline", require="not_clearly_worse"),
+)
+
+
 class RegistrationConfig(Section):
     """`register_model`: the gate and the aliases."""
 
@@ -396,12 +481,26 @@ class RegistrationConfig(Section):
     previous_alias: Alias = Field(
         "previous", description="alias of the version that had the alias before; gloveflow models rollback goes there"
     )
-    metric: Literal["macro_f1", "accuracy"] = Field("macro_f1", description="test metric that the gate compares")
-    minimum: Fraction | None = Field(
-        None, description="smallest value of the metric with which a version takes the alias; None: off"
+    metric: Literal["macro_f1", "accuracy"] = Field(
+        "macro_f1", description="test metric of the rules that name none, and of the outcome"
     )
-    min_improvement: Annotated[float, Field(ge=-1, le=1)] = Field(
-        0.0, description="how much better than the champion a version must be on the same test split"
+    rules: tuple[GateRule, ...] = Field(
+        DEFAULT_RULES,
+        description="what a version must fulfil to take the alias; a list replaces the whole default: not worse than "
+        "the champion by half a point, better than chance, not clearly worse than the baseline",
+    )
+    looks: Annotated[int, Field(ge=1, le=365)] = Field(
+        52,
+        description="decisions that one test split is planned for; rules that ask for better than champion or "
+        "baseline share their level among them, and let nothing pass after the last",
+    )
+    min_documents: Positive = Field(
+        20, description="test documents that a comparison with the champion needs; fewer decide nothing"
+    )
+    on_incomparable: Literal["keep", "replace"] = Field(
+        "keep",
+        description="what happens to a champion that cannot be used or compared: keep leaves the alias; replace gives "
+        "it to a version that passes the rules without a champion",
     )
     require_champion: bool = Field(
         False,
@@ -437,6 +536,7 @@ class PipelineConfig(Section):
     baseline: BaselineConfig = BaselineConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     registration: RegistrationConfig = RegistrationConfig()
 
     @model_validator(mode="before")

@@ -30,12 +30,21 @@ def make_scores(
     *, accuracy: float = 0.5, macro_f1: float = 0.4, log_loss: float = 1.0, labels: list[str] = LABELS
 ) -> Scores:
     """Scores of ten documents of each class, all of which were predicted as the first class."""
-    one = ClassScores(precision=0.125, recall=0.25, f1=0.375, support=10.0)
+    one = ClassScores(precision=0.125, recall=0.25, f1=0.375, roc_auc=0.5, pr_auc=0.25, support=10.0, predicted=10)
     confusion = tuple((10, *[0] * (len(labels) - 1)) for _ in labels)
     return Scores(
         accuracy=accuracy,
         macro_f1=macro_f1,
         log_loss=log_loss,
+        balanced_accuracy=0.25,
+        micro_f1=accuracy,
+        weighted_f1=0.375,
+        mcc=0.125,
+        brier=0.75,
+        ece=0.0625,
+        roc_auc=0.5,
+        pr_auc=0.25,
+        intervals={"accuracy": (accuracy - 0.125, accuracy + 0.125)},
         documents=10 * len(labels),
         absent_classes=(),
         classes=dict.fromkeys(labels, one),

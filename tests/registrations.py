@@ -4,14 +4,22 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline_config.contracts.analysis import Analysis
+from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics
-from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, SPLITS
+from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE, SPLITS
 from pipeline_config.settings import PipelineConfig
+from tasks.evaluation.metrics import measure
+from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.registry.register_model import Registration, register_model
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.commit import commit_output
+from tasks.store.output import StageOutput
 from tasks.tracking.models import find_alias
 from tasks.tracking.runs import track_run
 from tasks.tracking.server import open_client
@@ -24,10 +32,15 @@ def gated(config: PipelineConfig, **changes) -> PipelineConfig:
     return config.model_copy(update={"registration": config.registration.model_copy(update=changes)})
 
 
-def register(toy, *, classifier=None, macro_f1=None, evaluation=None, documents=None, config=None) -> Registration:
-    """Register as the pipeline does, with another classifier, test score, corpus or configuration."""
-    if macro_f1 is not None:
-        evaluation = change_macro_f1(toy, macro_f1)
+def register(
+    toy, *, classifier=None, answers=None, evaluation=None, documents=None, baseline=None, config=None
+) -> Registration:
+    """Register as the pipeline does, with another classifier, answers, corpus, baseline or configuration.
+
+    `answers` is the share of the held-out documents that the classifier gets right.
+    """
+    if answers is not None:
+        evaluation = change_answers(toy, answers)
     config = config or toy.config
     with track_run(config, name="run", tags={}) as run:
         return register_model.fn(
@@ -36,17 +49,32 @@ def register(toy, *, classifier=None, macro_f1=None, evaluation=None, documents=
             vocabulary=toy.vocabulary,
             evaluation=evaluation or toy.evaluation,
             documents=documents or toy.documents,
+            baseline=baseline or toy.baseline,
             config=config,
         )
 
 
-def change_macro_f1(toy, macro_f1: float) -> ArtifactRef:
-    """Commit an evaluation in which the LSTM has another macro F1 on the test split."""
-    metrics = toy.evaluation.read_model(Metrics)
-    lstm = metrics.test.lstm.model_copy(update={"macro_f1": macro_f1})
-    changed = metrics.model_copy(update={"test": metrics.test.model_copy(update={"lstm": lstm})})
-    key = f"{round(macro_f1 * 1e6):032x}"
-    return commit_output("evaluate_classifier", key, lambda output: output.write_model(changed))[0]
+def change_answers(toy, right: float, documents: ArtifactRef | None = None) -> ArtifactRef:
+    """Commit an evaluation whose classifier gets a share of the test documents right, from the first one on."""
+    before = toy.evaluation.read_model(Metrics)
+    labels = list(before.test.lstm.classes)
+    rows = (documents or toy.documents).read_table(DOCUMENTS_FILE).select(["doc_id", "split", "label"])
+    rows = rows.filter(pc.not_equal(rows["split"], "train"))
+    truth = np.array([labels.index(label) for label in rows["label"].to_pylist()])
+    test = np.flatnonzero(rows["split"].to_numpy() == "test")
+    wrong = test[round(right * len(test)) :]
+    chosen = truth.copy()
+    chosen[wrong] = (truth[wrong] + 1) % len(labels)
+    predictions = tabulate_predictions(rows, labels, np.eye(len(labels))[chosen] * 0.7 + 0.1)
+    lstm = measure(predictions, labels, "test")
+    metrics = before.model_copy(update={"test": before.test.model_copy(update={"lstm": lstm})})
+
+    def write(output: StageOutput) -> None:
+        output.write_model(metrics)
+        output.write_model(toy.evaluation.read_model(Analysis))
+        output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
+
+    return commit_output("evaluate_classifier", f"{round(right * 1e6):032x}", write)[0]
 
 
 def train_another(toy) -> ArtifactRef:
@@ -70,9 +98,12 @@ def change_documents(toy, change, splits=SPLITS) -> ArtifactRef:
         for row in toy.documents.read_table(DOCUMENTS_FILE).to_pylist()
     ]
     table = pa.Table.from_pylist(rows, schema=DOCUMENTS)
-    return commit_output(
-        "ingest_corpus", "f" * 32, lambda output: output.write_table(DOCUMENTS_FILE, table, DOCUMENTS)
-    )[0]
+
+    def write(output: StageOutput) -> None:
+        output.write_table(DOCUMENTS_FILE, table, DOCUMENTS)
+        output.write_model(toy.documents.read_model(CorpusProfile))
+
+    return commit_output("ingest_corpus", "f" * 32, write)[0]
 
 
 def versions() -> list[int]:
@@ -107,3 +138,21 @@ def damage(number: str) -> Path:
     content[-1] ^= 1
     path.write_bytes(content)
     return path
+
+
+def made_decision(*, promoted: bool, reason: str) -> Decision:
+    """Return a decision without rules."""
+    return Decision(
+        version="3",
+        champion=None,
+        promoted=promoted,
+        comparable=True,
+        outcome=None,
+        reason=reason,
+        rules=(),
+        documents=24,
+        seen=0,
+        look=1,
+        alpha=0.05,
+        detectable=None,
+    )

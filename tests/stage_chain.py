@@ -50,5 +50,7 @@ def run_chain(config: PipelineConfig) -> ChainOutputs:
         config.training,
         config.seed,
     )
-    evaluation = evaluate_classifier.fn(classifier, buckets, baseline, documents, embeddings)
+    evaluation = evaluate_classifier.fn(
+        classifier, buckets, baseline, documents, vocabulary, embeddings, config.evaluation
+    )
     return ChainOutputs(config, documents, vocabulary, embeddings, buckets, baseline, classifier, evaluation)

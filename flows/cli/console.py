@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from flows.cli.server_process import Server
     from flows.outputs import PipelineResult, StageSummary
     from flows.scoring import ScoringResult
+    from pipeline_config.contracts import analysis
     from pipeline_config.resolve import ResolvedConfig
     from pipeline_config.settings import PipelineConfig
 
@@ -87,6 +89,7 @@ def print_summary(
         f"  {command} ui{place}                        look at the Prefect and MLflow pages",
         f'  {command} predict{model} "some text"       classify a text with the champion',
         f"  {command} score{model} texts.csv          classify a file of texts",
+        *_verdict_lines(result.verdict),
     ]
     print("\n".join(lines))
 
@@ -111,6 +114,16 @@ def _spread_lines(spread: dict[str, float]) -> list[str]:
         f"  {title:30} {spread[f'test_accuracy_{name}']:8.4f}  {spread[f'test_macro_f1_{name}']:8.4f}"
         for name, title in titles.items()
     ]
+
+
+def _verdict_lines(verdict: "tuple[analysis.Finding, ...]") -> list[str]:
+    """Return the findings of the evaluation, broken at 80 columns."""
+    lines = ["", "verdict:"] if verdict else []
+    for finding in verdict:
+        lines += textwrap.wrap(
+            finding.text, 80, initial_indent=f"  {finding.level:6}", subsequent_indent=" " * 8, break_on_hyphens=False
+        )
+    return lines
 
 
 def _stage_line(stage: "StageSummary") -> str:

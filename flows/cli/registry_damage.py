@@ -126,7 +126,7 @@ def check_aliases(root: Path, gate: RegistrationConfig, *, own: bool) -> Iterato
             yield Finding(
                 False,
                 subject,
-                f"{named} has no usable {', '.join(lost)}, so it cannot be compared",
+                f"{named} has no usable {', '.join(lost)}, which the lists of models show",
                 "set its scores again from its MLflow run, or remove the digest of its documents, so that the next run "
                 "measures it",
                 partial(restore_scores, record.name, record.version),

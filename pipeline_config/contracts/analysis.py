@@ -60,9 +60,10 @@ class KeptShare(_Part):
 
 
 class ClassThreshold(_Part):
-    """The smallest confidence with which the answers of a class reach a wanted precision on the validation split.
+    """The smallest confidence with which ten or more answers of a class reach a precision on the validation split.
 
-    `threshold` is None if none does. `precision` and `recall` are those on the test split with this threshold.
+    `threshold` is None if none does, and 0 if all answers together do. `precision` and `recall` are those on the test
+    split with this threshold.
     """
 
     label: str

@@ -4,7 +4,7 @@ The order of the fields is the order in which reports list them.
 """
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal, get_args, overload
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +12,20 @@ from pipeline_config.contracts.json_file import JsonFile
 from pipeline_config.schemas import METRICS_FILE
 
 Metric = Literal["macro_f1", "accuracy", "loss"]
+ScoreName = Literal[
+    "accuracy",
+    "macro_f1",
+    "log_loss",
+    "balanced_accuracy",
+    "micro_f1",
+    "weighted_f1",
+    "mcc",
+    "brier",
+    "ece",
+    "roc_auc",
+    "pr_auc",
+]
+SCORE_NAMES: Final[tuple[ScoreName, ...]] = get_args(ScoreName)
 
 
 class _Part(BaseModel):
@@ -19,37 +33,74 @@ class _Part(BaseModel):
 
 
 class ClassScores(_Part):
-    """Scores of one class; `support` is the number of its documents. A class without documents has no scores."""
+    """Scores of one class against the rest. A class without documents has no scores.
+
+    `support` is the number of its documents, `predicted` how often it was predicted. An area under a curve is None
+    where the split has no documents of other classes.
+    """
 
     precision: float | None
     recall: float | None
     f1: float | None
+    roc_auc: float | None
+    pr_auc: float | None
     support: float
+    predicted: int
 
     @classmethod
-    def absent(cls) -> "ClassScores":
-        """Return the scores of a class without documents."""
-        return cls(precision=None, recall=None, f1=None, support=0.0)
+    def absent(cls, predicted: int = 0) -> "ClassScores":
+        """Return the scores of a class without documents, and how often it was predicted."""
+        return cls(precision=None, recall=None, f1=None, roc_auc=None, pr_auc=None, support=0.0, predicted=predicted)
 
 
 class Scores(_Part):
     """Scores of one model on one split.
 
-    `classes` are by name. `macro_f1` is the mean over those with documents in the split; `absent_classes` are the
-    others. Rows (truth) and columns (prediction) of `confusion` are in the order of the class ids.
+    Means over classes (`macro_f1`, `balanced_accuracy`, `roc_auc`, `pr_auc`) are over those with documents in the
+    split; `absent_classes` names the others.
+
+    Attributes:
+        micro_f1: F1 of all decisions together, which for texts with one label is the accuracy.
+        weighted_f1: mean of the F1 of the classes, weighted with their documents.
+        mcc: Matthews correlation coefficient, 0 for guesses.
+        brier: mean over documents of the squared differences, summed over the classes: from 0 to 2.
+        ece: expected calibration error.
+        roc_auc: mean of the areas of each class against the rest; None where the split has only one class.
+        pr_auc: the same of precision over recall (average precision).
+        intervals: ends of the 95 % bootstrap interval of each score above that is a number.
+        documents: their number.
+        absent_classes: names of the classes without documents.
+        classes: scores of each class by name, in the order of the class ids.
+        confusion: rows (truth) and columns (prediction) in the same order.
     """
 
     accuracy: float
     macro_f1: float
     log_loss: float
+    balanced_accuracy: float
+    micro_f1: float
+    weighted_f1: float
+    mcc: float
+    brier: float
+    ece: float
+    roc_auc: float | None
+    pr_auc: float | None
+    intervals: dict[ScoreName, tuple[float, float]]
     documents: int
     absent_classes: tuple[str, ...]
     classes: dict[str, ClassScores]
     confusion: tuple[tuple[int, ...], ...]
 
-    def value_of(self, metric: Metric) -> float:
-        """Return the value of a metric by the name that the configuration has for it."""
-        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "loss": self.log_loss}[metric]
+    @overload
+    def value_of(self, metric: Metric) -> float: ...
+
+    @overload
+    def value_of(self, metric: ScoreName) -> float | None: ...
+
+    def value_of(self, metric: Metric | ScoreName) -> float | None:
+        """Return a score by its name, or by the name that the configuration has for it (`loss`); None without one."""
+        value: float | None = getattr(self, "log_loss" if metric == "loss" else metric)
+        return value
 
     def headlines(self) -> dict[str, float]:
         """Return accuracy, macro F1 and log-loss by name."""

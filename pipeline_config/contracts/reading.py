@@ -5,7 +5,7 @@ A registered model carries the reading of its corpus, so that files to score are
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 FileFormat = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "xlsx", "sql", "folder"]
 Quoting = Literal["auto", "standard", "backslash", "none"]
@@ -22,6 +22,7 @@ class Reading(BaseModel):
         split_column: the column that holds train, validation or test.
         group_column: rows with the same value in it stay in one split.
         time_column: times, by which the newest documents are held out.
+        keep_columns: columns whose values are kept beside the documents.
         separator: what stands between two fields of a row; auto finds it.
         quoting: how quotes are read; auto finds it.
         header: whether the first row names the columns.
@@ -40,6 +41,7 @@ class Reading(BaseModel):
     split_column: str | None = None
     group_column: str | None = None
     time_column: str | None = None
+    keep_columns: tuple[str, ...] = Field((), exclude_if=lambda names: not names)  # as if it were not there
     separator: str = "auto"
     quoting: Quoting = "auto"
     header: bool = True
@@ -52,7 +54,8 @@ class Reading(BaseModel):
     def columns(self) -> tuple[str, ...]:
         """The names of all columns that are used, each once; those of the text come first."""
         others = (self.label_column, self.split_column, self.group_column, self.time_column)
-        return tuple(dict.fromkeys([*self.text_column, *(name for name in others if name is not None)]))
+        named = [name for name in others if name is not None]
+        return tuple(dict.fromkeys([*self.text_column, *named, *self.keep_columns]))
 
     def describe(self) -> str:
         """Return in one line how files are read, for a log: what only concerns other formats is left out."""

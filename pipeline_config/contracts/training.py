@@ -67,10 +67,12 @@ class ServedDescription(ModelDescription):
     """`model.json` of a registered model: the description of the classifier, and how texts are encoded for it.
 
     `files` holds the SHA-256 of each other file of the bundle, which the served model checks before it uses them.
-    `reading` is how the files of its corpus were read, as configured; models of older releases have the default.
+    `reading` is how the files of its corpus were read, as configured. `temperature` divides the logits. Models of older
+    releases have the defaults.
     """
 
     text: TextOptions
     vocabulary_digest: str
     files: dict[str, str]
     reading: Reading = Reading()
+    temperature: float = 1.0

@@ -1,4 +1,4 @@
-"""The files of a corpus: documents with their splits, rejected rows, unlabelled texts, the profile.
+"""The files of a corpus: documents with splits, their kept columns, rejected rows, unlabelled texts, the profile.
 
 Reads the files that `tasks.reading.sources` finds, block by block (`tasks.reading.formats`). Every row is accounted
 for: rows = documents + rejected rows + unlabelled texts + rows left out by `corpus.max_documents`. Commands that only
@@ -22,11 +22,13 @@ from pipeline_config.contracts.reading import Reading
 from pipeline_config.schemas import (
     DOCUMENTS,
     DOCUMENTS_FILE,
+    KEPT_COLUMNS_FILE,
     REJECTED,
     REJECTED_FILE,
     SPLITS,
     UNLABELLED,
     UNLABELLED_FILE,
+    kept_columns_schema,
 )
 from pipeline_config.settings import CorpusConfig
 from tasks.corpus.choosing import Choice, choose_documents
@@ -34,6 +36,7 @@ from tasks.corpus.classes import check_label_map, find_near_equal
 from tasks.corpus.documents import CorpusReader, make_rejected, read_spool
 from tasks.corpus.findings import list_findings
 from tasks.corpus.rejection import check_rejected, find_skew
+from tasks.reading.blocks import KEPT
 from tasks.reading.formats import resolve_reading
 from tasks.reading.sources import CorpusRef
 from tasks.store.output import StageOutput
@@ -63,6 +66,8 @@ def write_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, s
     check_label_map(config.label_map, reader.found)
     choice = choose_documents(reader, spool, config, seed=seed)
     rejected_later = _write_documents(output, choice, spool=spool, files=reader.files)
+    if config.keep_columns:
+        _write_kept(output, choice, spool=spool, names=config.keep_columns)
     spool.unlink()
     rejected = pa.concat_tables([*reader.rejected, *rejected_later]).sort_by("row")
     reasons = Counter(rejected["reason"].to_pylist())
@@ -127,10 +132,22 @@ def _write_documents(output: StageOutput, choice: Choice, *, spool: Path, files:
             if not mask.all():
                 block, split = block.filter(pa.array(mask)), split[mask]
             if len(block):
-                table = block.drop_columns("line").append_column("split", names.take(pa.array(split)))
+                table = block.select(["doc_id", "text", "label"]).append_column("split", names.take(pa.array(split)))
                 writer.write_table(table.cast(DOCUMENTS))
             start += len(mask)
     return rejected
+
+
+def _write_kept(output: StageOutput, choice: Choice, *, spool: Path, names: tuple[str, ...]) -> None:
+    """Write the kept columns of the documents."""
+    schema, start = kept_columns_schema(names), 0
+    with output.table_writer(KEPT_COLUMNS_FILE, schema) as writer:
+        for block in read_spool(spool):
+            documents = block.filter(pa.array(choice.split[start : start + len(block)] >= 0))
+            start += len(block)
+            if len(documents):
+                columns = ["doc_id", *(KEPT + name for name in names)]
+                writer.write_table(documents.select(columns).rename_columns(schema.names).cast(schema))
 
 
 def _nest(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

@@ -20,6 +20,7 @@ from pipeline_config.settings import CorpusConfig
 from tasks.corpus.near_duplicates import find_near_duplicates
 from tasks.corpus.prepared_blocks import PreparedBlock, prepare_block
 from tasks.corpus.splitting import DocumentIndex
+from tasks.reading.blocks import KEPT
 from tasks.reading.formats import read_blocks
 from tasks.reading.sources import CorpusRef
 from tasks.runtime.arrow import whole_column
@@ -27,14 +28,6 @@ from tasks.runtime.parallel import HELPERS, map_ahead
 from tasks.runtime.progress import track_progress
 
 EXCERPT = 80  # characters of a rejected text to keep
-_SPOOL = pa.schema(
-    [
-        pa.field("doc_id", pa.int64()),
-        pa.field("text", pa.large_string()),
-        pa.field("label", pa.string()),
-        pa.field("line", pa.int64()),
-    ]
-)
 
 
 class CorpusReader:
@@ -62,6 +55,7 @@ class CorpusReader:
         self.rejected: list[pa.Table] = [REJECTED.empty_table()]
         self.rejected_by_class: Counter[tuple[str, str]] = Counter()
         self.oddities: Counter[str] = Counter()
+        self._spool = _spool_schema(config.keep_columns)
         self._groups: dict[str, int] = {}
         self._lengths: list[np.ndarray] = []  # an array per batch of the spool
         self._columns: dict[str, list[np.ndarray]] = {
@@ -77,7 +71,7 @@ class CorpusReader:
         """
         with (
             pa.OSFile(str(spool), "wb") as sink,
-            pa.ipc.new_file(sink, _SPOOL) as writer,
+            pa.ipc.new_file(sink, self._spool) as writer,
             ThreadPoolExecutor(HELPERS) as pool,
             track_progress("ingest", total=None, unit="rows") as advance,
         ):
@@ -141,7 +135,7 @@ class CorpusReader:
             pairs = zip(bad["reason"].to_pylist(), bad["label"].to_pylist(), strict=True)
             self.rejected_by_class.update((reason, label) for reason, label in pairs if label is not None)
         if not len(block.table):
-            return _SPOOL.empty_table()
+            return self._spool.empty_table()
         numbers = pc.add(block.table["place"], first)
         self.oddities += block.oddities
         self._lengths.append(block.lengths)
@@ -151,7 +145,7 @@ class CorpusReader:
         self._columns["given"].append(block.given)
         self._columns["groups"].append(_encode(block.table["group"], self._groups))
         self._columns["times"].append(block.table["time"].to_numpy())
-        return pa.table([numbers, *(block.table[name] for name in ("text", "label", "line"))], schema=_SPOOL)
+        return pa.table([numbers, *(block.table[name] for name in self._spool.names[1:])], schema=self._spool)
 
 
 def read_spool(path: Path) -> Iterator[pa.Table]:
@@ -171,6 +165,18 @@ def make_rejected(rows: pa.Table, files: str | pa.Array) -> pa.Table:
     names = pa.array([files] * len(rows)) if isinstance(files, str) else files
     excerpts = pc.utf8_slice_codeunits(rows["text"].fill_null(""), 0, EXCERPT).cast(pa.string())
     return pa.table([rows["row"], names, rows["line"], rows["reason"], excerpts], schema=REJECTED)
+
+
+def _spool_schema(kept: tuple[str, ...]) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("doc_id", pa.int64()),
+            pa.field("text", pa.large_string()),
+            pa.field("label", pa.string()),
+            pa.field("line", pa.int64()),
+            *(pa.field(KEPT + name, pa.string()) for name in kept),
+        ]
+    )
 
 
 def _encode(values: pa.ChunkedArray, numbers: dict[str, int]) -> np.ndarray:

@@ -16,6 +16,7 @@ from tasks.corpus.classes import normalize_label_map
 from tasks.corpus.hashing import hash_texts
 from tasks.corpus.profile import count_oddities
 from tasks.corpus.splitting import NOT_GIVEN, TRAIN
+from tasks.reading.blocks import KEPT
 from tasks.reading.file_names import SPLIT_NAMES
 from tasks.runtime.arrow import whole_column
 from tasks.served.text import normalize_texts, text_bytes
@@ -29,7 +30,8 @@ class PreparedBlock(NamedTuple):
 
     Attributes:
         rows: number of rows.
-        table: the usable rows: `place` in the block, normalized `text`, `label`, `group`, `time`, `line`.
+        table: the usable rows: `place` in the block, normalized `text`, `label`, `group`, `time`, `line`, and the
+            kept columns.
         rejected: the rows that cannot be used: `place`, `text`, `label`, `line`, `reason`.
         unlabelled: the train rows without a label: `place` and normalized `text`.
         labels: the distinct labels of all rows, as the file has them.
@@ -62,11 +64,12 @@ def prepare_block(block: pa.Table, config: CorpusConfig, split: str | None) -> P
     reason = find_reasons(block, config, given)
     labels = set(pc.unique(block["label"]).to_pylist()) - {None}
     label = _rename_labels(block["label"], config.label_map)
-    others = {name: block[name] for name in ("text", "group", "time", "line")}
+    kept = [KEPT + name for name in config.keep_columns]
+    others = {name: block[name] for name in ("text", "group", "time", "line", *kept)}
     rest = pa.table({"place": np.arange(len(block)), "label": label, "reason": reason, **others})
     rows, usable = len(rest), pc.is_null(reason)
     unlabelled = rest.filter(pc.equal(reason, _UNLABELLED)).select(["place", "text"])
-    rejected = rest.filter(pc.not_equal(reason, _UNLABELLED)).drop_columns(["group", "time"])
+    rejected = rest.filter(pc.not_equal(reason, _UNLABELLED)).drop_columns(["group", "time", *kept])
     if reason.null_count < len(reason):
         rest, given = rest.filter(usable), given[usable.to_numpy(zero_copy_only=False)]
     before = whole_column(rest["text"])

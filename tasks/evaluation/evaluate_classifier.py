@@ -1,64 +1,179 @@
 """Stage `evaluate_classifier`: measure the classifier and the baseline on the held-out documents.
 
-Reads the weights, the buckets, the baseline's predictions and the reports of earlier stages. Writes metrics,
-predictions, figures and one self-contained HTML report.
+Reads the weights, the buckets, the baseline's predictions, the documents that it shows and the reports of earlier
+stages. Writes the scores, the analysis and the calibrated predictions.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
-from pipeline_config.contracts.batches import PaddingReport
+from pipeline_config.contracts.analysis import Analysis, Attribution
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metric, Metrics, ModelScores
 from pipeline_config.contracts.training import ModelDescription
-from pipeline_config.schemas import DOCUMENTS_FILE, EPOCHS_FILE, PREDICTIONS_FILE, REPORT_FILE, WEIGHTS_FILE, Split
+from pipeline_config.schemas import (
+    EPOCHS_FILE,
+    KEPT_COLUMNS_FILE,
+    OUT_OF_FOLD_FILE,
+    PREDICTIONS_FILE,
+    WEIGHTS_FILE,
+    Split,
+)
+from pipeline_config.settings import EvaluationConfig
 from tasks.batches.bucket_corpus import read_labels
-from tasks.batches.encoded_split import load_split
+from tasks.batches.encoded_split import EncodedSplit, load_split
+from tasks.evaluation.analyse import Evidence, analyse
+from tasks.evaluation.calibration import choose_temperature, soften
 from tasks.evaluation.metrics import measure
-from tasks.evaluation.prediction_table import find_confident_errors, tabulate_predictions
+from tasks.evaluation.mistakes import read_texts
+from tasks.evaluation.prediction_table import tabulate_predictions
+from tasks.evaluation.verdict import write_verdict
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.output import StageOutput
 from tasks.store.stage import stage
+from tasks.tokens.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tasks.served.network import TextClassifier
 
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
 
-@stage(version=5)
+@stage(version=6)
 def evaluate_classifier(
     output: StageOutput,
     classifier: ArtifactRef,
     buckets: ArtifactRef,
     baseline: ArtifactRef,
     documents: ArtifactRef,
+    vocabulary: ArtifactRef,
     embeddings: ArtifactRef | None,
+    config: EvaluationConfig,
 ) -> None:
-    """Write metrics, predictions, figures and the report."""
-    from tasks.evaluation.report import Evidence, draw_figures, render_report  # not at the top: matplotlib and torch
-    from tasks.runtime.torch_thread import run_in_torch_thread  # are slow to import
+    """Write scores, analysis and predictions."""
+    from tasks.runtime.torch_thread import run_in_torch_thread  # not at the top: torch is slow to import
 
-    labels = read_labels(buckets)
-    predictions = run_in_torch_thread(partial(predict_splits, classifier, buckets, labels), threads=None)
-    metrics = measure_models(predictions, baseline.read_table(PREDICTIONS_FILE), labels)
-    output.write_model(metrics)
-    output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
+    labels, splits = read_labels(buckets), {name: load_split(buckets, name) for name in EVALUATED}
+    network = run_in_torch_thread(partial(load_network, classifier), threads=None)
+    logits = run_in_torch_thread(partial(predict_splits, network, splits), threads=None)
+    temperature = choose_temperature(logits["validation"], splits["validation"].label_ids)
+    predictions = tabulate_splits(splits, logits, labels, temperature)
+    baseline_predictions = baseline.read_table(PREDICTIONS_FILE)
+    metrics = measure_models(predictions, baseline_predictions, labels)
     evidence = Evidence(
         labels=labels,
-        scores=metrics.test,
-        epochs=classifier.read_table(EPOCHS_FILE).to_pandas(),
-        lengths=load_split(buckets, "train").lengths,
-        profile=documents.read_model(CorpusProfile),
-        padding=buckets.read_model(PaddingReport),
-        coverage=embeddings.read_model(CoverageReport) if embeddings else None,
-        errors=find_confident_errors(predictions, labels, documents.read_table(DOCUMENTS_FILE)),
+        predictions=predictions,
+        baseline=baseline_predictions,
+        out_of_fold=baseline.read_table(OUT_OF_FOLD_FILE),
+        test=splits["test"],
+        logits=logits,
+        temperature=temperature,
+        columns=read_kept_columns(documents, splits["test"].doc_ids),
+        read=partial(read_texts, documents),
+        explain=partial(explain_sample, network, splits["test"], labels, documents, vocabulary),
     )
-    draw_figures(evidence, output.directory)
-    output.path(REPORT_FILE).write_text(render_report(evidence, output.directory), "utf-8")
+    analysis = judge(
+        metrics,
+        analyse(evidence, wanted_precision=config.wanted_precision),
+        classifier=classifier,
+        documents=documents,
+        embeddings=embeddings,
+    )
+    for content in (metrics, analysis):
+        output.write_model(content)
+    output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
     for name, scores in (("lstm", metrics.test.lstm), ("baseline", metrics.test.baseline)):
         output.facts.update({f"{name}_accuracy": scores.accuracy, f"{name}_macro_f1": scores.macro_f1})
+
+
+def load_network(classifier: ArtifactRef) -> "TextClassifier":
+    """Return the trained network in evaluation mode."""
+    from safetensors.torch import load_file  # not at the top: torch is slow to import
+
+    from tasks.served.network import TextClassifier
+
+    network = TextClassifier(**classifier.read_model(ModelDescription).architecture.model_dump())
+    network.load_state_dict(load_file(classifier.path(WEIGHTS_FILE)))
+    return network.eval()
+
+
+def predict_splits(network: "TextClassifier", splits: dict[Split, EncodedSplit]) -> dict[Split, np.ndarray]:
+    """Return the logits float64[N, C] of each split."""
+    from tasks.evaluation.prediction import predict_logits  # not at the top: torch is slow to import
+
+    return {name: predict_logits(network, split) for name, split in splits.items()}
+
+
+def tabulate_splits(
+    splits: dict[Split, EncodedSplit], logits: dict[Split, np.ndarray], labels: list[str], temperature: float
+) -> pa.Table:
+    """Return predictions (`predictions_schema`) with the probabilities of logits that are divided by a temperature."""
+    tables = []
+    for name, split in splits.items():
+        truth = pa.table(
+            {"doc_id": split.doc_ids, "split": [name] * len(split), "label": [labels[i] for i in split.label_ids]}
+        )
+        tables.append(tabulate_predictions(truth, labels, soften(logits[name], temperature)))
+    return pa.concat_tables(tables)
+
+
+def explain_sample(
+    network: "TextClassifier",
+    split: EncodedSplit,
+    labels: list[str],
+    documents: ArtifactRef,
+    vocabulary: ArtifactRef,
+    probabilities: np.ndarray,
+) -> tuple[Attribution, ...]:
+    """Return the weights of the tokens of some right and some wrong predictions."""
+    from tasks.evaluation.attribution import (  # not at the top: torch is slow to import
+        attribute_documents,
+        choose_sample,
+        encode_documents,
+    )
+    from tasks.runtime.torch_thread import run_in_torch_thread
+
+    chosen = choose_sample(split.label_ids, probabilities)
+    texts = read_texts(documents, split.doc_ids[chosen].tolist())
+    encoded = encode_documents(split, chosen, texts, Vocabulary.read(vocabulary), labels)
+    attribute = partial(attribute_documents, network, encoded, labels, probabilities[chosen])
+    return run_in_torch_thread(attribute, threads=None)
+
+
+def read_kept_columns(documents: ArtifactRef, doc_ids: Iterable[int]) -> dict[str, list[str | None]]:
+    """Return the kept columns of documents by name, in the order of `doc_ids`; none if the corpus keeps none."""
+    if not documents.path(KEPT_COLUMNS_FILE).exists():
+        return {}
+    table = documents.read_table(KEPT_COLUMNS_FILE)
+    places = pa.compute.index_in(pa.array(doc_ids, pa.int64()), table["doc_id"].combine_chunks())
+    kept = table.drop_columns(["doc_id"]).take(places)
+    return {name: kept[name].to_pylist() for name in kept.column_names}
+
+
+def judge(
+    metrics: Metrics,
+    analysis: Analysis,
+    *,
+    classifier: ArtifactRef,
+    documents: ArtifactRef,
+    embeddings: ArtifactRef | None,
+) -> Analysis:
+    """Return the analysis with its verdict."""
+    verdict = write_verdict(
+        metrics,
+        analysis,
+        profile=documents.read_model(CorpusProfile),
+        epochs=classifier.read_table(EPOCHS_FILE),
+        best_epoch=classifier.read_model(ModelDescription).best_epoch,
+        coverage=embeddings.read_model(CoverageReport) if embeddings else None,
+    )
+    return analysis.model_copy(update={"verdict": verdict})
 
 
 def measure_models(classifier: pa.Table, baseline: pa.Table, labels: list[str]) -> Metrics:
@@ -69,25 +184,6 @@ def measure_models(classifier: pa.Table, baseline: pa.Table, labels: list[str]) 
             for split in EVALUATED
         }
     )
-
-
-def predict_splits(classifier: ArtifactRef, buckets: ArtifactRef, labels: list[str]) -> pa.Table:
-    """Return the classifier's predictions (`predictions_schema`) on the validation and test splits."""
-    from safetensors.torch import load_file  # not at the top: torch is slow to import
-
-    from tasks.evaluation.prediction import predict_probabilities
-    from tasks.served.network import TextClassifier
-
-    network = TextClassifier(**classifier.read_model(ModelDescription).architecture.model_dump())
-    network.load_state_dict(load_file(classifier.path(WEIGHTS_FILE)))
-    tables = []
-    for name in EVALUATED:
-        split = load_split(buckets, name)
-        truth = pa.table(
-            {"doc_id": split.doc_ids, "split": [name] * len(split), "label": [labels[i] for i in split.label_ids]}
-        )
-        tables.append(tabulate_predictions(truth, labels, predict_probabilities(network, split)))
-    return pa.concat_tables(tables)
 
 
 def compare_seeds(evaluations: Sequence[ArtifactRef], metric: Metric) -> tuple[dict[str, float], int]:

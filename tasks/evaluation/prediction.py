@@ -14,17 +14,22 @@ EVALUATION_BATCH = 256
 
 def predict_probabilities(network: TextClassifier, split: EncodedSplit) -> np.ndarray:
     """Return float64[N, C] class probabilities, in the order of the documents."""
+    probabilities: np.ndarray = torch.from_numpy(predict_logits(network, split)).softmax(dim=1).numpy()
+    return probabilities
+
+
+def predict_logits(network: TextClassifier, split: EncodedSplit) -> np.ndarray:
+    """Return float64[N, C] logits, in the order of the documents."""
     device = next(network.parameters()).device
     order = np.argsort(split.lengths, kind="stable")
-    probabilities = np.zeros((len(split), network.linear.out_features))
+    logits = np.zeros((len(split), network.linear.out_features))
     network.eval()
     with torch.inference_mode():
         for start in range(0, len(order), EVALUATION_BATCH):
             raise_if_stopped()
             documents = order[start : start + EVALUATION_BATCH]
-            logits = network(*to_tensors(split, documents, device))
-            probabilities[documents] = logits.double().softmax(dim=1).cpu().numpy()
-    return probabilities
+            logits[documents] = network(*to_tensors(split, documents, device)).double().cpu().numpy()
+    return logits
 
 
 def validate(network: TextClassifier, split: EncodedSplit) -> dict[str, float]:

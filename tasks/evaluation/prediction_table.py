@@ -1,23 +1,12 @@
-"""The table of predictions, which the classifier and the baseline both write, and the errors that it shows.
+"""The table of predictions, which the classifier and the baseline both write.
 
 Touches no file and needs no torch.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline_config.schemas import predictions_schema
-
-
-class ConfidentError(NamedTuple):
-    """A wrong prediction and the probability that the model gave it."""
-
-    text: str
-    label: str
-    prediction: str
-    probability: float
 
 
 def tabulate_predictions(documents: pa.Table, labels: list[str], probabilities: np.ndarray) -> pa.Table:
@@ -26,16 +15,3 @@ def tabulate_predictions(documents: pa.Table, labels: list[str], probabilities: 
     columns = [*documents.columns, pa.array(best.tolist(), pa.string())]
     columns += [pa.array(probabilities[:, i].astype(np.float64)) for i in range(len(labels))]
     return pa.table(columns, schema=predictions_schema(labels))
-
-
-def find_confident_errors(
-    predictions: pa.Table, labels: list[str], documents: pa.Table, *, most: int = 15
-) -> list[ConfidentError]:
-    """Return the wrong test predictions with the highest probability, that of the highest first."""
-    frame = predictions.to_pandas()
-    frame["probability"] = frame[[f"p_{label}" for label in labels]].max(axis=1)
-    wrong = frame[(frame["split"] == "test") & (frame["label"] != frame["prediction"])]
-    wrong = wrong.sort_values(["probability", "doc_id"], ascending=[False, True]).head(most)
-    texts = documents.select(["doc_id", "text"]).to_pandas().set_index("doc_id")["text"]
-    columns = (wrong["doc_id"].map(texts), wrong["label"], wrong["prediction"], wrong["probability"])
-    return [ConfidentError(*row) for row in zip(*columns, strict=True)]

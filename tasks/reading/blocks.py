@@ -4,6 +4,7 @@ Takes `tasks.reading.rows.Rows`, returns Arrow tables of the schema `BLOCK`. A r
 place, with the reason in `problem`.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Hashable
@@ -32,6 +33,7 @@ BLOCK = pa.schema(
         pa.field("line", pa.int64()),
     ]
 )
+KEPT = "kept "  # begins the names of the kept columns of a block
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -52,12 +54,21 @@ def parse_time(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float | np.floating) and math.isfinite(value) else None
 
 
+def show_kept(value: Any) -> str | None:
+    """Return the value of a kept column as text: as `parse_label` does, lists and objects as JSON."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return parse_label(value)
+
+
 def make_block(rows: Rows, reading: Reading, where: object = "rows") -> pa.Table:
-    """Return rows as a table of the schema `BLOCK`.
+    """Return rows as a table of the schema `BLOCK`, followed by a string column for each of `reading.keep_columns`.
 
     Args:
         rows: the rows, with all columns that `reading` names.
-        reading: which column has the text, the label, the split, the group, the time.
+        reading: which column has the text, the label, the split, the group, the time, and which columns to keep.
         where: what the rows come from, for messages.
 
     Raises:
@@ -86,10 +97,14 @@ def make_block(rows: Rows, reading: Reading, where: object = "rows") -> pa.Table
     for place, reason in problems.items():
         reasons[place] = reason
     line = pa.nulls(rows.size, pa.int64()) if rows.lines is None else pa.array(rows.lines, pa.int64())
-    values = [_show_problems(text, rows), *arrays.values(), reasons, line]
+    kept = [_map_values(rows, name, show_kept, where) for name in reading.keep_columns]
+    for column in kept:
+        _replace_surrogates(column)
+    values = [_show_problems(text, rows), *arrays.values(), reasons, line, *kept]
+    schema = pa.schema([*BLOCK, *(pa.field(KEPT + name, pa.string()) for name in reading.keep_columns)])
     return pa.table(
-        [a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(values, BLOCK, strict=True)],
-        schema=BLOCK,
+        [a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(values, schema, strict=True)],
+        schema=schema,
     )
 
 

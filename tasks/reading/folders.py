@@ -26,6 +26,11 @@ def find_schema(_path: Path, _kind: str, reading: Reading) -> pa.Schema:
 
 def read_rows(path: Path, _kind: str, reading: Reading, schema: pa.Schema | None = None) -> Iterator[Rows]:
     """Yield the documents of a folder, in the order of the names of their classes and files."""
+    if reading.keep_columns:
+        raise InputError(
+            f"{path}: expected a column {reading.keep_columns[0]!r} (corpus.keep_columns), got a folder of texts, "
+            "which has no columns"
+        )
     names: list[str] = []
     texts: list[str] = []
     labels: list[str | None] = []

@@ -48,7 +48,7 @@ _ENOUGH_ROWS = 20  # before a column of numbers is taken for the wrong one
 def read_blocks(
     path: Path, kind: str, reading: Reading, constants: Mapping[str, str | None] | None = None
 ) -> Iterator[pa.Table]:
-    """Yield the rows of a file in order, as tables of the schema `BLOCK`.
+    """Yield the rows of a file in order, as tables of the schema `BLOCK` with the kept columns after it.
 
     Args:
         path: a file, or a folder with one sub-folder per class.
@@ -102,7 +102,7 @@ def drop_roles(path: Path, kind: str, reading: Reading, constants: Mapping[str, 
 
     A file of CSV or TSV keeps the label column if it has one, because labels help to notice swallowed rows.
     """
-    only_texts = reading.model_copy(update=dict.fromkeys(_ROLES))
+    only_texts = reading.model_copy(update={**dict.fromkeys(_ROLES), "keep_columns": ()})
     if kind not in ("csv", "tsv") or reading.label_column is None or reading.label_column in (constants or {}):
         return only_texts
     with_label = only_texts.model_copy(update={"label_column": reading.label_column})
@@ -115,7 +115,9 @@ def drop_roles(path: Path, kind: str, reading: Reading, constants: Mapping[str, 
 
 def _without(reading: Reading, constants: Mapping[str, str | None]) -> Reading:
     """Return the reading of a file that lacks the columns with one value."""
-    return reading.model_copy(update={role: None for role in _ROLES if getattr(reading, role) in constants})
+    left = tuple(name for name in reading.keep_columns if name not in constants)
+    roles = {role: None for role in _ROLES if getattr(reading, role) in constants}
+    return reading.model_copy(update={**roles, "keep_columns": left})
 
 
 def resolve_reading(
@@ -128,7 +130,7 @@ def resolve_reading(
     """
     if kind in ("csv", "tsv"):
         in_file = delimited.resolve(path, kind, _without(reading, constants or {}))
-        return in_file.model_copy(update={role: getattr(reading, role) for role in _ROLES})
+        return in_file.model_copy(update={name: getattr(reading, name) for name in (*_ROLES, "keep_columns")})
     found = {"format": kind}
     if kind in (*TEXT_FORMATS, "txt"):
         with open_stream(path, reading.encoding) as stream:

@@ -6,9 +6,10 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline_config.contracts.training import ModelDescription, ServedDescription, TextOptions
-from pipeline_config.schemas import PADDING_IDX, UNK_IDX, WEIGHTS_FILE
+from pipeline_config.schemas import CARD_FILE, PADDING_IDX, TRAINING_TEXTS_FILE, UNK_IDX, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks import served
+from tasks.registry.seen import hash_training_texts, write_training_texts
 from tasks.served.languages import LANGUAGES
 from tasks.served.tokenizers import is_columnar
 from tasks.store.artifacts import ArtifactRef, file_digest
@@ -18,20 +19,33 @@ SERVED_MODEL = Path(served.__file__).parent / "model.py"
 _REQUIRED = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow")
 
 
-def build_bundle(folder: Path, *, classifier: ArtifactRef, vocabulary: ArtifactRef, config: PipelineConfig) -> None:
-    """Write the files of a model into a new folder: vocabulary, weights, the modules of its code, and a description.
+def build_bundle(
+    folder: Path,
+    *,
+    classifier: ArtifactRef,
+    vocabulary: ArtifactRef,
+    documents: ArtifactRef,
+    config: PipelineConfig,
+    temperature: float,
+    card: str,
+) -> None:
+    """Write the files of a model into a new folder.
 
-    The description holds the digests of the other files.
+    They are the vocabulary, the weights, the hashes of its training texts, the modules of its code, its card, and a
+    description, which holds the temperature and the digests of the other files.
     """
     folder.mkdir()
     tokens = Vocabulary.read(vocabulary)
     _write_json(folder / "vocabulary.json", tokens.itos)
     shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / "weights.safetensors")
+    (folder / CARD_FILE).write_text(card, "utf-8")
+    write_training_texts(folder / TRAINING_TEXTS_FILE, hash_training_texts(documents))
     for module in SERVED_MODEL.parent.glob("*.py"):
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)
     files = {path.name: file_digest(path) for path in folder.iterdir()}
-    description = describe_served(classifier.read_model(ModelDescription), tokens, config, files)
+    described = describe_served(classifier.read_model(ModelDescription), tokens, config, files)
+    description = described.model_copy(update={"temperature": temperature})
     _write_json(folder / ServedDescription.file_name, description.model_dump(mode="json"))
 
 
@@ -49,7 +63,11 @@ def describe_served(
         specials=vocabulary.specials,
     )
     return ServedDescription(
-        **dict(model), text=text, vocabulary_digest=vocabulary.digest, files=files, reading=config.corpus.reading
+        **dict(model),
+        text=text,
+        vocabulary_digest=vocabulary.digest,
+        files=files,
+        reading=config.corpus.reading.model_copy(update={"keep_columns": ()}),  # files to score need none of them
     )
 
 

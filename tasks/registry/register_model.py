@@ -11,37 +11,55 @@ from pathlib import Path
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
+from pipeline_config.contracts.analysis import Analysis
+from pipeline_config.contracts.corpus import CorpusProfile
+from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics, ModelScores
 from pipeline_config.errors import GateError
 from pipeline_config.masking import mask_secrets, masked_errors
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
-from tasks.registry.changes import give_alias
+from tasks.registry.changes import give_alias, is_usable
 from tasks.registry.gate import pass_gate
+from tasks.registry.rivals import read_test_split
+from tasks.reporting.card import CardFacts, describe_version, write_card
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef, tree_digest
 from tasks.tracking import models, runs, versions
 from tasks.tracking.model_files import Version
-from tasks.tracking.version_list import CORPUS_TAG, DECISION_TAG, DOCUMENTS_TAG, RUN_TAG, score_tag
+from tasks.tracking.version_list import (
+    CORPUS_TAG,
+    DECISION_TAG,
+    DOCUMENTS_TAG,
+    EVALUATION_TAG,
+    OUTCOME_TAG,
+    RUN_TAG,
+    score_tag,
+)
 
 logger = logging.getLogger(__name__)
 
 
 class Registration(BaseModel):
-    """The result of a registration: the version, whether it is new, and the gate's decision with its reason.
-
-    `comparable` is False if there is a champion that cannot be used or compared.
-    """
+    """The result of a registration: the version, whether it is new, and the gate's decision about the alias."""
 
     model_config = ConfigDict(frozen=True)
 
     model: str
     version: str
     created: bool
-    promoted: bool
     alias: str
-    reason: str
-    comparable: bool = True
+    decision: Decision
+
+    @property
+    def promoted(self) -> bool:
+        """Whether the version has the alias."""
+        return self.decision.promoted
+
+    @property
+    def reason(self) -> str:
+        """Why it has it or not."""
+        return self.decision.reason
 
 
 @task(name="register_model", task_run_name="register model", persist_result=False)
@@ -52,64 +70,83 @@ def register_model(
     vocabulary: ArtifactRef,
     evaluation: ArtifactRef,
     documents: ArtifactRef,
+    baseline: ArtifactRef,
     config: PipelineConfig,
 ) -> Registration:
     """Register the classifier, set the challenger alias, and set the champion alias if the gate lets it pass.
 
-    The scores come from the verified `metrics.json`, never from the facts of the evaluation, which no digest covers.
+    What decides comes from verified files, never from the facts of an output, which no digest covers.
     """
     name, gate = config.registered_model, config.registration
-    metrics = evaluation.read_model(Metrics)
+    metrics, analysis = evaluation.read_model(Metrics), evaluation.read_model(Analysis)
+    temperature = analysis.calibration.temperature
+    card = CardFacts(
+        config=config,
+        metrics=metrics,
+        analysis=analysis,
+        profile=documents.read_model(CorpusProfile),
+        documents_digest=documents.digest,
+        requirements=pip_requirements(config.tokenization.tokenizer),
+    )
+    split = read_test_split(classifier=classifier, evaluation=evaluation, baseline=baseline, documents=documents)
     with tempfile.TemporaryDirectory() as folder, models.registry_lock():
         bundle = Path(folder, "bundle")
-        build_bundle(bundle, classifier=classifier, vocabulary=vocabulary, config=config)
+        build_bundle(
+            bundle,
+            classifier=classifier,
+            vocabulary=vocabulary,
+            documents=documents,
+            config=config,
+            temperature=temperature,
+            card=write_card(card),
+        )
         digest = tree_digest({path.name: path for path in (*bundle.iterdir(), SERVED_MODEL)})
         version = models.find_version(name, digest)
         created = version is None
         if version is None:
-            facts = {DOCUMENTS_TAG: documents.digest, models.DIGEST_TAG: digest, CORPUS_TAG: describe_corpus(config)}
-            version = _register_version(run, bundle, metrics, config, facts)
+            facts = {
+                DOCUMENTS_TAG: documents.digest,
+                EVALUATION_TAG: f"{evaluation.key} {evaluation.digest}",
+                models.DIGEST_TAG: digest,
+                CORPUS_TAG: describe_corpus(config),
+            }
+            version = _register_version(run, bundle, card, facts)
         number = str(version.version)
         models.link_model(run.run_id, models.model_id_of(version), list_scores(metrics.test))
         models.set_alias(name, gate.challenger_alias, number)
-        promoted, reason, comparable = pass_gate(
-            number, score=metrics.test.lstm.value_of(gate.metric), documents=documents, config=config
-        )
-        versions.set_tag(name, number, DECISION_TAG, reason)
-        if promoted:
-            give_alias(name, number, gate, why=reason)
-    logger.info("%-20s %s version %s: %s", "register_model", name, number, reason)
-    return Registration(
-        model=name,
-        version=number,
-        created=created,
-        promoted=promoted,
-        alias=gate.alias,
-        reason=reason,
-        comparable=comparable,
-    )
+        decision = pass_gate(number, digest=digest, split=split, config=config)
+        versions.set_tag(name, number, DECISION_TAG, decision.reason)
+        versions.set_tag(name, number, OUTCOME_TAG, decision.outcome or "none")
+        if decision.promoted:
+            broken = not decision.comparable and _is_broken(name, gate.alias)
+            give_alias(name, number, gate, why=decision.reason, keep_previous=broken)
+    logger.info("%-20s %s version %s: %s", "register_model", name, number, decision.reason)
+    return Registration(model=name, version=number, created=created, alias=gate.alias, decision=decision)
 
 
-def _register_version(
-    run: runs.TrackedRun, bundle: Path, metrics: Metrics, config: PipelineConfig, facts: dict[str, str]
-) -> Version:
+def _register_version(run: runs.TrackedRun, bundle: Path, card: CardFacts, facts: dict[str, str]) -> Version:
     """Log the files of a bundle as a model of the run, and register them as a version with its scores and facts."""
     logged = models.log_model(
         run,
         code=SERVED_MODEL,
         bundle=bundle,
         digest=facts[models.DIGEST_TAG],
-        requirements=pip_requirements(config.tokenization.tokenizer),
+        requirements=list(card.requirements),
         example="what a fine day",
     )
-    scores = {tag: str(score) for tag, score in list_scores(metrics.test).items()}
+    scores = {tag: str(score) for tag, score in list_scores(card.metrics.test).items()}
     return models.register_version(
-        config.registered_model,
+        card.config.registered_model,
         run,
         logged,
         tags={**scores, **facts, RUN_TAG: run.run_id},
-        description=describe_scores(metrics),
+        description=describe_version(card),
     )
+
+
+def _is_broken(name: str, alias: str) -> bool:
+    version = models.find_alias(name, alias)
+    return version is not None and not is_usable(version)
 
 
 def require_champion(registration: Registration, config: PipelineConfig) -> None:
@@ -118,7 +155,7 @@ def require_champion(registration: Registration, config: PipelineConfig) -> None
     Raises:
         GateError: there is such a champion, and `registration.require_champion` is set.
     """
-    if config.registration.require_champion and not registration.comparable:
+    if config.registration.require_champion and not registration.decision.comparable:
         raise GateError(
             f"{registration.model} version {registration.version} is registered, but {registration.reason} "
             "(registration.require_champion is set)"
@@ -141,7 +178,7 @@ def list_scores(test: ModelScores) -> dict[str, float]:
 
 
 def describe_scores(metrics: Metrics) -> str:
-    """Return the description of a model version, in Markdown: its classes, and the test scores of both models."""
+    """Return the description of a run, in Markdown: its classes, and the test scores of both models."""
     rows = [
         f"| {title} | {' | '.join(f'{value:.4f}' for value in scores.headlines().values())} |"
         for title, scores in (("LSTM", metrics.test.lstm), ("TF-IDF + logistic regression", metrics.test.baseline))

@@ -41,6 +41,7 @@ class ServedClassifier(PythonModel):
         vocabulary = json.loads((bundle / "vocabulary.json").read_text("utf-8"))
         self.labels: list[str] = description["labels"]
         self.text: dict[str, Any] = description["text"]
+        self.temperature: float = description["temperature"]
         # a word of a text that looks like a special token is unknown, so special tokens are left out
         words = enumerate(vocabulary[self.text["specials"] :], self.text["specials"])
         self.token_ids = {token: token_id for token_id, token in words}
@@ -91,7 +92,8 @@ class ServedClassifier(PythonModel):
             [torch.tensor(ids) for ids in documents], batch_first=True, padding_value=self.text["padding_idx"]
         )
         with torch.inference_mode():
-            rows: list[list[float]] = self.network(padded, lengths).double().softmax(dim=1).tolist()
+            logits = self.network(padded, lengths).double() / self.temperature
+            rows: list[list[float]] = logits.softmax(dim=1).tolist()
         return rows
 
 

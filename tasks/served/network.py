@@ -121,7 +121,7 @@ class TextClassifier(nn.Module):
         `embedded` float[B, T, E] replaces the result of `embed`; adversarial training passes moved embeddings.
         """
         embedded = self.embed(input_ids, generator) if embedded is None else embedded
-        logits = self._classify(embedded, lengths, generator)
+        logits = self.classify_embedded(embedded, lengths, generator)
         return logits if self.bigrams is None else logits + self.bigrams(input_ids, lengths)
 
     def embed(self, input_ids: Tensor, generator: Generator | None = None) -> Tensor:
@@ -133,7 +133,7 @@ class TextClassifier(nn.Module):
         whole_dimensions = (len(embedded), 1, embedded.shape[2])
         return drop(embedded, self.embedding_dropout * self.training, generator, shape=whole_dimensions)
 
-    def _classify(self, embedded: Tensor, lengths: Tensor, generator: Generator | None) -> Tensor:
+    def classify_embedded(self, embedded: Tensor, lengths: Tensor, generator: Generator | None = None) -> Tensor:
         """Return the logits float[B, C] of the deep part for embeddings float[B, T, E]."""
         vectors = self._pool(self.lstm.run_directions(embedded, lengths, generator), lengths)
         if self.pool_embeddings:

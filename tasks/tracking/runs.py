@@ -136,6 +136,17 @@ def log_tags_if_possible(run_id: str, tags: Mapping[str, str]) -> None:
         logger.warning("the MLflow run lacks %s: %s", ", ".join(tags), error)
 
 
+def list_settings(config: PipelineConfig) -> dict[str, str]:
+    """Return every setting as a run has it among its parameters: by its dotted key, without secrets."""
+    values = mask_values(config.model_dump(mode="json"))
+    return {key: "null" if value is None else str(value) for key, value in flatten(values)}
+
+
+def log_text(run_id: str, text: str, name: str) -> None:
+    """Log a text as a file of the run; a second call replaces it."""
+    open_client().log_text(run_id, text, name)
+
+
 def log_json(run_id: str, value: dict[str, Any], name: str) -> None:
     """Log a value as a JSON file of the run."""
     open_client().log_dict(run_id, mask_values(value), name)
@@ -225,9 +236,8 @@ def _experiment_id(client: MlflowClient, name: str) -> str | None:
 
 
 def _log_config(client: MlflowClient, run_id: str, config: PipelineConfig) -> None:
+    client.log_batch(run_id, params=[Param(key, value) for key, value in list_settings(config).items()])
     values = mask_values(config.model_dump(mode="json"))
-    params = [Param(key, "null" if value is None else str(value)) for key, value in flatten(values)]
-    client.log_batch(run_id, params=params)
     client.log_text(run_id, yaml.safe_dump(values, sort_keys=False), "config.yaml")
 
 
@@ -257,13 +267,31 @@ def user_name() -> str:
         return str(os.getuid())
 
 
+def find_commit() -> str | None:
+    """Return the commit of the source tree, or None if this code is not in a git checkout.
+
+    An environment inside of another project's checkout does not count: its commit says nothing about this code.
+    """
+    if _ask_git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    return _ask_git("rev-parse", "HEAD")
+
+
+def _ask_git(*arguments: str) -> str | None:
+    """Return what git says about the directory of this file, or None if it says no."""
+    try:
+        found = subprocess.run(
+            ["git", *arguments],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # there is no git
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
 def _source_tags() -> dict[str, str]:
-    """Return the commit of the source tree, if it is a git checkout."""
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"],  # noqa: S607
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {"mlflow.source.git.commit": found.stdout.strip()} if found.returncode == 0 else {}
+    commit = find_commit()
+    return {} if commit is None else {"mlflow.source.git.commit": commit}

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 DOCUMENTS_TAG = "gloveflow.documents_digest"
 RUN_TAG = "gloveflow.run_id"
 CORPUS_TAG = "gloveflow.corpus"
+EVALUATION_TAG = "gloveflow.evaluation"  # key and digest of the output with its predictions
 DECISION_TAG = "gloveflow.decision"
+OUTCOME_TAG = "gloveflow.outcome"  # against the champion: better, equivalent, worse, unknown, or none
 CHANGES_TAG = "gloveflow.changes"  # a JSON list, the newest change last
 _DELETED = "Deleted_Internal"  # the stage with which MLflow marks a deleted version
 

@@ -77,6 +77,21 @@ def delete_tag(name: str, number: str, key: str) -> None:
     open_client().delete_model_version_tag(name, number, key)
 
 
+def read_model_tags(name: str) -> dict[str, str]:
+    """Return the tags of a registered model."""
+    return dict(open_client().get_registered_model(name).tags)
+
+
+def set_model_tag(name: str, key: str, value: str) -> None:
+    """Set a tag of a registered model."""
+    open_client().set_registered_model_tag(name, key, mask_secrets(value))
+
+
+def delete_model_tag(name: str, key: str) -> None:
+    """Remove a tag of a registered model."""
+    open_client().delete_registered_model_tag(name, key)
+
+
 def record_change(name: str, number: str, what: str, *, why: str, **more: str) -> None:
     """Add a change to the record in the tags of a version: what, who, when, why."""
     tags = open_client().get_model_version(name, number).tags

@@ -85,7 +85,7 @@ def test_the_classes_are_learned(on_finished: Any) -> None:
     assert on_finished.test_scores["baseline"].accuracy > 0.9
 
 
-def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
+def test_the_mlflow_run_holds_config_metrics_datasets_report_and_model(
     on_finished: Any, config: PipelineConfig
 ) -> None:
     run = mlflow_run(on_finished)
@@ -107,9 +107,7 @@ def test_the_mlflow_run_holds_config_metrics_datasets_figures_and_model(
     assert len(run.outputs.model_outputs) == 1
     client = server.open_client()
     files = {f.path for f in client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "figures", "report.html", "reports"} <= files
-    figures = {f.path for f in client.list_artifacts(run.info.run_id, "figures")}
-    assert figures == {f"figures/{name}.png" for name in ("training", "confusion", "corpus", "lengths", "coverage")}
+    assert {"config.yaml", "report.html", "reports"} <= files
     tables = {f.path for f in client.list_artifacts(run.info.run_id, "tables")}
     assert tables == {f"tables/{name}.csv" for name in ("classes", "findings", "padding", "coverage", "misses")}
 

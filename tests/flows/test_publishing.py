@@ -95,6 +95,9 @@ class TestMetrics:
             for key in ("accuracy", "macro_f1", "log_loss"):
                 assert gathered[f"{split}_{key}"] == scores[split]["lstm"][key]
                 assert gathered[f"{split}_baseline_{key}"] == scores[split]["baseline"][key]
+            for key in ("balanced_accuracy", "mcc", "ece"):
+                assert gathered[f"{split}_{key}"] == scores[split]["lstm"][key]
+                assert f"{split}_baseline_{key}" not in gathered
         assert not any(name.startswith("evaluate_classifier/") for name in gathered)
 
     def test_numeric_facts_and_seconds_of_each_stage_are_metrics(self, outputs: RunOutputs) -> None:

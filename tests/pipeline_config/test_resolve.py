@@ -379,3 +379,38 @@ def test_an_argument_wins_over_the_file_of_the_user(write_file):
     config, origins = resolve_config(file=write_file("corpus: {source: a.csv, encoding: utf-8}\n"), arguments=[FILE])
     assert (config.corpus.source, config.corpus.encoding) == ("tickets.csv", "utf-8")
     assert origins["corpus.source"] == "FILE tickets.csv"
+
+
+def test_rules_of_the_gate_are_set_as_a_list():
+    rules = resolve_config(overrides=["registration.rules=[{metric: accuracy, require: better, by: 0.01}]"])
+    (rule,) = rules.config.registration.rules
+    assert (rule.metric, rule.against, rule.require, rule.by) == ("accuracy", "champion", "better", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "registration.rules=[{metrik: accuracy}]",
+            "registration.rules.0.metrik: unknown key; expected one of metric, ",
+        ),
+        ("registration.rules=[{metric: f2}]", "registration.rules.0.metric: should be accuracy, "),
+        (
+            "registration.minimum=0.7",
+            "registration.minimum is now a rule: add {against: value, value: 0.7, require: any} to registration.rules",
+        ),
+        (
+            "registration.min_improvement=0.01",
+            "registration.min_improvement is now a rule: add {against: champion, require: any, by: 0.01} to",
+        ),
+    ],
+)
+def test_a_wrong_rule_of_the_gate_is_named(override, message):
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(overrides=[override])
+    assert str(caught.value).startswith(message)
+
+
+def test_replaced_settings_without_effect_are_left_out_as_stored_parameters_hold_them():
+    stored = {"registration": {"minimum": None, "min_improvement": 0.0, "alias": "live"}}
+    assert PipelineConfig.model_validate(stored).registration.alias == "live"

@@ -7,6 +7,7 @@ from pipeline_config.settings import (
     BucketingConfig,
     CorpusConfig,
     EmbeddingsConfig,
+    GateRule,
     ModelConfig,
     PipelineConfig,
     RegistrationConfig,
@@ -107,7 +108,12 @@ def test_every_field_says_what_it_is(section):
         ),
         (RegistrationConfig, "challenger_alias", "v1", "not be latest or v with a number"),
         *((RegistrationConfig, "model", model, "begin with a letter or digit") for model in BAD_MODELS),
-        (RegistrationConfig, "min_improvement", -1.1, "greater than or equal to -1"),
+        (GateRule, "by", -1.1, "greater than or equal to -1"),
+        (GateRule, "margin", 0.0, "greater than 0"),
+        (GateRule, "level", 0.6, "less than or equal to 0.5"),
+        (GateRule, "metric", "f2", r"should be accuracy, macro_f1, .*, or f1\[CLASS\]"),
+        (GateRule, "slice", "length", "should be class=NAME, length>=N, length<N, or COLUMN=VALUE"),
+        (RegistrationConfig, "looks", 0, "greater than or equal to 1"),
     ],
 )
 def test_value_out_of_range_is_refused(section, field, value, expected):
@@ -127,7 +133,7 @@ def test_value_out_of_range_is_refused(section, field, value, expected):
         (ModelConfig, "dropout", 0.0),
         (TrainingConfig, "learning_rate", 1.0),
         (TrainingConfig, "clip_norm", None),
-        (RegistrationConfig, "min_improvement", -1.0),
+        (RegistrationConfig, "looks", 365),
         *((RegistrationConfig, "alias", alias) for alias in ("live", "v1-live", "v", "latest-one", "a" * 255)),
         *(
             (RegistrationConfig, "model", model)
@@ -246,3 +252,23 @@ def test_names_from_the_command_line_get_the_same_check():
         check_alias("v1", "--alias")
     with pytest.raises(ConfigError, match=r"--model: should begin with a letter or digit.*, got 'a/b'"):
         check_model_name("a/b", "--model")
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"against": "value"}, "value is the number for against: value; set both or none"),
+        ({"value": 0.7}, "value is the number for against: value; set both or none"),
+        ({"margin": 0.1, "require": "better"}, "margin is for require: not_worse, and require is better"),
+        ({"by": 0.1}, "by is for require: better or any, and require is not_worse"),
+        ({"by": -0.1, "require": "better"}, "by should be at least 0 for require: better"),
+    ],
+)
+def test_the_parts_of_a_rule_of_the_gate_fit_together(rule, message):
+    with pytest.raises(ValidationError, match=message):
+        GateRule.model_validate(rule)
+
+
+def test_the_rules_of_the_gate_survive_json():
+    config = RegistrationConfig(rules=(GateRule(metric="f1[a]", require="better", by=0.01),))
+    assert RegistrationConfig.model_validate(config.model_dump(mode="json")) == config

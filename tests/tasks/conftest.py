@@ -166,7 +166,9 @@ def registered_root(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOVEFLOW_ARTIFACTS", str(root))
         with track_run(run.config, name="toy run", tags={}) as tracked_run:
-            register_model.fn(tracked_run, run.classifier, run.vocabulary, run.evaluation, run.documents, run.config)
+            register_model.fn(
+                tracked_run, run.classifier, run.vocabulary, run.evaluation, run.documents, run.baseline, run.config
+            )
     (logged,) = (root / "mlflow" / "files").rglob("MLmodel")
     shutil.copytree(logged.parent, root / "as-logged")  # later tests load the model, and MLflow leaves files with it
     return root

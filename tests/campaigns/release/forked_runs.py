@@ -85,7 +85,7 @@ def main() -> None:
     prepare_environment()
     import flows.cli.main
     import flows.pipeline
-    import tasks.evaluation.report
+    import tasks.reporting.page
     import tasks.training.fitting  # noqa: F401
 
     for line in sys.stdin:

@@ -103,14 +103,7 @@ class ForkedCommands:
 
 def import_all() -> None:
     """Import what a run needs, so that its forks need not."""
-    for name in (
-        "matplotlib.pyplot",
-        "mlflow.pyfunc",
-        "sklearn.linear_model",
-        "torch._dynamo",
-        "torch.optim",
-        "flows.pipeline",
-    ):
+    for name in ("jinja2", "mlflow.pyfunc", "sklearn.linear_model", "torch._dynamo", "torch.optim", "flows.pipeline"):
         importlib.import_module(name)
 
 

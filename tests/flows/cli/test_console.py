@@ -9,10 +9,12 @@ import pytest
 
 from flows.cli.console import ProgressHandler, print_answers, print_error, print_summary, show_log_lines
 from flows.outputs import PipelineResult, Scores, StageSummary
+from pipeline_config.contracts.analysis import Finding
 from pipeline_config.preset_files import DEFAULT_PRESET
 from pipeline_config.settings import PipelineConfig
 from tasks.registry.register_model import Registration
 from tasks.runtime.loggers import OUR_LOGGERS
+from tests.registrations import made_decision
 
 
 def make_result(root: Path, **changes: object) -> PipelineResult:
@@ -30,7 +32,11 @@ def make_result(root: Path, **changes: object) -> PipelineResult:
         },
         "spread": {},
         "registration": Registration(
-            model="gloveflow-tiny", version="3", created=True, promoted=True, alias="champion", reason="the first one"
+            model="gloveflow-tiny",
+            version="3",
+            created=True,
+            alias="champion",
+            decision=made_decision(promoted=True, reason="the first one"),
         ),
         "mlflow_url": "http://127.0.0.1:5000/#/experiments/1/runs/2",
         "flow_run_url": "",
@@ -96,7 +102,11 @@ def test_summary_says_when_the_page_of_the_run_is_there(
 
 def test_summary_of_a_known_model_that_did_not_pass_the_gate(summary) -> None:
     registration = Registration(
-        model="gloveflow-tiny", version="3", created=False, promoted=False, alias="champion", reason="too low"
+        model="gloveflow-tiny",
+        version="3",
+        created=False,
+        alias="champion",
+        decision=made_decision(promoted=False, reason="too low"),
     )
     lines = summary(registration=registration)
     assert "registered gloveflow-tiny version 3 (this model is registered already, no new version)" in lines
@@ -169,3 +179,20 @@ def test_log_line_has_the_time_and_marks_warnings(level: int, mark: str, monkeyp
     time, line = stream.getvalue().split("  ", 1)
     assert len(time) == len("12:34:56")
     assert line == f"{mark}3 rows\n"
+
+
+def test_the_verdict_comes_last_and_is_broken_at_80_columns(tmp_path, capsys):
+    text = "Better than the baseline: accuracy 77.6 %, 2.5 points more than the baseline (95 % interval 1.4 to 3.6)."
+    verdict = (Finding(level="good", text=text), Finding(level="bad", text="Never predicted: 'x', of 3 classes."))
+    print_summary(make_result(tmp_path, verdict=verdict), PipelineConfig(name="tiny"), artifacts=None, pages_run=True)
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        "",
+        "verdict:",
+        "  good  Better than the baseline: accuracy 77.6 %, 2.5 points more than the",
+        "        baseline (95 % interval 1.4 to 3.6).",
+        "  bad   Never predicted: 'x', of 3 classes.",
+    ]
+
+
+def test_without_a_verdict_there_is_no_heading(summary):
+    assert "verdict:" not in summary()

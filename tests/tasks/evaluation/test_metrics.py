@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from pipeline_config.contracts.evaluation import SCORE_NAMES, ClassScores
 from tasks.evaluation.metrics import measure, score_predictions
 from tests.made_predictions import LABELS, PREDICTIONS, make_predictions
 
@@ -54,9 +55,17 @@ class TestMeasure:
 
     def test_classes_have_their_own_scores_and_a_class_never_predicted_has_zeros(self):
         classes = measure(PREDICTIONS, LABELS, "test").classes
-        assert dict(classes["a"]) == pytest.approx({"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "support": 2})
-        assert dict(classes["b"]) == pytest.approx({"precision": 1 / 2, "recall": 1, "f1": 2 / 3, "support": 1})
-        assert dict(classes["c"]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1.0}
+        names = ("precision", "recall", "f1", "support", "predicted")
+        rows = {label: tuple(getattr(part, name) for name in names) for label, part in classes.items()}
+        assert rows["a"] == pytest.approx((1 / 2, 1 / 2, 1 / 2, 2, 2))
+        assert rows["b"] == pytest.approx((1 / 2, 1, 2 / 3, 1, 2))
+        assert rows["c"] == (0, 0, 0, 1, 0)
+
+    def test_areas_of_a_class_against_the_rest_by_hand(self):
+        part = measure(PREDICTIONS, LABELS, "test").classes["a"]
+        # the documents of a have 0.7 and 0.1, the others 0.2 and 0.6: of four pairs two are in the right order
+        assert part.roc_auc == 2 / 4
+        assert part.pr_auc == pytest.approx((1 + 2 / 4) / 2)
 
     def test_only_the_documents_of_the_split_count(self):
         scores = measure(PREDICTIONS, LABELS, "validation")
@@ -67,7 +76,9 @@ class TestMeasure:
         scores = measure(PREDICTIONS, LABELS, "validation")
         assert scores.absent_classes == ("a", "b")
         assert scores.macro_f1 == 1.0
-        assert dict(scores.classes["a"]) == {"precision": None, "recall": None, "f1": None, "support": 0.0}
+        assert scores.classes["a"] == ClassScores.absent()
+        assert (scores.roc_auc, scores.pr_auc) == (None, None)
+        assert scores.intervals.keys() == set(SCORE_NAMES) - {"roc_auc", "pr_auc"}
         assert measure(PREDICTIONS, LABELS, "test").absent_classes == ()
 
     def test_a_document_predicted_as_an_absent_class_costs_its_own_class(self):

@@ -12,16 +12,28 @@ from tasks.served.network import TextClassifier
 from tasks.tokens.vocabulary import Vocabulary
 
 
+def build(toy, folder, config=None):
+    build_bundle(
+        folder,
+        classifier=toy.classifier,
+        vocabulary=toy.vocabulary,
+        documents=toy.documents,
+        config=config or toy.config,
+        temperature=1.25,
+        card="# toy\n",
+    )
+
+
 class TestBundle:
     def test_same_inputs_give_the_same_bytes(self, toy, tmp_path):
         for name in ("one", "two"):
-            build_bundle(tmp_path / name, classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+            build(toy, tmp_path / name)
         one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
         assert one == two
         assert one["weights.safetensors"] == toy.classifier.path(WEIGHTS_FILE).read_bytes()
 
     def test_description_holds_what_scoring_needs(self, toy, tmp_path):
-        build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        build(toy, tmp_path / "bundle")
         description = json.loads((tmp_path / "bundle" / "model.json").read_text("utf-8"))
         assert description["text"] == {
             "tokenizer": "basic_english",
@@ -33,6 +45,7 @@ class TestBundle:
             "specials": 2,
         }
         assert description["labels"] == ["food", "météo", "sport"]
+        assert description["temperature"] == 1.25
         assert description["vocabulary_digest"] == Vocabulary.read(toy.vocabulary).digest
         vocabulary = json.loads((tmp_path / "bundle" / "vocabulary.json").read_text("utf-8"))
         assert vocabulary[:2] == ["<pad>", "<unk>"]
@@ -40,11 +53,12 @@ class TestBundle:
 
     def test_description_has_the_digest_of_every_other_file(self, toy, tmp_path):
         folder = tmp_path / "bundle"
-        build_bundle(folder, classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        build(toy, folder)
         files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
         del files["model.json"]
         assert json.loads((folder / "model.json").read_text("utf-8"))["files"] == files
-        assert {"weights.safetensors", "vocabulary.json", "network.py"} < files.keys()
+        assert {"weights.safetensors", "vocabulary.json", "network.py", "card.md"} < files.keys()
+        assert (folder / "card.md").read_text("utf-8") == "# toy\n"
 
     @pytest.mark.parametrize(
         ("tokenizer", "needed"),
@@ -68,7 +82,7 @@ class TestBundle:
         assert pip_requirements("no_such_module:f") == pip_requirements("basic_english")
 
     def test_description_keeps_that_of_the_classifier_and_is_read_back_by_its_model(self, toy, tmp_path):
-        build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        build(toy, tmp_path / "bundle")
         content = (tmp_path / "bundle" / "model.json").read_bytes()
         assert json.loads(content).items() >= toy.classifier.read_json(MODEL_FILE).items()
         assert json.loads(ServedDescription.model_validate_json(content).model_dump_json()) == json.loads(content)
@@ -76,15 +90,15 @@ class TestBundle:
     def test_description_carries_how_the_corpus_was_read(self, toy, tmp_path):
         corpus = toy.config.corpus.model_copy(update={"encoding": "latin-1", "text_column": ("subject", "body")})
         config = toy.config.model_copy(update={"corpus": corpus})
-        build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=config)
+        build(toy, tmp_path / "bundle", config)
         description = ServedDescription.model_validate_json((tmp_path / "bundle" / "model.json").read_bytes())
         assert description.reading == corpus.reading
         assert (description.reading.encoding, description.reading.quoting) == ("latin-1", "auto")
 
     def test_a_description_of_an_older_release_has_the_default_reading(self, toy, tmp_path):
-        build_bundle(tmp_path / "bundle", classifier=toy.classifier, vocabulary=toy.vocabulary, config=toy.config)
+        build(toy, tmp_path / "bundle")
         old = json.loads((tmp_path / "bundle" / "model.json").read_text("utf-8"))
-        del old["reading"]
+        del old["reading"], old["temperature"]
         assert ServedDescription.model_validate(old).reading == Reading()
 
 

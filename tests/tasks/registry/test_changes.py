@@ -28,11 +28,11 @@ def aliases() -> dict[str, str]:
 
 
 def test_a_version_that_the_gate_lets_pass_makes_the_champion_the_previous_one(registered):
-    register(registered, classifier=train_another(registered), macro_f1=1.0)
+    register(registered, classifier=train_another(registered), answers=1.0)
     assert aliases() == {"champion": "2", "previous": "1"}
     (change,) = versions.read_changes(find_alias(MODEL, "champion").tags)
     assert (change["what"], change["who"], change["replaced"]) == ("got champion", user_name(), "1")
-    assert change["why"].startswith("champion: test macro_f1 1.0000")
+    assert change["why"].startswith("champion: macro F1 1.0000, version 1 ")
 
 
 def test_a_promoted_version_takes_the_alias_and_leaves_who_when_and_why(gate):

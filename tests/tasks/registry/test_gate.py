@@ -1,23 +1,32 @@
 import json
 import shutil
-from types import SimpleNamespace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
-from sklearn.metrics import accuracy_score, f1_score
 
+from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics
+from pipeline_config.contracts.training import ModelDescription
 from pipeline_config.errors import GateError, ServiceError
-from pipeline_config.schemas import DOCUMENTS_FILE
-from pipeline_config.settings import PipelineConfig
-from tasks.registry.gate import pass_gate
+from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE
+from pipeline_config.settings import GateRule
+from tasks.evaluation.prediction_table import tabulate_predictions
+from tasks.registry import gate
+from tasks.registry.looks import LOOKS_TAG, count_look
 from tasks.registry.register_model import require_champion
+from tasks.registry.rivals import ask_champion, read_test_split
 from tasks.store.artifacts import MANIFEST, ArtifactRef, find_output, manifest_checksum
+from tasks.store.commit import commit_output
 from tasks.tracking import models
 from tasks.tracking.model_files import FILES_TAG
 from tasks.tracking.models import load_model
 from tasks.tracking.server import open_client
-from tests.registrations import MODEL, alias, change_documents, change_macro_f1, gated, register, train_another
+from tests.registrations import MODEL, alias, change_answers, change_documents, gated, register, train_another
+
+MINIMUM = GateRule(against="value", value=0.75, require="any")
+AT_LEAST_AS_GOOD = GateRule(require="any")
 
 
 def by_hand(model: str) -> str:
@@ -25,109 +34,250 @@ def by_hand(model: str) -> str:
     return f"To use version 2 in its place, run {command}; `gloveflow doctor` says what it can mend"
 
 
-class TestGate:
-    """Decisions about version 2, with a champion of given tags or none."""
+@pytest.fixture
+def challenge(registered):
+    """Register a second model that gets a share of the test documents right; return the decision about it."""
+    other = train_another(registered)
 
-    @pytest.fixture
-    def decide(self, monkeypatch):
-        def decide(score: float, *, champion: float | str | None = None, version: str = "1", **gate):
-            tags = {"gloveflow.documents_digest": "same", "test_lstm_macro_f1": str(champion)}
-            found = None if champion is None else SimpleNamespace(name="toy", version=version, tags=tags)
-            monkeypatch.setattr("tasks.registry.gate.verify_version", lambda *_: None)
-            monkeypatch.setattr(models, "find_alias", lambda *_: found)
-            documents = SimpleNamespace(digest="same")
-            return pass_gate("2", score=score, documents=documents, config=gated(PipelineConfig(), **gate))[:2]
+    def challenge(right: float, *rules: GateRule, **options) -> Decision:
+        settings = {key: options.pop(key) for key in ("looks", "on_incomparable", "min_documents") if key in options}
+        config = gated(registered.config, **({"rules": rules} if rules else {}), **settings)
+        return register(registered, classifier=other, answers=right, config=config, **options).decision
 
-        return decide
+    return challenge
 
-    def test_the_first_version_passes(self, decide):
-        assert decide(0.1) == (True, "champion: no version had this alias")
 
-    def test_below_the_minimum_not_even_the_first_version_passes(self, decide):
-        message = "not champion: test macro_f1 0.7000 is below registration.minimum 0.75"
-        assert decide(0.7, minimum=0.75) == (False, message)
+@pytest.fixture
+def first(registered):
+    """Register the model under a name that has no version; return the decision about it."""
 
-    @pytest.mark.parametrize("score", [0.75, 0.8])
-    def test_at_the_minimum_it_passes(self, decide, score):
-        assert decide(score, minimum=0.75)[0]
+    def first(right: float, *rules: GateRule, **options) -> Decision:
+        config = gated(registered.config, **({"rules": rules} if rules else {}))
+        config = config.model_copy(update={"name": "new"})
+        return register(registered, answers=right, config=config, **options).decision
 
-    def test_the_champion_stays_champion(self, decide):
-        assert decide(0.5, champion=0.9, version="2") == (True, "champion: this version already has the alias")
+    return first
 
-    def test_a_better_one_takes_the_alias(self, decide):
-        assert decide(0.9, champion=0.85) == (True, "champion: test macro_f1 0.9000, version 1 has 0.8500")
 
-    def test_a_worse_one_does_not(self, decide):
-        message = "version 1 stays champion: test macro_f1 0.8000, version 1 has 0.8500"
-        assert decide(0.8, champion=0.85) == (False, message)
+class TestFirstVersion:
+    def test_one_that_is_better_than_chance_passes(self, first):
+        decision = first(1.0)
+        assert (decision.promoted, decision.champion, decision.outcome) == (True, None, None)
+        assert decision.reason == "champion: no version had this alias"
+        assert [rule.against for rule in decision.rules] == ["chance", "baseline"]
 
-    @pytest.mark.parametrize("score", [0.5, 2 / 3, 0.123456789, 0.9999999])
-    def test_an_equal_one_takes_the_alias_however_many_digits_the_score_has(self, decide, score):
-        assert decide(score, champion=float(str(score)))[0]
+    def test_one_at_chance_does_not_become_champion(self, first):
+        decision = first(1 / 3)
+        assert not decision.promoted
+        assert decision.reason.startswith("not champion: macro F1 0.3315, chance 0.3333: at 95 % ")
 
-    @pytest.mark.parametrize(
-        ("min_improvement", "score", "passes"),
-        [(0.25, 0.75, True), (0.25, 0.7, False), (-0.25, 0.25, True), (-0.25, 0.2, False)],
-    )
-    def test_the_improvement_asked_for_decides(self, decide, min_improvement, score, passes):
-        assert decide(score, champion=0.5, min_improvement=min_improvement)[0] is passes
+    def test_one_far_below_the_baseline_does_not_become_champion(self, first):
+        decision = first(0.4, GateRule(against="baseline", require="not_clearly_worse"))
+        assert not decision.promoted
+        assert ", the baseline 0.83" in decision.reason
+        assert ": clearly worse (" in decision.reason
 
-    @pytest.mark.parametrize("tag", ["", "nan", "inf", "1.01", "-0.1", "high"])
-    def test_a_champion_with_a_senseless_score_stays_and_the_reason_says_how_to_mend_it(self, decide, tag):
-        assert decide(1.0, champion=tag) == (
-            False,
-            f"version 1 stays champion, but it cannot be compared: models:/toy/1: its tag test_lstm_macro_f1 is {tag!r}, "
-            f"expected a number from 0 to 1; set it to the test score of its MLflow run. {by_hand('gloveflow-custom')}",
-        )
+    @pytest.mark.parametrize(("right", "passes"), [(0.7, False), (0.75, True), (0.8, True)])
+    def test_a_value_to_reach_decides(self, first, right, passes):
+        decision = first(right, GateRule(metric="accuracy", against="value", value=0.75, require="any"))
+        assert decision.promoted is passes
+        if not passes:
+            assert decision.reason.startswith("not champion: accuracy 0.7083, the rule asks for 0.7500")
 
-    def test_names_of_alias_and_metric_are_the_configured_ones(self, decide):
-        assert decide(0.1, alias="live", metric="accuracy", minimum=0.5)[1].startswith("not live: test accuracy 0.1000")
+    def test_without_rules_any_passes(self, registered):
+        config = gated(registered.config, rules=()).model_copy(update={"name": "new"})
+        assert register(registered, answers=0.0, config=config).promoted
+
+
+class TestAgainstTheChampion:
+    """The test split has 24 documents, of which the champion, version 1, gets 20 right."""
+
+    def test_the_champion_stays_champion(self, registered):
+        result = register(registered)
+        assert (result.promoted, result.reason) == (True, "champion: this version already has the alias")
+        assert result.decision.look == 0
+
+    def test_a_much_better_one_takes_the_alias(self, challenge):
+        decision = challenge(1.0)
+        assert (decision.promoted, decision.comparable, decision.champion) == (True, True, "1")
+        assert decision.reason.startswith("champion: macro F1 1.0000, version 1 0.8")
+
+    def test_a_clearly_worse_one_does_not(self, challenge):
+        decision = challenge(0.2)
+        assert (decision.promoted, decision.outcome) == (False, "worse")
+
+    def test_a_tie_that_few_documents_show_is_no_proof_and_does_not_promote(self, registered):
+        """Exactly the answers of the champion: 24 documents cannot show that it is not worse by half a point."""
+        decision = register(registered, classifier=train_another(registered)).decision
+        assert (decision.promoted, decision.outcome) == (False, "unknown")
+        assert decision.rules[0].difference.value == 0
+        assert "With these 24 test documents a gain below " in decision.reason
+
+    def test_any_takes_the_figure_as_it_is(self, registered):
+        config = gated(registered.config, rules=(AT_LEAST_AS_GOOD,))
+        assert register(registered, classifier=train_another(registered), config=config).promoted
+
+    def test_the_gain_asked_for_decides(self, challenge):
+        assert not challenge(1.0, GateRule(metric="accuracy", require="any", by=0.2)).promoted
+        assert challenge(1.0, GateRule(metric="accuracy", require="any", by=0.16)).promoted
+
+    def test_better_needs_more_than_a_handful_of_documents(self, challenge):
+        """Four documents that only the new version gets right happen by chance with probability 1/16."""
+        decision = challenge(1.0, GateRule(metric="accuracy", require="better"))
+        assert (decision.promoted, decision.alpha) == (False, 0.05 / 52)
+        assert not challenge(1.0, GateRule(metric="accuracy", require="better"), looks=1).promoted
+
+    def test_every_rule_has_to_pass(self, challenge):
+        strict = GateRule(metric="accuracy", against="value", value=0.99, require="any")
+        decision = challenge(0.95, AT_LEAST_AS_GOOD, strict)
+        assert [rule.passed for rule in decision.rules] == [True, False]
+        assert not decision.promoted
+
+    def test_the_f1_of_a_class_can_decide(self, challenge):
+        decision = challenge(1.0, GateRule(metric="f1[tennis]", require="any"))
+        assert (decision.promoted, decision.rules[0].outcome) == (False, "unknown")
+        assert "there are no test documents of the class tennis" in decision.reason
+        assert challenge(1.0, GateRule(metric="f1[sport]", require="any")).promoted
+
+    def test_a_slice_can_decide(self, challenge):
+        rule = GateRule(metric="accuracy", slice="class=sport", require="any")
+        decision = challenge(1.0, rule.model_copy(update={"slice": "length>=9999"}))
+        assert (decision.promoted, decision.rules[0].outcome) == (False, "unknown")
+        assert challenge(1.0, rule, min_documents=5).promoted
+
+    def test_too_few_documents_decide_nothing(self, challenge):
+        decision = challenge(1.0, AT_LEAST_AS_GOOD, min_documents=25)
+        assert (decision.promoted, decision.rules[0].outcome) == (False, "unknown")
+        assert "24 test documents are left, and 25 are needed" in decision.reason
+
+    def test_names_of_alias_and_metric_are_the_configured_ones(self, registered):
+        config = gated(registered.config, alias="live", metric="accuracy", rules=(MINIMUM,))
+        assert register(registered, answers=0.5, config=config).reason.startswith("not live: accuracy 0.5000")
+
+    def test_the_decision_is_in_the_tags(self, challenge):
+        decision = challenge(0.2)
+        tags = models.find_alias(MODEL, "challenger").tags
+        assert (tags["gloveflow.decision"], tags["gloveflow.outcome"]) == (decision.reason, "worse")
+
+
+class TestLooks:
+    def test_each_pair_of_versions_is_one_look_however_often_it_is_decided(self, registered):
+        worse = change_answers(registered, 0.2)
+        looks = []
+        for seed in (1, 1, 2):
+            toy = registered._replace(config=registered.config.model_copy(update={"seed": seed}))
+            result = register(registered, classifier=train_another(toy), evaluation=worse)
+            looks.append(result.decision.look)
+        assert looks == [2, 2, 3]  # the champion's own was the first
+
+    def test_a_spent_test_split_lets_no_gain_pass_and_says_what_to_do(self, challenge):
+        rule = GateRule(metric="accuracy", require="better")
+        decision = challenge(1.0, rule, looks=1)
+        assert (decision.look, decision.promoted, decision.rules[0].outcome) == (2, False, "unknown")
+        assert "this is decision 2 of the 1 that it is planned for" in decision.reason
+        assert "give the corpus new documents" in decision.reason
+
+    def test_a_spent_test_split_still_shows_that_a_version_is_better_than_chance(self, challenge):
+        decision = challenge(1.0, looks=1)
+        assert (decision.look, decision.promoted) == (2, True)
+
+    def test_at_the_last_look_the_reason_warns(self, challenge):
+        decision = challenge(0.2, looks=2)
+        assert "The test split is spent: this is decision 2 of the 2" in decision.reason
+
+    @pytest.mark.usefixtures("registered")
+    def test_another_test_split_has_a_ledger_of_its_own(self, monkeypatch):
+        monkeypatch.setattr("tasks.registry.looks.MAX_SPLITS", 2)
+        assert [count_look(MODEL, digest, ("a", "b")) for digest in ("1", "2", "2", "3")] == [1, 1, 1, 1]
+        tags = open_client().get_registered_model(MODEL).tags
+        assert len([tag for tag in tags if tag.startswith(LOOKS_TAG)]) == 2
 
 
 class TestChampionOnNewDocuments:
+    """Its own answers are measured on the test split of this run, not its tags."""
+
     @pytest.fixture
-    def measured(self, registered):
-        """The champion's answers to the test split, and its documents relabelled so that most of them are wrong."""
+    def moved(self, registered):
+        """The documents with two classes swapped, and the answers of the classifier to them."""
         swap = {"food": "sport", "sport": "food", "météo": "météo"}
-        documents = change_documents(registered, lambda label: swap[label])
-        test = [row for row in documents.read_table(DOCUMENTS_FILE).to_pylist() if row["split"] == "test"]
-        answers = load_model(MODEL, "champion").classify([row["text"] for row in test])
-        return documents, [row["label"] for row in test], [answer["label"] for answer in answers]
+        return change_documents(registered, lambda label: swap[label])
 
-    def test_it_is_measured_by_macro_f1_on_the_new_test_split(self, registered, measured):
-        documents, truth, predicted = measured
-        score = f1_score(truth, predicted, average="macro")
-        config = registered.config
-        assert pass_gate("2", score=score + 1e-9, documents=documents, config=config)[0]
-        assert pass_gate("2", score=score - 1e-9, documents=documents, config=config)[:2] == (
-            False,
-            f"version 1 stays champion: test macro_f1 {score:.4f}, version 1 has {score:.4f}",
+    def test_it_is_loaded_and_answers(self, registered, moved):
+        split = read_test_split(
+            classifier=registered.classifier,
+            evaluation=registered.evaluation,
+            baseline=registered.baseline,
+            documents=moved,
         )
-        assert score < registered.evaluation.read_model(Metrics).test.lstm.macro_f1 - 0.1  # not what its tag says
+        rows = [row for row in moved.read_table(DOCUMENTS_FILE).to_pylist() if row["split"] == "test"]
+        answers = load_model(MODEL, "champion").classify([row["text"] for row in rows])
+        expected = [[answer["probabilities"][label] for label in split.labels] for answer in answers]
+        rival = ask_champion(models.find_alias(MODEL, "champion"), split)
+        np.testing.assert_allclose(rival.probabilities, expected, atol=1e-6)
+        assert [split.labels[i] for i in split.truth] == [row["label"] for row in rows]
+        assert not rival.seen.any()
 
-    def test_it_is_measured_by_accuracy_if_that_decides(self, registered, measured):
-        documents, truth, predicted = measured
-        score, config = accuracy_score(truth, predicted), gated(registered.config, metric="accuracy")
-        assert pass_gate("2", score=score + 1e-9, documents=documents, config=config)[0]
-        assert not pass_gate("2", score=score - 1e-9, documents=documents, config=config)[0]
+    def test_its_stored_answers_are_those_that_it_gives(self, registered, monkeypatch):
+        split = read_test_split(
+            classifier=registered.classifier,
+            evaluation=registered.evaluation,
+            baseline=registered.baseline,
+            documents=registered.documents,
+        )
+        champion = models.find_alias(MODEL, "champion")
+        with monkeypatch.context() as patch:
+            patch.setattr(models, "load_version", None)
+            stored = ask_champion(champion, split)
+        shutil.rmtree(registered.evaluation.directory)
+        np.testing.assert_allclose(stored.probabilities, ask_champion(champion, split).probabilities, atol=1e-6)
 
-    def test_a_class_without_test_documents_does_not_count(self, registered):
+    def test_a_class_without_test_documents_opens_nothing(self, registered):
         documents = change_documents(registered, lambda label: {"food": "sport"}.get(label, label), ["test"])
-        test = [row for row in documents.read_table(DOCUMENTS_FILE).to_pylist() if row["split"] == "test"]
-        truth = [row["label"] for row in test]
-        answers = load_model(MODEL, "champion").classify([row["text"] for row in test])
-        present = ["météo", "sport"]
-        score = f1_score(truth, [answer["label"] for answer in answers], labels=present, average="macro")
-        assert pass_gate("2", score=score + 1e-9, documents=documents, config=registered.config)[0]
-        assert not pass_gate("2", score=score - 1e-9, documents=documents, config=registered.config)[0]
+        evaluation = change_answers(registered, 0.2, documents)
+        result = register(registered, classifier=train_another(registered), evaluation=evaluation, documents=documents)
+        assert (result.promoted, result.decision.comparable) == (False, True)
 
-    def test_one_with_other_classes_stays(self, registered):
-        documents = change_documents(registered, lambda label: {"food": "cuisine"}.get(label, label))
-        assert pass_gate("2", score=1.0, documents=documents, config=registered.config)[:2] == (
-            False,
-            "version 1 stays champion, but it cannot be compared: it has the classes food, météo, sport, and the corpus has "
-            f"cuisine, météo, sport. {by_hand(MODEL)}",
+    def test_texts_that_one_of_both_was_trained_on_are_left_out(self, registered):
+        """As with another `seed`: of the new test split the champion was trained on all but its old test texts."""
+        rows = registered.documents.read_table(DOCUMENTS_FILE).to_pylist()
+        test = [row for row in rows if row["split"] == "test"]
+        train = [row for row in rows if row["split"] == "train"]
+        for row in train[:30]:
+            row["split"] = "test"
+        for row in test[:2]:
+            row["split"] = "train"
+        table = DOCUMENTS.empty_table().from_pylist(rows, schema=DOCUMENTS)
+        documents = commit_output(
+            "ingest_corpus", "e" * 32, lambda output: output.write_table(DOCUMENTS_FILE, table, DOCUMENTS)
+        )[0]
+        evaluation, baseline = self.answer(registered, rows), self.answer(registered, rows, "train_baseline")
+        result = register(
+            registered,
+            classifier=train_another(registered),
+            evaluation=evaluation,
+            baseline=baseline,
+            documents=documents,
         )
+        decision = result.decision
+        assert (decision.documents, decision.seen, decision.promoted) == (22, 30, True)
+        assert "30 test documents are left out, because one of both versions was trained on them; 22 are left" in (
+            decision.reason
+        )
+
+    @staticmethod
+    def answer(registered, rows, stage: str = "evaluate_classifier") -> ArtifactRef:
+        """Commit right answers to all documents."""
+        metrics = registered.evaluation.read_model(Metrics)
+        labels = list(metrics.test.lstm.classes)
+        table = pa.table({key: [row[key] for row in rows] for key in ("doc_id", "split", "label")})
+        right = np.eye(len(labels))[[labels.index(row["label"]) for row in rows]]
+        predictions = tabulate_predictions(table, labels, right)
+
+        def write(output) -> None:
+            output.write_model(metrics)
+            output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
+
+        return commit_output(stage, "d" * 32, write)[0]
 
 
 class TestUnusableChampion:
@@ -135,10 +285,16 @@ class TestUnusableChampion:
 
     @pytest.fixture
     def compete(self, registered):
-        def compete(*, documents: ArtifactRef | None = None) -> str:
-            other = train_another(registered)
-            result = register(registered, classifier=other, macro_f1=1.0, documents=documents)
+        def compete(*, documents: ArtifactRef | None = None, classifier: ArtifactRef | None = None) -> str:
+            evaluation = change_answers(registered, 1.0, documents)
+            result = register(
+                registered,
+                classifier=classifier or train_another(registered),
+                evaluation=evaluation,
+                documents=documents,
+            )
             assert (result.version, result.created, result.promoted) == ("2", True, False)
+            assert (result.decision.comparable, result.decision.outcome) == (False, "unknown")
             assert (alias("champion"), alias("challenger")) == ("1", "2")
             start = "version 1 stays champion, but it cannot be compared: "
             assert result.reason.startswith(start)
@@ -158,10 +314,68 @@ class TestUnusableChampion:
         monkeypatch.setattr(MlflowClient, "get_model_version_download_uri", lambda *_: (tmp_path / "model").as_uri())
         assert compete() == "models:/gloveflow-toy/1: its file model.py was changed after it was registered"
 
+    def test_it_has_other_classes_than_the_new_model_even_if_the_sample_does_not_show_it(self, registered):
+        """The classes are those of the models: no document has to have the class that is new."""
+        model = registered.classifier.read_model(ModelDescription)
+        changed = model.model_copy(update={"labels": ("cuisine", *model.labels[1:])})
+
+        def write(output) -> None:
+            for path in registered.classifier.directory.iterdir():
+                if path.name not in (MANIFEST, ModelDescription.file_name):
+                    shutil.copyfile(path, output.path(path.name))
+            output.write_model(changed)
+
+        classifier = commit_output("train_classifier", "c" * 32, write)[0]
+        documents = change_documents(registered, lambda label: {"food": "cuisine"}.get(label, label))
+        metrics = registered.evaluation.read_model(Metrics)
+        names = {"food": "cuisine"}
+        lstm = metrics.test.lstm
+        renamed = {names.get(label, label): scores for label, scores in lstm.classes.items()}
+        test = metrics.test.model_copy(update={"lstm": lstm.model_copy(update={"classes": renamed})})
+        toy = registered._replace(
+            evaluation=commit_output(
+                "evaluate_classifier",
+                "b" * 32,
+                lambda output: output.write_model(metrics.model_copy(update={"test": test})),
+            )[0]
+        )
+        baseline = TestChampionOnNewDocuments.answer(
+            toy, documents.read_table(DOCUMENTS_FILE).to_pylist(), "train_baseline"
+        )
+        evaluation = TestChampionOnNewDocuments.answer(toy, documents.read_table(DOCUMENTS_FILE).to_pylist())
+        for choice, promoted in (("keep", False), ("replace", True)):
+            result = register(
+                registered,
+                classifier=classifier,
+                evaluation=evaluation,
+                baseline=baseline,
+                documents=documents,
+                config=gated(registered.config, on_incomparable=choice),
+            )
+            assert (result.promoted, result.decision.comparable) == (promoted, False)
+            assert (
+                "cannot be compared: it has other classes than the new version: it lacks cuisine and has besides food"
+                in result.reason
+            )
+        assert result.reason.endswith("(registration.on_incomparable is replace)")
+        assert (alias("champion"), alias("previous")) == ("2", "1")
+
+    def test_one_that_replaces_it_has_to_pass_the_other_rules(self, challenge):
+        open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
+        decision = challenge(1 / 3, on_incomparable="replace")
+        assert (decision.promoted, decision.comparable) == (False, False)
+        assert "Version 2 does not replace it: macro F1 0.3315, chance 0.3333" in decision.reason
+
+    def test_a_broken_one_that_is_replaced_does_not_become_the_previous_one(self, challenge):
+        open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
+        assert challenge(1.0, on_incomparable="replace").promoted
+        assert alias("champion") == "2"
+        assert models.find_alias(MODEL, "previous") is None
+
     def test_a_run_that_demands_a_champion_ends_with_the_reason_after_registration(self, registered, compete):
         open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
         reason = compete()
-        result = register(registered, classifier=train_another(registered), macro_f1=1.0)
+        result = register(registered, classifier=train_another(registered), answers=1.0)
         require_champion(result, registered.config)
         with pytest.raises(GateError, match="version 2 is registered, but version 1 stays champion") as caught:
             require_champion(result, gated(registered.config, require_champion=True))
@@ -169,20 +383,14 @@ class TestUnusableChampion:
         assert reason in str(caught.value)
         assert by_hand(MODEL) in str(caught.value)
 
-    def test_below_the_minimum_it_is_noticed_too(self, registered):
+    def test_below_the_minimum_it_is_noticed_too(self, challenge):
         open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
-        result = register(
-            registered, classifier=train_another(registered), config=gated(registered.config, minimum=1.0)
-        )
-        assert (result.promoted, result.comparable) == (False, False)
+        decision = challenge(0.5, MINIMUM)
+        assert (decision.promoted, decision.comparable) == (False, False)
 
     def test_it_has_no_digests(self, compete):
         open_client().delete_model_version_tag(MODEL, "1", FILES_TAG)
         assert compete().startswith(f"models:/gloveflow-toy/1: it has no tag {FILES_TAG} with the digests of its files")
-
-    def test_its_score_is_missing(self, compete):
-        open_client().delete_model_version_tag(MODEL, "1", "test_lstm_macro_f1")
-        assert "its tag test_lstm_macro_f1 is '', expected a number from 0 to 1" in compete()
 
     def test_it_does_not_load_with_the_packages_here(self, registered, compete, monkeypatch):
         def fail(*_: object) -> None:
@@ -192,10 +400,17 @@ class TestUnusableChampion:
         documents = change_documents(registered, {"food": "sport", "sport": "food", "météo": "météo"}.get)
         assert compete(documents=documents) == "models:/gloveflow-toy/1: cannot be loaded: ImportError: no lstm"
 
-    def test_it_has_no_tags_but_the_digests_and_is_measured(self, registered):
-        for tag in ("gloveflow.documents_digest", "test_lstm_macro_f1", "test_lstm_accuracy"):
+    def test_it_has_no_list_of_its_training_texts_and_other_documents(self, registered, compete, monkeypatch):
+        monkeypatch.setattr("tasks.registry.seen.TRAINING_TEXTS_FILE", "none.u64")
+        documents = change_documents(registered, {"food": "sport", "sport": "food", "météo": "météo"}.get)
+        assert compete(documents=documents).startswith(
+            "models:/gloveflow-toy/1: it has no usable list of its training texts (none.u64)"
+        )
+
+    def test_it_has_no_tags_but_the_digests_and_is_measured(self, challenge):
+        for tag in ("gloveflow.documents_digest", "gloveflow.evaluation", "test_lstm_macro_f1", "test_lstm_accuracy"):
             open_client().delete_model_version_tag(MODEL, "1", tag)
-        assert register(registered, classifier=train_another(registered), macro_f1=1.0).promoted
+        assert challenge(1.0).promoted
 
     def test_mlflow_out_of_reach_is_an_error_and_no_verdict_on_the_champion(self, registered, monkeypatch):
         def fail(*_: object) -> None:
@@ -203,7 +418,7 @@ class TestUnusableChampion:
 
         monkeypatch.setattr(models, "find_alias", fail)
         with pytest.raises(ServiceError, match="no answer"):
-            pass_gate("2", score=1.0, documents=registered.documents, config=registered.config)
+            gate.pass_gate("2", digest="", split=None, config=registered.config)
 
 
 class TestEditedOutputs:
@@ -221,18 +436,22 @@ class TestEditedOutputs:
 
     @pytest.mark.parametrize(("honest", "forged"), [(0.0, 1.0), (1.0, 0.0)])
     def test_forged_facts_do_not_change_the_decision(self, registered, honest, forged):
-        evaluation = self.edit_facts(change_macro_f1(registered, honest), lstm_macro_f1=forged)
+        evaluation = self.edit_facts(change_answers(registered, honest), lstm_macro_f1=forged)
         assert evaluation.facts["lstm_macro_f1"] == forged
         result = register(registered, classifier=train_another(registered), evaluation=evaluation)
         assert result.version == "2"
         assert result.promoted is (honest == 1.0)
         assert alias("champion") == ("2" if honest == 1.0 else "1")
 
+    def test_forged_tags_of_the_champion_do_not_change_the_decision(self, challenge):
+        open_client().set_model_version_tag(MODEL, "1", "test_lstm_macro_f1", "0.0")
+        assert not challenge(0.2).promoted
+
     def test_forged_facts_do_not_reach_the_tags_of_the_version(self, registered):
-        evaluation = self.edit_facts(change_macro_f1(registered, 0.25), lstm_macro_f1=1.0, baseline_accuracy=1.0)
+        evaluation = self.edit_facts(change_answers(registered, 0.25), lstm_macro_f1=1.0, baseline_accuracy=1.0)
         register(registered, classifier=train_another(registered), evaluation=evaluation)
         tags = models.find_alias(MODEL, "challenger").tags
-        assert float(tags["test_lstm_macro_f1"]) == 0.25
+        assert float(tags["test_lstm_macro_f1"]) == evaluation.read_model(Metrics).test.lstm.macro_f1
         assert float(tags["test_baseline_accuracy"]) == registered.evaluation.read_model(Metrics).test.baseline.accuracy
 
     def test_an_output_with_edited_metrics_is_refused(self, registered):

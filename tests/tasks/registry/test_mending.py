@@ -16,7 +16,7 @@ from tests.registrations import MODEL, add_versions, damage, model_folder, regis
 @pytest.fixture
 def gate(registered):
     """Version 1 is the previous champion, version 2, with files of its own, the champion."""
-    register(registered, classifier=train_another(registered), macro_f1=0.0)
+    register(registered, classifier=train_another(registered), answers=0.0)
     promote(MODEL, 2, registered.config.registration, why="a test")
     return registered.config.registration
 

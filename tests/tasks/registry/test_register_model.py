@@ -8,14 +8,14 @@ from mlflow import MlflowClient
 
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import ServiceError
-from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
+from pipeline_config.schemas import CARD_FILE, DOCUMENTS_FILE, PREDICTIONS_FILE
 from tasks.registry.bundle import SERVED_MODEL
 from tasks.registry.register_model import describe_scores, register_model
 from tasks.tracking import models
 from tasks.tracking.models import find_alias, load_model
 from tasks.tracking.runs import track_run
 from tasks.tracking.server import open_client
-from tests.registrations import MODEL, alias, register, train_another, versions
+from tests.registrations import MODEL, alias, model_folder, register, train_another, versions
 
 
 class TestRegistering:
@@ -68,18 +68,19 @@ class TestRegistering:
                     registered.vocabulary,
                     registered.evaluation,
                     registered.documents,
+                    registered.baseline,
                     registered.config,
                 )
         assert len(open_client().get_run(run.run_id).outputs.model_outputs) == 1
 
     def test_a_different_model_becomes_version_2_and_challenger(self, registered):
-        result = register(registered, classifier=train_another(registered), macro_f1=0.0)
+        result = register(registered, classifier=train_another(registered), answers=0.0)
         assert (result.model, result.version, result.created, result.promoted) == (MODEL, "2", True, False)
         assert versions() == [1, 2]
         assert (alias("champion"), alias("challenger")) == ("1", "2")
 
     def test_a_better_model_becomes_champion(self, registered):
-        result = register(registered, classifier=train_another(registered), macro_f1=1.0)
+        result = register(registered, classifier=train_another(registered), answers=1.0)
         assert (result.version, result.promoted) == ("2", True)
         assert (alias("champion"), alias("challenger")) == ("2", "2")
 
@@ -113,9 +114,9 @@ class TestRegistering:
         with monkeypatch.context() as patch:
             patch.setattr(models, "set_alias", fail)
             with pytest.raises(ServiceError, match="gone"):
-                register(registered, classifier=other, macro_f1=1.0)
+                register(registered, classifier=other, answers=1.0)
         assert (versions(), alias("champion")) == ([1, 2], "1")
-        result = register(registered, classifier=other, macro_f1=1.0)
+        result = register(registered, classifier=other, answers=1.0)
         assert (result.version, result.created, result.promoted) == ("2", False, True)
         assert (alias("champion"), alias("challenger")) == ("2", "2")
 
@@ -152,3 +153,19 @@ def test_labels_in_the_description_of_a_version_are_shown_and_not_run(toy):
         r"Classes: a\|b, \[x\](https://attacker.example), &lt;img src=x onerror=alert(1)&gt;, \`a\` \# head, =1"
     )
     assert lines[1:] == describe_scores(metrics).splitlines()[1:]
+
+
+def test_the_card_is_the_description_of_a_version_and_a_file_of_its_model(registered):
+    version = find_alias(MODEL, "champion")
+    card = (model_folder(version.version) / "artifacts" / "bundle" / CARD_FILE).read_text("utf-8")
+    assert version.description == card
+    accuracy = registered.evaluation.read_model(Metrics).test.lstm.accuracy
+    assert f"| accuracy | {accuracy:.4f} (" in card
+    assert "| météo | " in card
+    for of_one_run in (
+        version.run_id,
+        version.tags["gloveflow.run_id"],
+        "toy run",
+        str(registered.config.corpus.source),
+    ):
+        assert of_one_run not in card

@@ -19,12 +19,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from safetensors.torch import load_file
 
+from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, PREDICTIONS_FILE, WEIGHTS_FILE
 from tasks import served
+from tasks.batches.encoded_split import load_split
+from tasks.evaluation.evaluate_classifier import load_network, predict_splits, tabulate_splits
 from tasks.served import model as serving_model
 from tasks.served.network import TextClassifier
 
-CARRIED = ("bigrams", "languages", "lstm", "network", "pooling", "text", "tokenizers", "word_breaks")
+CARRIED = ("attribution", "bigrams", "languages", "lstm", "network", "pooling", "text", "tokenizers", "word_breaks")
 LABELS = ["food", "météo", "sport"]
 TEXTS = ["the soup and the bread", "goal for the team", "Rain, again!", "we"]
 
@@ -67,6 +70,16 @@ def renew_digest(path: Path) -> None:
 
 
 class TestAnswers:
+    @pytest.mark.parametrize("temperature", [0.5, 2.5])
+    def test_a_temperature_gives_the_probabilities_that_the_evaluation_writes(self, toy, serving, temperature):
+        network, splits = load_network(toy.classifier), {"test": load_split(toy.buckets, "test")}
+        expected = tabulate_splits(splits, predict_splits(network, splits), LABELS, temperature).to_pandas()
+        documents = toy.documents.read_table(DOCUMENTS_FILE).to_pandas().set_index("doc_id")
+        serving.temperature = temperature
+        answers = serving.predict(None, documents.loc[expected["doc_id"], ["text"]])
+        columns = [f"p_{label}" for label in LABELS]
+        np.testing.assert_allclose(probabilities_of(answers), expected[columns].to_numpy(), rtol=0, atol=1e-6)
+
     def test_probabilities_are_those_of_the_trained_network_on_the_test_split(self, toy, model):
         documents = toy.documents.read_table(DOCUMENTS_FILE).to_pandas()
         expected = toy.evaluation.read_table(PREDICTIONS_FILE).to_pandas()
@@ -131,7 +144,11 @@ class TestAnswers:
         network = TextClassifier(**toy.classifier.read_json(MODEL_FILE)["architecture"]).eval()
         network.load_state_dict(load_file(toy.classifier.path(WEIGHTS_FILE)))
         ids = [serving.token_ids["soup"], serving.token_ids["the"]]
-        expected = network(torch.tensor([ids]), torch.tensor([2])).softmax(dim=1).detach().numpy()
+        logits = (
+            network(torch.tensor([ids]), torch.tensor([2]))
+            / toy.evaluation.read_model(Analysis).calibration.temperature
+        )
+        expected = logits.softmax(dim=1).detach().numpy()
         (answer,) = serving.predict(None, pd.DataFrame({"text": ["Soup  THE"]}))
         np.testing.assert_allclose(probabilities_of([answer]), expected, rtol=0, atol=1e-6)
 

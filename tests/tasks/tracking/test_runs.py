@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tasks.store.artifacts import artifacts_root
 from tasks.tracking import runs
 from tasks.tracking.runs import (
     end_dead_runs,
+    find_commit,
     log_dataset,
     log_file,
     log_table,
@@ -265,3 +267,26 @@ class TestLogging:
         assert json.loads(logged.dataset.profile) == {"num_rows": 120}
         assert json.loads(logged.dataset.source) == {"uri": str(tmp_path / "documents.parquet")}
         assert {tag.key: tag.value for tag in logged.tags} == {"mlflow.data.context": "training", "sha256": digest}
+
+
+class TestCommit:
+    @staticmethod
+    def git(folder: Path, *arguments: str) -> str:
+        identity = ["-c", "user.name=x", "-c", "user.email=x@x.example", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def test_it_is_that_of_the_checkout_which_has_the_code(self, tmp_path, monkeypatch):
+        code = tmp_path / "runs.py"
+        code.write_text("")
+        monkeypatch.setattr("tasks.tracking.runs.__file__", str(code))
+        assert find_commit() is None
+        self.git(tmp_path, "init", "-q")
+        assert find_commit() is None  # an environment in the checkout of another project
+        self.git(tmp_path, "add", "runs.py")
+        self.git(tmp_path, "commit", "-q", "-m", "x")
+        assert find_commit() == self.git(tmp_path, "rev-parse", "HEAD")
+
+    def test_without_git_there_is_none(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert find_commit() is None

@@ -12,7 +12,7 @@ from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE,
 from pipeline_config.settings import BaselineConfig
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.commit import commit_output
-from tasks.training.train_baseline import build_baseline, train_baseline
+from tasks.training.train_baseline import assign_folds, build_baseline, predict_out_of_fold, train_baseline
 
 
 def make_documents(rows: list[tuple[str, str, str]]) -> ArtifactRef:
@@ -125,3 +125,26 @@ except AttributeError:
 """
     output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["torch", "scipy.stats"]
+
+
+class TestOutOfFold:
+    def test_copies_are_in_one_fold(self):
+        folds = assign_folds(
+            pa.array(["Same  text", "same text", *(f"text {i}" for i in range(40))], pa.large_string())
+        )
+        assert folds[0] == folds[1]
+        assert set(folds.tolist()) == {0, 1, 2, 3}
+
+    def test_a_document_is_predicted_without_its_own_fold(self):
+        # in fold 1 the labels are those of fold 0 turned round, so each fold is predicted wrongly
+        features = np.array([[1.0, 0.0], [0.0, 1.0]] * 20)
+        truth, folds = np.array([*("ab" * 10), *("ba" * 10)]), np.repeat([0, 1], 20)
+        got = predict_out_of_fold(features, truth, folds, ["a", "b"], BaselineConfig())
+        assert (np.array(["a", "b"])[got.argmax(axis=1)] != truth).all()
+
+    def test_nothing_is_said_of_a_class_that_the_other_folds_lack(self):
+        truth, folds = np.array([*"abab", "c", *"abab"]), np.array([0] * 5 + [1] * 4)
+        features = np.eye(9)
+        got = predict_out_of_fold(features, truth, folds, ["a", "b", "c"], BaselineConfig())
+        assert got[4].tolist() == [0.0, 0.0, 0.0]
+        np.testing.assert_allclose(np.delete(got, 4, axis=0).sum(axis=1), 1.0)
