@@ -340,13 +340,12 @@ class TestUnusableChampion:
         lstm = metrics.test.lstm
         renamed = {names.get(label, label): scores for label, scores in lstm.classes.items()}
         test = metrics.test.model_copy(update={"lstm": lstm.model_copy(update={"classes": renamed})})
-        toy = registered._replace(
-            evaluation=commit_output(
-                "evaluate_classifier",
-                "b" * 32,
-                lambda output: output.write_model(metrics.model_copy(update={"test": test})),
-            )[0]
-        )
+
+        def write_evaluation(output) -> None:
+            output.write_model(metrics.model_copy(update={"test": test}))
+            output.write_model(registered.evaluation.read_model(Analysis))
+
+        toy = registered._replace(evaluation=commit_output("evaluate_classifier", "b" * 32, write_evaluation)[0])
         baseline = TestChampionOnNewDocuments.answer(
             toy, documents.read_table(DOCUMENTS_FILE).to_pylist(), "train_baseline"
         )
