@@ -97,13 +97,17 @@ def change_documents(toy, change, splits=SPLITS) -> ArtifactRef:
         {**row, "label": change(row["label"])} if row["split"] in splits else row
         for row in toy.documents.read_table(DOCUMENTS_FILE).to_pylist()
     ]
-    table = pa.Table.from_pylist(rows, schema=DOCUMENTS)
+    return commit_documents(toy, rows, "f" * 32)
+
+
+def commit_documents(toy, rows: list[dict], key: str) -> ArtifactRef:
+    """Commit documents, with the profile of the small pipeline's."""
 
     def write(output: StageOutput) -> None:
-        output.write_table(DOCUMENTS_FILE, table, DOCUMENTS)
+        output.write_table(DOCUMENTS_FILE, pa.Table.from_pylist(rows, schema=DOCUMENTS), DOCUMENTS)
         output.write_model(toy.documents.read_model(CorpusProfile))
 
-    return commit_output("ingest_corpus", "f" * 32, write)[0]
+    return commit_output("ingest_corpus", key, write)[0]
 
 
 def versions() -> list[int]:

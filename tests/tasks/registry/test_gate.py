@@ -6,11 +6,12 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
+from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.contracts.training import ModelDescription
 from pipeline_config.errors import GateError, ServiceError
-from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE
+from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
 from pipeline_config.settings import GateRule
 from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.registry import gate
@@ -23,7 +24,16 @@ from tasks.tracking import models
 from tasks.tracking.model_files import FILES_TAG
 from tasks.tracking.models import load_model
 from tasks.tracking.server import open_client
-from tests.registrations import MODEL, alias, change_answers, change_documents, gated, register, train_another
+from tests.registrations import (
+    MODEL,
+    alias,
+    change_answers,
+    change_documents,
+    commit_documents,
+    gated,
+    register,
+    train_another,
+)
 
 MINIMUM = GateRule(against="value", value=0.75, require="any")
 AT_LEAST_AS_GOOD = GateRule(require="any")
@@ -246,10 +256,7 @@ class TestChampionOnNewDocuments:
             row["split"] = "test"
         for row in test[:2]:
             row["split"] = "train"
-        table = DOCUMENTS.empty_table().from_pylist(rows, schema=DOCUMENTS)
-        documents = commit_output(
-            "ingest_corpus", "e" * 32, lambda output: output.write_table(DOCUMENTS_FILE, table, DOCUMENTS)
-        )[0]
+        documents = commit_documents(registered, rows, "e" * 32)
         evaluation, baseline = self.answer(registered, rows), self.answer(registered, rows, "train_baseline")
         result = register(
             registered,
@@ -275,6 +282,7 @@ class TestChampionOnNewDocuments:
 
         def write(output) -> None:
             output.write_model(metrics)
+            output.write_model(registered.evaluation.read_model(Analysis))
             output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
 
         return commit_output(stage, "d" * 32, write)[0]
@@ -332,13 +340,12 @@ class TestUnusableChampion:
         lstm = metrics.test.lstm
         renamed = {names.get(label, label): scores for label, scores in lstm.classes.items()}
         test = metrics.test.model_copy(update={"lstm": lstm.model_copy(update={"classes": renamed})})
-        toy = registered._replace(
-            evaluation=commit_output(
-                "evaluate_classifier",
-                "b" * 32,
-                lambda output: output.write_model(metrics.model_copy(update={"test": test})),
-            )[0]
-        )
+
+        def write_evaluation(output) -> None:
+            output.write_model(metrics.model_copy(update={"test": test}))
+            output.write_model(registered.evaluation.read_model(Analysis))
+
+        toy = registered._replace(evaluation=commit_output("evaluate_classifier", "b" * 32, write_evaluation)[0])
         baseline = TestChampionOnNewDocuments.answer(
             toy, documents.read_table(DOCUMENTS_FILE).to_pylist(), "train_baseline"
         )
