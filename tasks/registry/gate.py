@@ -14,7 +14,7 @@ from pipeline_config.errors import UnusableModelError
 from pipeline_config.settings import GateRule, PipelineConfig, RegistrationConfig
 from tasks.evaluation.paired import Answers, count_effective, find_detectable_gain, measure_gain
 from tasks.registry.looks import count_look
-from tasks.registry.rivals import Rival, TestSplit, ask_champion
+from tasks.registry.rivals import HeldOut, Rival, ask_champion
 from tasks.registry.rules import Evidence, judge
 from tasks.registry.slices import find_slice
 from tasks.tracking import models
@@ -36,7 +36,7 @@ class _Case(NamedTuple):
     """
 
     version: str
-    split: TestSplit
+    split: HeldOut
     champion: Version | None
     rival: Rival | None
     look: int
@@ -63,7 +63,7 @@ def _spends(rule: GateRule) -> bool:
     return rule.require == "better" and rule.against in ("champion", "baseline")
 
 
-def pass_gate(version: str, *, digest: str, split: TestSplit, config: PipelineConfig) -> Decision:
+def pass_gate(version: str, *, digest: str, split: HeldOut, config: PipelineConfig) -> Decision:
     """Decide whether a version takes the alias. The caller holds the lock of the registry.
 
     Args:

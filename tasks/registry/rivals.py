@@ -26,7 +26,7 @@ from tasks.tracking.version_list import DOCUMENTS_TAG, EVALUATION_TAG
 BUNDLE = "artifacts/bundle"
 
 
-class TestSplit(NamedTuple):
+class HeldOut(NamedTuple):
     """The test split of a run with the answers of its classifier and its baseline, in the order of the documents.
 
     Attributes:
@@ -72,14 +72,14 @@ class Rival(NamedTuple):
 
 def read_test_split(
     *, classifier: ArtifactRef, evaluation: ArtifactRef, baseline: ArtifactRef, documents: ArtifactRef
-) -> TestSplit:
+) -> HeldOut:
     """Read the test split of a run and the answers to it from the outputs of its stages."""
     labels = classifier.read_model(ModelDescription).labels
     table = documents.read_table(DOCUMENTS_FILE)
     test = table.filter(pc.equal(table["split"], "test"))
     ids = {label: number for number, label in enumerate(labels)}
     doc_ids = test["doc_id"].to_numpy()
-    return TestSplit(
+    return HeldOut(
         labels=labels,
         doc_ids=doc_ids,
         texts=test["text"],
@@ -101,7 +101,7 @@ def read_answers(output: ArtifactRef, labels: tuple[str, ...], doc_ids: np.ndarr
     return np.stack([table[f"p_{label}"].to_numpy()[places] for label in labels], axis=1)
 
 
-def ask_champion(champion: Version, split: TestSplit) -> Rival:
+def ask_champion(champion: Version, split: HeldOut) -> Rival:
     """Return the champion's answers to a test split.
 
     Raises:
@@ -141,7 +141,7 @@ def _read_texts_of(champion: Version, bundle: Path) -> np.ndarray:
         raise UnusableModelError(f"{version_uri(champion)}: {error}") from error
 
 
-def _find_evaluation(champion: Version, split: TestSplit) -> ArtifactRef | None:
+def _find_evaluation(champion: Version, split: HeldOut) -> ArtifactRef | None:
     """Return the output of the champion's evaluation, if it is of the same documents and still in the store."""
     key, _, digest = champion.tags.get(EVALUATION_TAG, "").partition(" ")
     if champion.tags.get(DOCUMENTS_TAG) != split.documents or not key.isalnum():

@@ -1,8 +1,9 @@
 """One rule of the gate: measure what it asks for, and say whether it lets a version pass.
 
 Takes arrays and touches no file. A bound is the farther one of two: of the bootstrap, and of the normal distribution
-with a standard error that is at least that of a loss of just the margin. So few documents without a difference are no
-proof that there is none. A significant gain has to be unlikely among swapped answers, too.
+with a standard error that is at least that of a loss of just the margin, and half a document more, as counts are
+whole. So few documents without a difference are no proof that there is none. A significant gain has to be unlikely
+among swapped answers, too.
 """
 
 import math
@@ -129,7 +130,8 @@ def measure(rule: GateRule, metric: PairedMetric, class_id: int | None, answers:
     least = abs(margin)
     if rule.value is not None and metric != "log_loss":
         least = max(least, rule.value * (1 - rule.value))
-    reach = find_quantile(1 - alpha) * math.sqrt(max(gain.error**2, least / count_effective(metric, support, class_id)))
+    documents = count_effective(metric, support, class_id)
+    reach = find_quantile(1 - alpha) * math.sqrt(max(gain.error**2, least / documents)) + 0.5 / documents
     low, high = gain.value - reach, gain.value + reach
     if alpha * RESAMPLES >= 10:  # otherwise too few resamples lie beyond the bound
         low, high = min(low, gain.lower(alpha)), max(high, gain.upper(alpha))

@@ -4,10 +4,10 @@ import re
 
 import numpy as np
 
-from tasks.registry.rivals import TestSplit
+from tasks.registry.rivals import HeldOut
 
 
-def find_slice(name: str, split: TestSplit) -> np.ndarray:
+def find_slice(name: str, split: HeldOut) -> np.ndarray:
     """Return which documents of a test split a slice holds, bool[N]; none for a column or class that is not there.
 
     Args:
