@@ -15,18 +15,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import flow, task
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from flows.scored_file import Answer, open_scored, rejected_path
 from pipeline_config.contracts.reading import Reading
-from pipeline_config.errors import ConfigError, InputError
+from pipeline_config.errors import InputError
 from pipeline_config.masking import masked_errors
 from pipeline_config.names import check_alias, check_model_name
 from pipeline_config.schemas import REJECTED
 from tasks.corpus.rejection import advise
 from tasks.reading.encodings import is_other_encoding
 from tasks.reading.file_names import TEXT_FORMATS
-from tasks.reading.inputs import InputBlock, InputFile, Inputs
+from tasks.reading.inputs import InputBlock, InputFile, Inputs, change_reading
 from tasks.reading.sources import CorpusFile, CorpusRef, locate_files
 from tasks.runtime.cancellation import allow_work
 from tasks.runtime.loggers import open_loggers
@@ -140,21 +140,6 @@ def score_texts(
         rejected_output=str(rejected_path(path)) if scored.rejected else None,
         version=loaded.version,
     )
-
-
-def change_reading(reading: Reading, changes: Mapping[str, Any]) -> Reading:
-    """Return a reading with other values in some fields.
-
-    Raises:
-        ConfigError: there is no such field, or a value does not fit.
-    """
-    try:
-        return Reading.model_validate({**reading.model_dump(), **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"corpus.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
-        ) from None
 
 
 def classify(model: Classify, texts: pa.Array) -> list[Answer | None]:

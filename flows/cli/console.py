@@ -89,7 +89,7 @@ def print_summary(
         f"  {command} ui{place}                        look at the Prefect and MLflow pages",
         f'  {command} predict{model} "some text"       classify a text with the champion',
         f"  {command} score{model} texts.csv          classify a file of texts",
-        *_verdict_lines(result.verdict),
+        *list_findings(result.verdict),
     ]
     print("\n".join(lines))
 
@@ -116,7 +116,7 @@ def _spread_lines(spread: dict[str, float]) -> list[str]:
     ]
 
 
-def _verdict_lines(verdict: "tuple[analysis.Finding, ...]") -> list[str]:
+def list_findings(verdict: "tuple[analysis.Finding, ...]") -> list[str]:
     """Return the findings of the evaluation, broken at 80 columns."""
     lines = ["", "verdict:"] if verdict else []
     for finding in verdict:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.cli.environment import prepare_environment
+from flows.cli.evaluation import add_evaluate, evaluate
 from flows.cli.models import add_models, list_models
 from flows.cli.options import (
     Parser,
@@ -100,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("ui", _ui, [], None),
         ("predict", _predict, [configured, served], add_predict),
         ("score", _score, [configured, served], add_score),
+        ("evaluate", evaluate, [configured], add_evaluate),
         ("config", _config, [configured, corpus], add_config),
         ("models", list_models, [], add_models),
         ("doctor", _doctor, [configured], add_doctor),

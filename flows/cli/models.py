@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cli.evaluation import version_number
 from flows.cli.model_tables import align_columns, describe_version, list_answers, show_value, summarize_version
 from flows.cli.options import add_text, configured_options, resolve, shared_options
 from pipeline_config.errors import ConfigError, UnusableModelError
@@ -46,12 +47,12 @@ def _add_list_options(parser: argparse.ArgumentParser, *, repeated: bool) -> Non
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("version", type=_version_number, metavar="N", help="number of the version")
+    parser.add_argument("version", type=version_number, metavar="N", help="number of the version")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", type=_version_number, metavar="A", help="number of a version")
-    parser.add_argument("b", type=_version_number, metavar="B", help="number of another version")
+    parser.add_argument("a", type=version_number, metavar="A", help="number of a version")
+    parser.add_argument("b", type=version_number, metavar="B", help="number of another version")
     parser.add_argument("--file", type=Path, help="compare the answers to the texts of this file, too")
     add_text(parser)
     parser.add_argument("--label", help="column with the true label")
@@ -214,16 +215,10 @@ def _compare_on_file(options: argparse.Namespace, name: str) -> "Answers":
     changes = {"text_column": options.text} if options.text else {}
     others = dict.fromkeys(("split_column", "group_column", "time_column"))
     reading = a.reading.model_copy(update={**others, **changes, "label_column": options.label})
-    texts, labels = read_labelled(locate_files([str(options.file.absolute())], reading), reading)
-    answers = ([str(answer["label"]) for answer in version.classify(texts)] for version in (a, b))
-    known = [label or "" for label in labels] if options.label else None
-    return compare_answers(str(options.file), texts, known, *answers)
-
-
-def _version_number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 2**31):
-        raise argparse.ArgumentTypeError(f"expected the number of a version, got {text!r}")
-    return int(text)
+    rows = read_labelled(locate_files([str(options.file.absolute())], reading), reading)
+    answers = ([str(answer["label"]) for answer in version.classify(rows.texts)] for version in (a, b))
+    known = [label or "" for label in rows.labels] if options.label else None
+    return compare_answers(str(options.file), rows.texts, known, *answers)
 
 
 def _reason(text: str) -> str:

@@ -82,10 +82,11 @@ class Slice(_Part):
         documents: its size.
         small: it has too few documents for a statement.
         accuracy: of the classifier.
-        baseline_accuracy: of the baseline on the same documents.
+        baseline_accuracy: of the baseline on the same documents; None without a baseline.
         difference: accuracy less that of the rest.
         p_value: of the difference, corrected for the number of slices (Holm).
-        baseline_p_value: of the difference between classifier and baseline here (McNemar), corrected likewise.
+        baseline_p_value: of the difference between classifier and baseline here (McNemar), corrected likewise; None
+            without a baseline.
     """
 
     feature: str
@@ -93,10 +94,10 @@ class Slice(_Part):
     documents: int
     small: bool
     accuracy: Interval
-    baseline_accuracy: float
+    baseline_accuracy: float | None
     difference: Interval
     p_value: float
-    baseline_p_value: float
+    baseline_p_value: float | None
 
 
 class PairedComparison(_Part):

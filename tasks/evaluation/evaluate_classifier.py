@@ -166,7 +166,7 @@ def judge(
 ) -> Analysis:
     """Return the analysis with its verdict."""
     verdict = write_verdict(
-        metrics,
+        metrics.test.lstm,
         analysis,
         profile=documents.read_model(CorpusProfile),
         epochs=classifier.read_table(EPOCHS_FILE),

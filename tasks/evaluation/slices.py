@@ -65,12 +65,12 @@ def cut_documents(
     ]
 
 
-def cut_lengths(lengths: np.ndarray) -> Feature:
-    """Cut documents by int64[N] token counts into parts of about equal size, such as `24 and more tokens`."""
+def cut_lengths(lengths: np.ndarray, unit: str = "tokens") -> Feature:
+    """Cut documents by int64[N] counts into parts of about equal size, such as `24 and more tokens`."""
     quantiles = np.quantile(lengths, np.arange(LENGTH_PARTS) / LENGTH_PARTS, method="higher")
     edges = np.unique(quantiles).astype(int).tolist()
-    values = [f"{low} to {end - 1} tokens" if low < end - 1 else f"only {low} tokens" for low, end in pairwise(edges)]
-    values.append(f"{edges[-1]} and more tokens")
+    values = [f"{low} to {end - 1} {unit}" if low < end - 1 else f"only {low} {unit}" for low, end in pairwise(edges)]
+    values.append(f"{edges[-1]} and more {unit}")
     return Feature("length", tuple(values), np.searchsorted(edges, lengths, side="right") - 1)
 
 
@@ -106,7 +106,9 @@ def cut_values(name: str, values: Sequence[str], *, most: int = MOST_VALUES) -> 
     return Feature(name, (*shown, "other values"), parts)
 
 
-def measure_slices(right: np.ndarray, baseline_right: np.ndarray, features: Sequence[Feature]) -> tuple[Slice, ...]:
+def measure_slices(
+    right: np.ndarray, baseline_right: np.ndarray | None, features: Sequence[Feature]
+) -> tuple[Slice, ...]:
     """Compare the accuracy on each part with the rest and with the baseline.
 
     Intervals are those of Wilson (1927), and of Newcombe (1998, method 10) for a difference: they are right for few
@@ -116,7 +118,7 @@ def measure_slices(right: np.ndarray, baseline_right: np.ndarray, features: Sequ
 
     Args:
         right: bool[N], which documents the classifier gets right.
-        baseline_right: the same for the baseline.
+        baseline_right: the same for the baseline; None without one.
         features: what to cut the documents by.
     """
     found = [
@@ -126,7 +128,9 @@ def measure_slices(right: np.ndarray, baseline_right: np.ndarray, features: Sequ
         if 0 < (chosen := feature.parts == part).sum() < len(right)
     ]
     p_values = correct_p_values([compare_groups(right[chosen], right[~chosen]) for *_, chosen in found])
-    baseline = correct_p_values([_test_models(right[chosen], baseline_right[chosen]) for *_, chosen in found])
+    baseline: Sequence[float | None] = [None] * len(found)
+    if baseline_right is not None:
+        baseline = correct_p_values([_test_models(right[chosen], baseline_right[chosen]) for *_, chosen in found])
     return tuple(
         Slice(
             feature=name,
@@ -134,7 +138,7 @@ def measure_slices(right: np.ndarray, baseline_right: np.ndarray, features: Sequ
             documents=int(chosen.sum()),
             small=bool(chosen.sum() < SMALL),
             accuracy=bound_share(right[chosen]),
-            baseline_accuracy=float(baseline_right[chosen].mean()),
+            baseline_accuracy=None if baseline_right is None else float(baseline_right[chosen].mean()),
             difference=bound_difference(right[chosen], right[~chosen]),
             p_value=p_value,
             baseline_p_value=baseline_p_value,

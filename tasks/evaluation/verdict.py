@@ -5,7 +5,7 @@ import pyarrow as pa
 from pipeline_config.contracts.analysis import Analysis, Finding, Slice
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
-from pipeline_config.contracts.evaluation import Metrics, Scores
+from pipeline_config.contracts.evaluation import Scores
 from tasks.evaluation.paired import find_detectable_gain
 
 MOST_LINES = 8
@@ -13,11 +13,12 @@ SIGNIFICANT = 0.05
 POOR_ECE = 0.05
 SMALL_GAIN = 0.02  # a test split that cannot show a gain of this size is small
 LOW_COVERAGE, HIGH_UNKNOWN = 0.9, 0.1  # shares of tokens
+TRAINING = "training"  # the feature that tells texts of the training from new ones
 MANY_SUSPECTS = 0.05  # share of the documents
 
 
 def write_verdict(
-    metrics: Metrics,
+    scores: Scores,
     analysis: Analysis,
     *,
     profile: CorpusProfile | None = None,
@@ -28,14 +29,13 @@ def write_verdict(
     """Return what matters most about a classifier, in at most eight lines: against the baseline, faults, notes.
 
     Args:
-        metrics: the scores.
+        scores: of the classifier on the test split.
         analysis: all of it except the verdict.
         profile: of the corpus; None leaves out what is told from it.
         epochs: the history of the training (schema `EPOCHS`), likewise.
         best_epoch: the epoch that was kept, from 1.
         coverage: of the vectors; None also for a run without vectors.
     """
-    scores = metrics.test.lstm
     rules = [
         _against_chance(scores),
         _never_predicted(scores),
@@ -77,6 +77,8 @@ def _against_baseline(analysis: Analysis, scores: Scores) -> tuple[Finding, ...]
 def _against_chance(scores: Scores) -> Finding | None:
     """Say that the classifier is no better than guessing."""
     present = {label: part.support for label, part in scores.classes.items() if part.support}
+    if len(present) < 2:
+        return None
     chance = 1 / len(present)
     low, high = scores.intervals["balanced_accuracy"]
     if low <= chance:
@@ -109,14 +111,14 @@ def _never_predicted(scores: Scores) -> Finding | None:
 
 def _losing_slice(slices: tuple[Slice, ...]) -> Finding | None:
     """Name the slice that loses most to the baseline."""
-    losing = [p for p in slices if not p.small and p.baseline_p_value < SIGNIFICANT and _gain(p) < 0]
+    losing = [p for p in slices if not p.small and _differs(p) and _gain(p) < 0]
     if not losing:
         return None
     part = min(losing, key=_gain)
     return Finding(
         level="bad",
         text=f"Loses to the baseline on {_describe(part)}: accuracy {_percent(part.accuracy.value)} against "
-        f"{_percent(part.baseline_accuracy)}{_more(losing)}. {_advise(part)}",
+        f"{_percent(part.accuracy.value - _gain(part))}{_more(losing)}. {_advise(part)}",
     )
 
 
@@ -124,12 +126,12 @@ def _slices_without_gain(analysis: Analysis) -> Finding | None:
     """Name slices in which a classifier that is better than the baseline is not."""
     if not analysis.comparisons or analysis.comparisons[0].accuracy.low <= 0:
         return None
-    parts = [p for p in analysis.slices if not p.small and _gain(p) <= 0 and p.baseline_p_value >= SIGNIFICANT]
+    parts = [p for p in analysis.slices if not p.small and _gain(p) <= 0 and not _differs(p)]
     if not parts:
         return None
     parts.sort(key=_gain)
     shown = [
-        f"{_describe(part)}, {_percent(part.accuracy.value)} against {_percent(part.baseline_accuracy)}"
+        f"{_describe(part)}, {_percent(part.accuracy.value)} against {_percent(part.accuracy.value - _gain(part))}"
         for part in parts[:2]
     ]
     more = len(parts) - len(shown)
@@ -139,7 +141,8 @@ def _slices_without_gain(analysis: Analysis) -> Finding | None:
 
 def _weak_slice(slices: tuple[Slice, ...]) -> Finding | None:
     """Name the slice that is most below the rest."""
-    weak = [p for p in slices if not p.small and p.p_value < SIGNIFICANT and p.difference.value < 0]
+    parts = [p for p in slices if not p.small and p.feature != TRAINING]  # that slice is told otherwise
+    weak = [p for p in parts if p.p_value < SIGNIFICANT and p.difference.value < 0]
     if not weak:
         return None
     part = min(weak, key=lambda part: part.difference.value)
@@ -151,8 +154,13 @@ def _weak_slice(slices: tuple[Slice, ...]) -> Finding | None:
 
 
 def _gain(part: Slice) -> float:
-    """Return the accuracy less that of the baseline."""
-    return part.accuracy.value - part.baseline_accuracy
+    """Return the accuracy less that of the baseline; 0 without one."""
+    return 0.0 if part.baseline_accuracy is None else part.accuracy.value - part.baseline_accuracy
+
+
+def _differs(part: Slice) -> bool:
+    """Return whether classifier and baseline differ significantly."""
+    return part.baseline_p_value is not None and part.baseline_p_value < SIGNIFICANT
 
 
 def _describe(part: Slice) -> str:

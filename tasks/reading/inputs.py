@@ -3,18 +3,22 @@
 Takes the files that `sources.locate_files` found; yields `InputBlock`s, in the order of the rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from pipeline_config.contracts.reading import Reading
-from pipeline_config.errors import InputError
-from tasks.reading.blocks import make_block
+from pipeline_config.errors import ConfigError, InputError
+from tasks.reading.blocks import KEPT, make_block
 from tasks.reading.formats import drop_roles, find_schema, read_blocks, read_rows, resolve_reading
+from tasks.reading.labels import parse_label
 from tasks.reading.rows import Rows
 from tasks.reading.sources import CorpusFile
 from tasks.runtime.arrow import whole_column
@@ -159,18 +163,58 @@ def _normalize(texts: pa.Array) -> pa.Array:
     return pc.replace_with_mask(texts, there, normalize_texts(texts.drop_null()))
 
 
-def read_labelled(files: Sequence[CorpusFile], reading: Reading) -> tuple[list[str], list[str | None]]:
-    """Return the normalized texts of files and their labels; rows without a text or that cannot be read are left out.
+class LabelledRows(NamedTuple):
+    """The rows of labelled files that have a text.
+
+    Attributes:
+        texts: the normalized texts.
+        labels: their labels; None for a row without one.
+        columns: the values of each kept column.
+        left_out: number of rows without a text, and of those that cannot be read, by reason.
+    """
+
+    texts: list[str]
+    labels: list[str | None]
+    columns: dict[str, list[str | None]]
+    left_out: Counter[str]
+
+
+def read_labelled(files: Sequence[CorpusFile], reading: Reading, *, blocks: int | None = None) -> LabelledRows:
+    """Return the rows of files with their labels, to which the label map of the reading is applied.
+
+    Args:
+        files: the files.
+        reading: how they are read.
+        blocks: how many blocks of each file to read; None reads all.
 
     Raises:
         InputError: a file cannot be read, or lacks a column with the text, or the label if `reading` names one.
     """
-    texts: list[str] = []
-    labels: list[str | None] = []
+    names = {parse_label(old): parse_label(new) for old, new in reading.label_map.items()}
+    found = LabelledRows([], [], {name: [] for name in reading.keep_columns}, Counter())
     for file in files:
-        for block in read_blocks(Path(file.path), file.kind, reading, file.constants):
-            usable = pc.and_(block["problem"].is_null(), pc.not_equal(pc.utf8_trim_whitespace(block["text"]), ""))
-            rows = block.filter(usable)
-            texts += normalize_texts(whole_column(rows["text"])).to_pylist()
-            labels += rows["label"].to_pylist()
-    return texts, labels
+        for block in islice(read_blocks(Path(file.path), file.kind, reading, file.constants), blocks):
+            blank = pc.equal(pc.utf8_trim_whitespace(block["text"]), "")
+            reason = pc.coalesce(block["problem"], pc.if_else(pc.fill_null(blank, True), "empty_text", None))
+            found.left_out.update(value for value in reason.to_pylist() if value is not None)
+            rows = block.filter(reason.is_null())
+            found.texts.extend(normalize_texts(whole_column(rows["text"])).to_pylist())
+            found.labels.extend(names.get(label, label) for label in rows["label"].to_pylist())
+            for name, values in found.columns.items():
+                values.extend(rows[KEPT + name].to_pylist())
+    return found
+
+
+def change_reading(reading: Reading, changes: Mapping[str, Any]) -> Reading:
+    """Return a reading with other values in some fields.
+
+    Raises:
+        ConfigError: there is no such field, or a value does not fit.
+    """
+    try:
+        return Reading.model_validate({**reading.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"corpus.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
+        ) from None

@@ -113,6 +113,16 @@ def locate_files(names: Sequence[str], reading: Reading, query: str | None = Non
     return files
 
 
+def digest_files(files: Sequence[CorpusFile]) -> str:
+    """Return one SHA-256 of the content of files, in their order; that of a single file is the file's own.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    digests = [_digest(Path(file.path), file.kind, "FILE") for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(repr(digests).encode()).hexdigest()
+
+
 def _find_files(names: str | Sequence[str], config: CorpusConfig, field: str) -> list[FoundFile]:
     """Return files in order; a directory of data files stands for these files."""
     files: list[FoundFile] = []

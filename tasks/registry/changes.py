@@ -8,6 +8,7 @@ from pipeline_config.errors import ConfigError, UnusableModelError
 from pipeline_config.settings import RegistrationConfig
 from tasks.tracking import models, versions
 from tasks.tracking.model_files import Version, verify_version
+from tasks.tracking.version_list import describe_promotion
 
 
 def give_alias(name: str, number: str, gate: RegistrationConfig, *, why: str, keep_previous: bool = False) -> None:
@@ -72,13 +73,13 @@ def rollback(name: str, gate: RegistrationConfig, *, why: str) -> str:
         if previous is None:
             raise ConfigError(
                 f"{name}: no version has the alias {gate.previous_alias}, so there is none to go back to; "
-                f"{models.describe_promotion(name, 'N')} chooses a version"
+                f"{describe_promotion(name, 'N')} chooses a version"
             )
         number = str(previous.version)
         if champion is not None and str(champion.version) == number:
             raise ConfigError(
                 f"{name}: version {number} has both {gate.alias} and {gate.previous_alias}, so there is no other one "
-                f"to go back to; {models.describe_promotion(name, 'N')} chooses a version"
+                f"to go back to; {describe_promotion(name, 'N')} chooses a version"
             )
         verify_version(previous)
         return_alias(name, previous, gate, why=why)

@@ -19,6 +19,7 @@ from tasks.registry.rules import Evidence, judge
 from tasks.registry.slices import find_slice
 from tasks.tracking import models
 from tasks.tracking.model_files import Version
+from tasks.tracking.version_list import describe_promotion
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ def _describe_incomparable(case: _Case, name: str, problem: str, failed: str | N
         problem = f"{problem}. Version {case.version} does not replace it: {failed}"
     return (
         f"version {number} stays {alias}, but it cannot be compared: {problem}. To use version {case.version} in its "
-        f"place, run {models.describe_promotion(name, case.version)}; `gloveflow doctor` says what it can mend"
+        f"place, run {describe_promotion(name, case.version)}; `gloveflow doctor` says what it can mend"
     )
 
 

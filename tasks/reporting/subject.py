@@ -23,10 +23,11 @@ class Subject(NamedTuple):
         run_url: address of the MLflow run.
         corpus: sources of the corpus, without secrets.
         corpus_digest: SHA-256 of its documents.
-        seeds: the seed of the run, and those of several trainings, in words.
+        seeds: the seed of the run, and those of several trainings, in words; empty for an evaluation on a file.
         code: commit or version of the code.
         champion: version that had the alias before the decision; None if none had.
         differences: settings that differ from the champion's; None if its configuration is not known.
+        documents: what was scored.
         spread: mean and deviation over seeds by `<split>_<metric>_mean` and `_deviation`; empty for a single seed.
     """
 
@@ -41,6 +42,7 @@ class Subject(NamedTuple):
     code: str
     champion: str | None = None
     differences: tuple[Difference, ...] | None = None
+    documents: str = "the test split"
     spread: Mapping[str, float] = {}
 
 

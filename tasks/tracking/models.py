@@ -21,6 +21,7 @@ from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import GloveflowError, ServiceError, UnusableModelError
 from pipeline_config.schemas import MODEL_FILE
+from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import file_lock
 from tasks.tracking.client import create_once
 from tasks.tracking.model_files import (
@@ -34,6 +35,7 @@ from tasks.tracking.model_files import (
 )
 from tasks.tracking.runs import TrackedRun
 from tasks.tracking.server import ABSENT, mlflow_directory, open_client
+from tasks.tracking.version_list import describe_missing_alias, describe_promotion, list_versions
 
 logger = logging.getLogger(__name__)
 Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> `label`, `score` and `probabilities` of each
@@ -203,12 +205,16 @@ class LoadedModel(NamedTuple):
         classify: the function from texts to answers.
         labels: the names of its classes.
         reading: how the files of its corpus were read; the default for versions of older releases.
+        temperature: divides its logits; 1 for versions of older releases.
+        code: the object of its own code (`ServedClassifier`), with network and tokenizer.
     """
 
     version: str
     classify: Classify
     labels: tuple[str, ...]
     reading: Reading
+    temperature: float
+    code: Any
 
 
 def load_model(name: str, alias: str) -> LoadedModel:
@@ -224,7 +230,8 @@ def load_model(name: str, alias: str) -> LoadedModel:
     except MlflowException as error:
         raise ServiceError(f"{uri}: cannot be looked up: {error.message}") from error
     if version is None:
-        raise ServiceError(f"{uri}: no such registered model; `gloveflow run` makes one")
+        records = [record for record in list_versions(artifacts_root()) if record.name == name]
+        raise ServiceError(describe_missing_alias(name, alias, records[-1] if records else None))
     try:
         return open_version(version)
     except UnusableModelError as error:
@@ -234,11 +241,6 @@ def load_model(name: str, alias: str) -> LoadedModel:
         ) from error
 
 
-def describe_promotion(name: str, version: str) -> str:
-    """Return the command that gives the champion alias to a version, for messages."""
-    return f"`gloveflow models promote {version} --model {name} --why TEXT`"
-
-
 def load_version(version: ModelVersion) -> Classify:
     """Check the files of a registered version, then load it; return it as a function from texts to answers.
 
@@ -246,6 +248,32 @@ def load_version(version: ModelVersion) -> Classify:
         UnusableModelError: as in `open_version`.
     """
     return open_version(version).classify
+
+
+class Described(NamedTuple):
+    """What the description of a version says: see `LoadedModel`."""
+
+    labels: tuple[str, ...]
+    reading: Reading
+    temperature: float
+
+
+def describe_files(version: ModelVersion, folder: Path) -> Described:
+    """Return what the verified files of a version say of it; no code of the version runs.
+
+    Raises:
+        UnusableModelError: its description is not usable.
+    """
+    try:
+        description = json.loads((folder / "artifacts/bundle" / MODEL_FILE).read_text("utf-8"))
+        return Described(
+            tuple(map(str, description["labels"])),
+            Reading.model_validate(description.get("reading", {})),
+            float(description.get("temperature", 1.0)),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        packages = list_other_packages(folder)
+        raise UnusableModelError(_describe_failure(version, "has no usable description", error, packages)) from error
 
 
 def open_version(version: ModelVersion) -> LoadedModel:
@@ -264,14 +292,7 @@ def open_version(version: ModelVersion) -> LoadedModel:
                 model = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:  # whatever the model's code raises
             raise UnusableModelError(_describe_failure(version, "cannot be loaded", error, packages)) from error
-        try:
-            description = json.loads((folder / "artifacts/bundle" / MODEL_FILE).read_text("utf-8"))
-            labels = tuple(map(str, description["labels"]))
-            reading = Reading.model_validate(description.get("reading", {}))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UnusableModelError(
-                _describe_failure(version, "has no usable description", error, packages)
-            ) from error
+        described = describe_files(version, folder)
 
     def classify(texts: list[str]) -> list[dict[str, Any]]:
         try:
@@ -279,7 +300,7 @@ def open_version(version: ModelVersion) -> LoadedModel:
         except Exception as error:
             raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
 
-    return LoadedModel(str(version.version), classify, labels, reading)
+    return LoadedModel(str(version.version), classify, *described, model.unwrap_python_model())
 
 
 def _find_pending(client: MlflowClient, run: TrackedRun) -> LoggedModel | None:

@@ -45,6 +45,18 @@ class TrackedRun(NamedTuple):
 
 @contextlib.contextmanager
 def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
+    """Open an MLflow run with a configuration in the experiment of its name; see `open_run`.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+    with open_run(f"gloveflow/{config.name}", name=name, tags=tags) as run:
+        _log_config(open_client(), run.run_id, config)
+        yield run
+
+
+@contextlib.contextmanager
+def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
     """Open an MLflow run for the body, and end it in the state that fits.
 
     FINISHED if the body returns, FAILED if it raises an error, KILLED if it is interrupted (Ctrl-C, termination). If
@@ -55,7 +67,7 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
         ServiceError: MLflow does not answer.
     """
     client = open_client()
-    experiment_id = _experiment(client, f"gloveflow/{config.name}")
+    experiment_id = _experiment(client, experiment)
     lock = uuid.uuid4().hex
     with _hold_lock(_lock_path(lock)):
         values = {
@@ -71,7 +83,6 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
         )
         run_id = opened.info.run_id
         try:
-            _log_config(client, run_id, config)
             yield TrackedRun(run_id, experiment_id, run_url(experiment_id, run_id))
         except Exception as error:
             if isinstance(error, ServiceError):

@@ -42,6 +42,30 @@ def score_tag(model: str, metric: str) -> str:
     return f"test_{model}_{metric}"
 
 
+def describe_promotion(name: str, version: str) -> str:
+    """Return the command that gives the champion alias to a version, for messages."""
+    return f"`gloveflow models promote {version} --model {name} --why TEXT`"
+
+
+def describe_missing_alias(name: str, alias: str, newest: VersionRecord | None) -> str:
+    """Return why there is no version with an alias, and what to do.
+
+    Args:
+        name: the registered model.
+        alias: the alias.
+        newest: its newest version; None if it has none.
+    """
+    uri = f"models:/{name}@{alias}"
+    if newest is None:
+        return f"{uri}: no such registered model; `gloveflow run` makes one"
+    decision = newest.tags.get(DECISION_TAG)
+    return (
+        f"{uri}: no version has this alias. The newest is version {newest.version}"
+        f"{f' ({decision})' if decision else ''}. {describe_promotion(name, str(newest.version))} makes it the "
+        f"champion all the same; `gloveflow models --model {name}` lists all versions"
+    )
+
+
 def list_versions(root: Path) -> list[VersionRecord]:
     """Return all registered versions, by name and number.
 
@@ -60,8 +84,20 @@ def list_versions(root: Path) -> list[VersionRecord]:
     return sorted(_ask_server(), key=lambda record: record[:2])
 
 
+def find_files(root: Path, name: str, number: int) -> Path | None:
+    """Return the directory of a version's files in our own registry, which are not verified; None elsewhere."""
+    database = root / "mlflow" / "mlflow.db"
+    if os.environ.get("MLFLOW_TRACKING_URI") or not database.exists():
+        return None
+    query = "SELECT storage_location FROM model_versions WHERE name = ? AND version = ?"
+    with contextlib.suppress(sqlite3.Error), _open(database) as opened:
+        (location,) = opened.execute(query, (name, number)).fetchone() or (None,)
+        return Path(location.removeprefix("file://")) if location and location.startswith("file://") else None
+    return None
+
+
 def _read_database(path: Path) -> Iterator[VersionRecord]:
-    with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60)) as database:
+    with _open(path) as database:
         aliases: dict[tuple[str, int], list[str]] = {}
         for name, version, alias in database.execute("SELECT name, version, alias FROM registered_model_aliases"):
             aliases.setdefault((name, version), []).append(alias)
@@ -74,6 +110,10 @@ def _read_database(path: Path) -> Iterator[VersionRecord]:
         ):
             own = tuple(sorted(aliases.get((name, version), ())))
             yield VersionRecord(name, version, (created or 0) / 1000, own, tags.get((name, version), {}))
+
+
+def _open(path: Path) -> contextlib.closing[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60))
 
 
 def _ask_server() -> Iterator[VersionRecord]:

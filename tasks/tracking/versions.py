@@ -13,7 +13,7 @@ from pipeline_config.masking import mask_secrets
 from tasks.tracking.model_files import Version
 from tasks.tracking.runs import user_name
 from tasks.tracking.server import ABSENT, open_client
-from tasks.tracking.version_list import CHANGES_TAG
+from tasks.tracking.version_list import CHANGES_TAG, RUN_TAG
 
 MAX_CHANGES = 20
 MAX_WHY = 1000
@@ -128,6 +128,16 @@ def read_run(run_id: str) -> RunRecord | None:
     except (MlflowException, OSError, ValueError):
         outputs = {}
     return RunRecord(dict(run.data.params), dict(run.data.metrics), outputs if isinstance(outputs, dict) else {})
+
+
+def find_experiment(version: Version) -> str:
+    """Return the name of the experiment of a version's run; that of a new run of its model if the run is gone."""
+    client = open_client()
+    try:
+        run = client.get_run(version.tags.get(RUN_TAG, ""))
+        return str(client.get_experiment(run.info.experiment_id).name)
+    except MlflowException:
+        return f"gloveflow/{version.name.removeprefix('gloveflow-')}"
 
 
 def _read_text(run_id: str, name: str) -> str:

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.reading.byte_stream
-from flows.scoring import ScoringResult, change_reading, score_file, score_texts
+from flows.scoring import ScoringResult, score_file, score_texts
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
+from tasks.reading.inputs import change_reading
 from tasks.tracking import models
 from tasks.tracking.models import LoadedModel, find_alias
 

@@ -89,7 +89,7 @@ def epochs_of(*losses: float) -> pa.Table:
 
 
 def lines(metrics: Metrics | None = None, analysis: Analysis | None = None, **options: object) -> list[tuple[str, str]]:
-    found = write_verdict(metrics or metrics_of(), analysis or analysis_of(), **options)
+    found = write_verdict((metrics or metrics_of()).test.lstm, analysis or analysis_of(), **options)
     return [(finding.level, finding.text) for finding in found]
 
 

@@ -1,0 +1,286 @@
+"""`evaluate_file`: measure any registered version on labelled files, and leave a report and an MLflow run.
+
+It is a plain function, not a flow: it has one step, which takes seconds, and a Prefect server would take as long to
+start. Files are read as those of a corpus are, in the way that the model carries unless the caller says otherwise.
+"""
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from flows.report import describe_code, write_whole
+from pipeline_config.contracts.analysis import Analysis
+from pipeline_config.contracts.evaluation import SCORE_NAMES, Scores
+from pipeline_config.contracts.reading import Reading
+from pipeline_config.errors import InputError, UnusableModelError
+from pipeline_config.masking import mask_secrets
+from pipeline_config.schemas import METRICS_FILE
+from tasks.evaluation.labelled import Documents, count_words, evaluate_documents
+from tasks.reading.inputs import LabelledRows, change_reading, read_labelled
+from tasks.reading.sources import CorpusFile, digest_files, locate_files
+from tasks.registry.rivals import BUNDLE
+from tasks.registry.seen import find_seen, hash_documents, read_training_texts
+from tasks.reporting.evidence import MODEL_NAMES, Evidence
+from tasks.reporting.page import render_page
+from tasks.reporting.subject import Subject
+from tasks.runtime.progress import track_progress
+from tasks.store.artifacts import artifacts_root
+from tasks.tracking import metrics, models, runs, versions
+from tasks.tracking.model_files import Version, open_verified
+
+logger = logging.getLogger(__name__)
+BATCH = 2048
+_NAME = 60  # characters of a file's name in that of the report
+
+
+class EvaluationResult(BaseModel):
+    """The result of an evaluation.
+
+    Attributes:
+        files: the files.
+        digest: SHA-256 of their content.
+        documents: documents that were scored.
+        unknown_labels: number of further documents by label that is no class of the model.
+        seen: how many of the scored documents the version was trained on; None if that is not known.
+        left_out: number of rows by reason that have no text or no label, or cannot be read.
+        classes: of the model.
+        report: path of the HTML page.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    version: str
+    files: tuple[str, ...]
+    digest: str
+    documents: int
+    unknown_labels: dict[str, int]
+    seen: int | None
+    left_out: dict[str, int]
+    classes: tuple[str, ...]
+    scores: Scores
+    analysis: Analysis
+    report: str
+    mlflow_url: str
+    seconds: float
+
+
+class _Rows(NamedTuple):
+    """What was read: the files, their digest, and the documents whose label is a class of the model."""
+
+    files: list[CorpusFile]
+    digest: str
+    texts: list[str]
+    truth: np.ndarray
+    columns: dict[str, list[str | None]]
+    unknown: Counter[str]
+    left_out: Counter[str]
+
+
+def evaluate_file(
+    sources: Sequence[str], *, model: str, version: int, reading: Mapping[str, Any], query: str | None = None
+) -> EvaluationResult:
+    """Measure a version on labelled files.
+
+    Args:
+        sources: what `corpus.source` takes.
+        model: name of the registered model.
+        version: number of the version.
+        reading: fields of `Reading` that differ from those that the model carries.
+        query: the SQL that selects the rows of a database.
+
+    Raises:
+        ConfigError: there is no such version, or `reading` is wrong.
+        InputError: a file cannot be read, lacks a column, or has no document of a class of the model.
+        UnusableModelError: the files of the version are gone or changed, or do not load.
+        ServiceError: MLflow does not answer.
+    """
+    started = time.perf_counter()
+    runs.end_dead_runs()
+    found = versions.require_version(model, version)
+    with open_verified(found) as folder:
+        description = models.describe_files(found, folder)
+        training_texts = _read_training_texts(folder / BUNDLE)
+    rows = read_rows(sources, change_reading(description.reading, reading), description.labels, query)
+    name = Path(rows.files[0].path).name
+    tags = {
+        "gloveflow.kind": "evaluation",
+        "gloveflow.model": model,
+        "gloveflow.version": str(version),
+        "gloveflow.file": mask_secrets(", ".join(file.path for file in rows.files)),
+        "gloveflow.file_digest": rows.digest,
+    }
+    title = f"evaluate {model} {version} on {name}"
+    with runs.open_run(versions.find_experiment(found), name=title, tags=tags) as run:
+        documents, code = answer(found, rows, training_texts)
+        scores, analysis = evaluate_documents(documents, code)
+        page = render_page(gather_evidence(run, found, rows, scores, analysis))
+        path = artifacts_root() / "reports" / name_report(model, str(version), name)
+        write_whole(path, page)
+        _log(run, found, rows, documents, scores, analysis, page)
+    return EvaluationResult(
+        model=model,
+        version=str(version),
+        files=tuple(file.path for file in rows.files),
+        digest=rows.digest,
+        documents=len(rows.texts),
+        unknown_labels=dict(rows.unknown.most_common()),
+        seen=None if documents.seen is None else int(documents.seen.sum()),
+        left_out=dict(rows.left_out.most_common()),
+        classes=description.labels,
+        scores=scores,
+        analysis=analysis,
+        report=str(path),
+        mlflow_url=run.url,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def read_rows(sources: Sequence[str], reading: Reading, labels: Sequence[str], query: str | None) -> _Rows:
+    """Read labelled files, and keep the documents whose label is one of some classes.
+
+    Raises:
+        InputError: a file cannot be read or lacks a column, or no document has such a label.
+    """
+    reading = reading.model_copy(update=dict.fromkeys(("split_column", "group_column", "time_column")))
+    files = locate_files(sources, reading, query)
+    found = read_labelled(files, reading)
+    ids = {label: number for number, label in enumerate(labels)}
+    kept = [place for place, label in enumerate(found.labels) if label in ids]
+    unknown = Counter(label for label in found.labels if label is not None and label not in ids)
+    found.left_out.update({"no_label": sum(label is None for label in found.labels)})
+    left_out = +found.left_out  # without zeros
+    if not kept:
+        raise InputError(_describe_none(files, found, unknown, left_out, reading, labels))
+    return _Rows(
+        files=files,
+        digest=digest_files(files),
+        texts=[found.texts[place] for place in kept],
+        truth=np.array([ids[str(found.labels[place])] for place in kept], np.int64),
+        columns={column: [values[place] for place in kept] for column, values in found.columns.items()},
+        unknown=unknown,
+        left_out=left_out,
+    )
+
+
+def answer(version: Version, rows: _Rows, training_texts: np.ndarray | None) -> tuple[Documents, Any]:
+    """Return the documents with the answers of a version, and the version's own code."""
+    loaded = models.open_version(version)
+    probabilities = np.zeros((len(rows.texts), len(loaded.labels)))
+    with track_progress("evaluate", total=len(rows.texts), unit="texts") as advance:
+        for start in range(0, len(rows.texts), BATCH):
+            answers = loaded.classify(rows.texts[start : start + BATCH])
+            probabilities[start : start + len(answers)] = [
+                [one["probabilities"][label] for label in loaded.labels] for one in answers
+            ]
+            advance(len(answers))
+    seen = None
+    if training_texts is not None:
+        seen = find_seen(hash_documents(pa.chunked_array([pa.array(rows.texts, pa.large_string())])), training_texts)
+    documents = Documents(
+        labels=loaded.labels,
+        texts=rows.texts,
+        truth=rows.truth,
+        probabilities=probabilities,
+        temperature=loaded.temperature,
+        seen=seen,
+        unknown=rows.unknown,
+        left_out=rows.left_out,
+        columns=rows.columns,
+    )
+    return documents, loaded.code
+
+
+def gather_evidence(
+    run: runs.TrackedRun, version: Version, rows: _Rows, scores: Scores, analysis: Analysis
+) -> Evidence:
+    """Return what the report of an evaluation is made of."""
+    name = Path(rows.files[0].path).name
+    subject = Subject(
+        model=version.name,
+        version=str(version.version),
+        date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        run=f"evaluate {version.name} {version.version} on {name}",
+        run_url=run.url,
+        corpus=mask_secrets(", ".join(file.path for file in rows.files)),
+        corpus_digest=rows.digest,
+        seeds="",
+        code=describe_code(),
+        documents=name,
+    )
+    return Evidence(subject, list(scores.classes), {MODEL_NAMES["lstm"]: scores}, analysis)
+
+
+def name_report(model: str, version: str, file: str) -> str:
+    """Return the name of the report on a file."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", file.partition(".")[0] or file).strip("-")[:_NAME]
+    return f"{model}-{version}-{stem or 'file'}.html"
+
+
+def _read_training_texts(bundle: Path) -> np.ndarray | None:
+    try:
+        return read_training_texts(bundle)
+    except UnusableModelError:
+        return None
+
+
+def _log(
+    run: runs.TrackedRun,
+    version: Version,
+    rows: _Rows,
+    documents: Documents,
+    scores: Scores,
+    analysis: Analysis,
+    page: str,
+) -> None:
+    """Log scores, report and the digest of the files to the MLflow run."""
+    values = {f"file_{name}": scores.value_of(name) for name in SCORE_NAMES}
+    found = {name: value for name, value in values.items() if value is not None}
+    counts = {
+        "file_documents": len(rows.texts),
+        "file_unknown_labels": rows.unknown.total(),
+        "file_left_out": rows.left_out.total(),
+        "file_seen": 0 if documents.seen is None else int(documents.seen.sum()),
+    }
+    metrics.log_metrics(run.run_id, found | {name: float(count) for name, count in counts.items()})
+    runs.log_json(run.run_id, scores.model_dump(mode="json"), f"reports/{METRICS_FILE}")
+    runs.log_json(run.run_id, analysis.model_dump(mode="json"), f"reports/{Analysis.file_name}")
+    runs.log_text(run.run_id, page, "report.html")
+    runs.log_dataset(
+        run.run_id,
+        name=Path(rows.files[0].path).name,
+        digest=rows.digest,
+        path=Path(rows.files[0].path),
+        context="evaluation",
+        rows=len(rows.texts),
+    )
+    verdict = "\n".join(f"- {finding.text}" for finding in analysis.verdict)
+    runs.log_tags(run.run_id, {"mlflow.note.content": f"{version.name} version {version.version}\n\n{verdict}"[:4900]})
+
+
+def _describe_none(
+    files: Sequence[CorpusFile],
+    found: LabelledRows,
+    unknown: Counter[str],
+    left_out: Counter[str],
+    reading: Reading,
+    labels: Sequence[str],
+) -> str:
+    """Return why nothing can be scored."""
+    parts = [f"labels in column {reading.label_column!r}: {count_words(unknown)}"] if unknown else []
+    parts += [f"rows that were left out: {count_words(left_out)}"] if left_out else []
+    rows = len(found.texts) + left_out.total() - left_out["no_label"]
+    return (
+        f"{', '.join(file.path for file in files[:3])}: none of {rows:,} rows has a label that the model knows; its "
+        f"classes are {', '.join(labels[:20])}{'; ' if parts else ''}{'; '.join(parts)}. Name the column with --label, "
+        "or give labels the names of classes with --set corpus.label_map"
+    )
