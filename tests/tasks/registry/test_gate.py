@@ -12,7 +12,7 @@ from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.contracts.training import ModelDescription
 from pipeline_config.errors import GateError, ServiceError
-from pipeline_config.schemas import DOCUMENTS, DOCUMENTS_FILE, PREDICTIONS_FILE
+from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
 from pipeline_config.settings import GateRule, PipelineConfig
 from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.registry import gate
