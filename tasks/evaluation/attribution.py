@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline_config.contracts.analysis import Attribution, TokenWeight
 from tasks.batches.encoded_split import EncodedSplit
+from tasks.runtime.cancellation import raise_if_stopped
 from tasks.served.attribution import attribute_tokens
 from tasks.served.network import TextClassifier
 from tasks.served.tokenizers import tokenize_texts
@@ -60,6 +61,7 @@ def attribute_documents(
     """
     found = []
     for document, row in zip(documents, probabilities, strict=True):
+        raise_if_stopped()
         predicted = int(row.argmax())
         weights = attribute_tokens(network, list(map(int, document.input_ids)), predicted)
         pairs = zip(document.tokens, weights, strict=True)

@@ -106,11 +106,15 @@ def read_parts(path: Path) -> dict[str, Any]:
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the leaves of a JSON value by their path."""
+    """Return the leaves of a JSON value by their path; `*` stands for all members of a list, whose leaves are joined."""
     if isinstance(value, dict) and value:
         return {k: v for key, inner in value.items() for k, v in flatten(inner, f"{name}/{key}").items()}
     if isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
-        return {k: v for number, inner in enumerate(value) for k, v in flatten(inner, f"{name}/{number}").items()}
+        joined: dict[str, Any] = {}
+        for inner in value:
+            for key, leaf in flatten(inner, f"{name}/*").items():
+                joined.setdefault(key, []).extend(leaf if isinstance(leaf, list) else [leaf])
+        return joined
     return {name: value}
 
 
@@ -132,7 +136,7 @@ def summarize(values: Any) -> Any:
         )
     plain = values.tolist() if isinstance(values, np.ndarray) else values
     if isinstance(plain, list) and any(isinstance(value, float) for value in plain):
-        return summarize(np.asarray(plain, float))
+        return summarize(np.array([-1.0 if value is None else value for value in plain], float))
     return hashlib.sha256(json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -326,7 +326,7 @@ class TestChampionOnNewDocuments:
 
 
 class TestUnusableChampion:
-    """The run ends well, its version becomes the compete_withr, and the reason says what is wrong."""
+    """The run ends well, its version becomes the challenger, and the reason says what is wrong."""
 
     @pytest.fixture
     def compete(self, registered):
@@ -340,7 +340,7 @@ class TestUnusableChampion:
             )
             assert (result.version, result.created, result.promoted) == ("2", True, False)
             assert (result.decision.comparable, result.decision.outcome) == (False, "unknown")
-            assert (alias("champion"), alias("compete_withr")) == ("1", "2")
+            assert (alias("champion"), alias("challenger")) == ("1", "2")
             start = "version 1 stays champion, but it cannot be compared: "
             assert result.reason.startswith(start)
             assert result.reason.endswith(f". {by_hand(MODEL)}")
@@ -494,7 +494,7 @@ class TestEditedOutputs:
     def test_forged_facts_do_not_reach_the_tags_of_the_version(self, registered):
         evaluation = self.edit_facts(change_answers(registered, 0.25), lstm_macro_f1=1.0, baseline_accuracy=1.0)
         register(registered, classifier=train_another(registered), evaluation=evaluation)
-        tags = models.find_alias(MODEL, "compete_withr").tags
+        tags = models.find_alias(MODEL, "challenger").tags
         assert float(tags["test_lstm_macro_f1"]) == evaluation.read_model(Metrics).test.lstm.macro_f1
         assert float(tags["test_baseline_accuracy"]) == registered.evaluation.read_model(Metrics).test.baseline.accuracy
 
