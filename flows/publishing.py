@@ -176,7 +176,7 @@ def decision_table(decision: Decision) -> list[dict[str, Any]]:
             "rule": result.rule,
             "passed": "yes" if result.passed else "no",
             "outcome": result.outcome,
-            "value": round(result.value, 4),
+            "value": "" if result.value is None else round(result.value, 4),
             "other": "" if result.other is None else round(result.other, 4),
             "difference": "" if result.difference is None else round(result.difference.value, 4),
             "low": "" if result.difference is None else round(result.difference.low, 4),

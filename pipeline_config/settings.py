@@ -502,6 +502,19 @@ class RegistrationConfig(Section):
         description="what happens to a champion that cannot be used or compared: keep leaves the alias; replace gives "
         "it to a version that passes the rules without a champion",
     )
+    smoke_documents: Annotated[int, Field(ge=0, le=1000)] = Field(
+        20,
+        description="test documents to which a clean process has to give the answers of the evaluation before a new "
+        "version takes the alias; 0 leaves this out, which saves about 5 seconds",
+    )
+    approval: Literal["none", "person"] = Field(
+        "none",
+        description="person: a version that the gate lets pass waits, as challenger, until a person decides with "
+        "gloveflow models approve or reject",
+    )
+    approval_hours: Annotated[float, Field(gt=0, le=8760)] = Field(
+        24.0, description="hours that such a version waits; after them the champion stays"
+    )
     require_champion: bool = Field(
         False,
         description="end the run with exit code 6, after registration, if the version with the alias cannot be used or "

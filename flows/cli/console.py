@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pipeline_config.contracts import analysis
     from pipeline_config.resolve import ResolvedConfig
     from pipeline_config.settings import PipelineConfig
+    from tasks.registry.register_model import Registration
+
+
+WIDTH = 80
 
 
 class ProgressHandler(logging.Handler):
@@ -67,6 +71,11 @@ def print_summary(
     alias = f" @{registration.alias}" if registration.promoted else ""
     command, model = program(), _model_options(config, artifacts)
     place = _place_option(artifacts)
+    usable = registration.promoted or registration.decision.champion is not None
+    served = {
+        f'{command} predict{model} "some text"': "classify a text with the champion",
+        f"{command} score{model} texts.csv": "classify a file of texts",
+    }
     lines = [
         "",
         f"{config.name}: done in {result.seconds:.1f} s, {cached} of {len(result.stages)} stages cached, "
@@ -81,17 +90,51 @@ def print_summary(
         "",
         f"  registered  {registration.model} version {registration.version}{alias}"
         f"{'' if registration.created else ' (this model is registered already, no new version)'}",
-        f"              {registration.reason}",
+        *_wrap(registration.reason, "              "),
         f"  report      {_relative(Path(result.report))}",
         f"  MLflow run  {result.mlflow_url}{_where_pages(pages_run)}",
         "",
         "next:",
-        f"  {command} ui{place}                        look at the Prefect and MLflow pages",
-        f'  {command} predict{model} "some text"       classify a text with the champion',
-        f"  {command} score{model} texts.csv          classify a file of texts",
+        *_list_commands({f"{command} ui{place}": "look at the Prefect and MLflow pages"} | (served if usable else {})),
         *list_findings(result.verdict),
+        *_list_ways(registration, f"{command} models", place),
     ]
-    print("\n".join(lines))
+    print(mask_secrets("\n".join(lines)))
+
+
+def _list_commands(commands: dict[str, str]) -> list[str]:
+    """Return commands with what they do beside them, or below them if a line would be longer than 80 columns."""
+    width = max(map(len, commands))
+    if 2 + width + 2 + max(map(len, commands.values())) <= WIDTH:
+        return [f"  {command:{width}}  {what}" for command, what in commands.items()]
+    return [line for command, what in commands.items() for line in (f"  {command}", f"      {what}")]
+
+
+def _list_ways(registration: "Registration", command: str, place: str) -> list[str]:
+    """Return what to do with a version that did not get the alias, if a person has to know."""
+    decision, number = registration.decision, registration.version
+    options = f"{number} --model {shlex.quote(registration.model)}{place} --why TEXT"
+    if decision.waits_until:
+        lines = [f"Version {number} waits for a person until {decision.waits_until}; then the champion stays:"]
+        return ["", *lines, f"  {command} approve {options}", f"  {command} reject {options}"]
+    if decision.promoted or (decision.champion and decision.comparable):
+        return []
+    start = "There is no champion, so predict and score have no model" if decision.champion is None else ""
+    start = start or f"Version {decision.champion} stays {registration.alias}, but it cannot be compared"
+    text = f"{start}. {registration.reason[:1].upper()}{registration.reason[1:]}"
+    return [
+        "",
+        *_wrap(text[:600].rstrip(".") + "." if len(text) <= 600 else f"{text[:600]} ...", ""),
+        f"To use version {number} all the same:",
+        f"  {command} promote {options}",
+    ]
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    """Return a text in lines of at most 80 columns; words are not broken."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def print_answers(texts: list[str], answers: list[dict[str, Any]]) -> None:

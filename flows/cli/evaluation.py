@@ -89,7 +89,7 @@ def find_number(root: Path, name: str, options: argparse.Namespace, config: "Pip
 def check_columns(root: Path, name: str, number: int, sources: list[str], reading: dict[str, Any]) -> None:
     """Look for the columns in local files before mlflow is imported, which takes seconds.
 
-    How files are read is taken from the files of the version, which are not verified yet: nothing but this depends on it.
+    How files are read is taken from files of the version that are not verified yet; nothing but this depends on it.
 
     Raises:
         ConfigError: a field of the reading is wrong.

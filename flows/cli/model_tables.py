@@ -1,14 +1,27 @@
 """What `gloveflow models` shows, as cells and lines of text."""
 
+import textwrap
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.tracking.version_list import CORPUS_TAG, DECISION_TAG, DOCUMENTS_TAG
+from tasks.tracking.version_list import (
+    CORPUS_TAG,
+    DECISION_TAG,
+    DOCUMENTS_TAG,
+    OUTCOME_TAG,
+    SMOKE_TAG,
+    UNTIL_TAG,
+    VERDICT_TAG,
+    read_approval,
+)
 
 if TYPE_CHECKING:
     from tasks.registry.comparison import Answers
     from tasks.tracking.version_list import VersionRecord
+
+WIDTH = 80
 
 
 def list_answers(answers: "Answers", a: int, b: int) -> list[str]:
@@ -37,23 +50,58 @@ def describe_version(record: "VersionRecord") -> dict[str, Any]:
         "age_seconds": round(time.time() - record.created),
         "corpus": record.tags.get(CORPUS_TAG),
         "documents_digest": record.tags.get(DOCUMENTS_TAG),
+        "verdict": record.tags.get(VERDICT_TAG),
+        "outcome": record.tags.get(OUTCOME_TAG),
         "decision": record.tags.get(DECISION_TAG),
+        "smoke_test": record.tags.get(SMOKE_TAG),
+        "approval": read_approval(record.tags),
+        "approval_until": record.tags.get(UNTIL_TAG),
     }
+
+
+def list_versions_of(records: "Sequence[VersionRecord]") -> list[str]:
+    """Return lines about versions, broken at 80 columns: a table for each model, what is said of each version in it."""
+    lines: list[str] = []
+    for name in dict.fromkeys(record.name for record in records):
+        own = [record for record in records if record.name == name]
+        head, *rows = align_columns([summarize_version(record) for record in own])
+        lines += ["", *textwrap.wrap(name, WIDTH), f"  {head}"] if lines else [*textwrap.wrap(name, WIDTH), f"  {head}"]
+        for record, row in zip(own, rows, strict=True):
+            lines.append(f"  {row}")
+            values = describe_version(record)
+            for key, text in (
+                ("corpus", show_corpus(values)),
+                ("verdict", values["verdict"]),
+                ("gate", values["decision"]),
+                ("approval", values["approval"]),
+            ):
+                if text:
+                    lines += textwrap.wrap(
+                        str(text)[:300],
+                        WIDTH,
+                        initial_indent=f"           {key + ':':10}",
+                        subsequent_indent=" " * 21,
+                        break_on_hyphens=False,
+                    )[:3]
+    return lines
+
+
+def show_corpus(values: dict[str, Any]) -> str:
+    """Return the name of the corpus of a version and the beginning of its digest."""
+    corpus = Path(values["corpus"] or "").name
+    return f"{corpus[:40]} {(values['documents_digest'] or '')[:8]}".strip()
 
 
 def summarize_version(record: "VersionRecord") -> dict[str, str]:
     """Return the cells of a version in the list, by the name of their column."""
     values = describe_version(record)
-    corpus = Path(values["corpus"] or "-").name
     return {
-        "model": record.name,
-        "version": str(record.version),
-        "accuracy": show_value(values["test_accuracy"]),
-        "macro F1": show_value(values["test_macro_f1"]),
+        "version": f"{record.version:7}",
+        "accuracy": f"{show_value(values['test_accuracy']):>8}",
+        "macro F1": f"{show_value(values['test_macro_f1']):>8}",
+        "age": f"{describe_age(values['age_seconds']):>6}",
+        "outcome": values["outcome"] or "-",
         "aliases": ", ".join(record.aliases) or "-",
-        "age": describe_age(values["age_seconds"]),
-        "corpus": f"{corpus[:30]} {(values['documents_digest'] or '')[:8]}".strip(),
-        "decision": (values["decision"] or "-")[:80],
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.evaluation import version_number
-from flows.cli.model_tables import align_columns, describe_version, list_answers, show_value, summarize_version
+from flows.cli.model_tables import align_columns, describe_version, list_answers, list_versions_of, show_value
 from flows.cli.options import add_text, configured_options, resolve, shared_options
 from pipeline_config.errors import ConfigError, UnusableModelError
 
@@ -28,6 +28,8 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         ("show", _show, _add_show),
         ("compare", _compare, _add_compare),
         ("promote", _promote, _add_promote),
+        ("approve", _approve, _add_promote),
+        ("reject", _reject, _add_promote),
         ("rollback", _rollback, _add_rollback),
         ("delete", _delete, _add_delete),
     ):
@@ -73,7 +75,7 @@ def _add_delete(parser: argparse.ArgumentParser) -> None:
 
 
 def list_models(options: argparse.Namespace, root: Path) -> int:
-    """List, show, compare, promote, roll back and delete registered versions."""
+    """List, show, compare, promote, approve, reject, roll back and delete registered versions."""
     from flows.cli.console import print_json, print_lines
     from tasks.tracking.version_list import list_versions
 
@@ -85,7 +87,7 @@ def list_models(options: argparse.Namespace, root: Path) -> int:
     if options.json:
         print_json([describe_version(record) for record in records])
     elif records:
-        print_lines(align_columns([summarize_version(record) for record in records]))
+        print_lines(list_versions_of(records))
     else:
         print_lines(["no model is registered here; `gloveflow run` registers one"])
     return 0
@@ -158,6 +160,23 @@ def _promote(options: argparse.Namespace, root: Path) -> int:
     from tasks.registry.changes import promote
 
     return _report(promote(name, options.version, config.registration, why=options.why), options)
+
+
+def _approve(options: argparse.Namespace, root: Path) -> int:
+    """Give the champion alias to a version that waits for a person (registration.approval)."""
+    config = resolve(options).config
+    name = _model_name(options, config)
+    from tasks.registry.approval import approve
+
+    return _report(approve(name, options.version, config.registration, why=options.why), options)
+
+
+def _reject(options: argparse.Namespace, root: Path) -> int:
+    """Record that a version that waits for a person is not wanted; the champion stays."""
+    name = _model_name(options, resolve(options).config)
+    from tasks.registry.approval import reject
+
+    return _report(reject(name, options.version, why=options.why), options)
 
 
 def _rollback(options: argparse.Namespace, root: Path) -> int:

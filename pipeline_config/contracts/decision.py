@@ -18,7 +18,7 @@ class RuleResult(BaseModel):
         rule: the rule in words.
         metric: the metric that it looks at, as configured.
         against: what the value is compared with: champion, baseline, chance or value.
-        value: that of the new version.
+        value: that of the new version; None if it could not be measured.
         other: that of what it is compared with; None if it could not be measured.
         difference: new less other with the interval that decides; None for a fixed value.
         outcome: better and worse are significant; equivalent is within the margin; unknown cannot be told.
@@ -31,7 +31,7 @@ class RuleResult(BaseModel):
     rule: str
     metric: str
     against: Literal["champion", "baseline", "chance", "value"]
-    value: float
+    value: float | None
     other: float | None
     difference: Interval | None
     outcome: Outcome
@@ -49,6 +49,7 @@ class Decision(JsonFile):
         comparable: False if there is a champion that cannot be used or compared.
         outcome: against the champion; None without one.
         reason: one or two sentences.
+        waits_until: the version waits until then for the approval of a person (ISO 8601); None if it does not.
         rules: every rule with its figures.
         documents: test documents that were compared.
         seen: test documents that were left out because one of the models was trained on them.
@@ -71,3 +72,4 @@ class Decision(JsonFile):
     look: int
     alpha: float
     detectable: float | None
+    waits_until: str | None = None

@@ -1,5 +1,7 @@
 """The verdict in words, from the rules that the README of this room lists. Takes contract models; touches no file."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from pipeline_config.contracts.analysis import Analysis, Finding, Slice
@@ -53,6 +55,15 @@ def write_verdict(
     found = [finding for finding in rules if finding is not None]
     ordered = sorted(found, key=lambda finding: ("bad", "note", "good").index(finding.level))
     return (*_against_baseline(analysis, scores), *ordered)[:MOST_LINES]
+
+
+def summarize_verdict(verdict: Sequence[Finding]) -> str:
+    """Return a verdict in short: the beginning of its first line, and how many lines are bad."""
+    if not verdict:
+        return ""
+    bad = sum(finding.level == "bad" for finding in verdict)
+    start = verdict[0].text.partition(":")[0]
+    return f"{start[:100]}{f'; {bad} bad' if bad else ''}"
 
 
 def _against_baseline(analysis: Analysis, scores: Scores) -> tuple[Finding, ...]:

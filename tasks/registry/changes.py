@@ -47,9 +47,26 @@ def promote(name: str, number: int, gate: RegistrationConfig, *, why: str) -> st
         before = models.find_alias(name, gate.alias)
         if before is not None and str(before.version) == str(number):
             return f"{name} version {number} already has the alias {gate.alias}; nothing was changed"
-        verify_version(version)
-        broken = before is not None and not is_usable(before)
-        give_alias(name, str(number), gate, why=why, keep_previous=broken)
+        return hand_over(name, version, before, gate, why=why)
+
+
+def hand_over(name: str, version: Version, before: Version | None, gate: RegistrationConfig, *, why: str) -> str:
+    """Give the champion alias to a version after a check of its files; return what was done. The caller holds the lock.
+
+    Args:
+        name: the registered model.
+        version: the version.
+        before: the version that has the alias now, if any.
+        gate: the names of the aliases.
+        why: the reason, for the record.
+
+    Raises:
+        UnusableModelError: the version's files are gone or changed, or it has no digests.
+    """
+    number = str(version.version)
+    verify_version(version)
+    broken = before is not None and not is_usable(before)
+    give_alias(name, number, gate, why=why, keep_previous=broken)
     if before is None:
         return f"{name} version {number} has the alias {gate.alias}, which no version had"
     kept = "it cannot be used, so it is not kept as" if broken else "which is now"

@@ -18,10 +18,13 @@ from pipeline_config.contracts.evaluation import Metrics, ModelScores
 from pipeline_config.errors import GateError
 from pipeline_config.masking import mask_secrets, masked_errors
 from pipeline_config.settings import PipelineConfig
+from tasks.evaluation.verdict import summarize_verdict
+from tasks.registry.approval import ask_approval
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
 from tasks.registry.changes import give_alias, is_usable
 from tasks.registry.gate import pass_gate
-from tasks.registry.rivals import read_test_split
+from tasks.registry.rivals import HeldOut, read_test_split
+from tasks.registry.smoke import PASSED, try_version
 from tasks.reporting.card import CardFacts, describe_version, write_card
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef, tree_digest
@@ -34,6 +37,8 @@ from tasks.tracking.version_list import (
     EVALUATION_TAG,
     OUTCOME_TAG,
     RUN_TAG,
+    SMOKE_TAG,
+    VERDICT_TAG,
     score_tag,
 )
 
@@ -115,6 +120,8 @@ def register_model(
         models.link_model(run.run_id, models.model_id_of(version), list_scores(metrics.test))
         models.set_alias(name, gate.challenger_alias, number)
         decision = pass_gate(number, digest=digest, split=split, config=config)
+        if decision.promoted and decision.champion != number:
+            decision = check_promotion(version, decision, split, config)
         versions.set_tag(name, number, DECISION_TAG, decision.reason)
         versions.set_tag(name, number, OUTCOME_TAG, decision.outcome or "none")
         if decision.promoted:
@@ -122,6 +129,23 @@ def register_model(
             give_alias(name, number, gate, why=decision.reason, keep_previous=broken)
     logger.info("%-20s %s version %s: %s", "register_model", name, number, decision.reason)
     return Registration(model=name, version=number, created=created, alias=gate.alias, decision=decision)
+
+
+def check_promotion(version: Version, decision: Decision, split: HeldOut, config: PipelineConfig) -> Decision:
+    """Return a decision that promotes a version after its smoke test, and after the question to a person, if any.
+
+    A version that passed the smoke test before is not tested again. The caller holds the lock of the registry.
+    """
+    name, number, gate = config.registered_model, str(version.version), config.registration
+    if gate.smoke_documents and not version.tags.get(SMOKE_TAG, "").startswith(PASSED):
+        tokenizer = config.tokenization.tokenizer
+        result = try_version(version, split, documents=gate.smoke_documents, tokenizer=tokenizer)
+        versions.set_tag(name, number, SMOKE_TAG, PASSED if result.passed else result.reason[:4000])
+        decision = decision.model_copy(update={"rules": (*decision.rules, result)})
+        if not result.passed:
+            start = f"version {decision.champion} stays {gate.alias}" if decision.champion else f"not {gate.alias}"
+            return decision.model_copy(update={"promoted": False, "reason": f"{start}: {result.reason}"})
+    return ask_approval(name, number, decision, gate) if gate.approval == "person" else decision
 
 
 def _register_version(run: runs.TrackedRun, bundle: Path, card: CardFacts, facts: dict[str, str]) -> Version:
@@ -135,6 +159,7 @@ def _register_version(run: runs.TrackedRun, bundle: Path, card: CardFacts, facts
         example="what a fine day",
     )
     scores = {tag: str(score) for tag, score in list_scores(card.metrics.test).items()}
+    scores[VERDICT_TAG] = summarize_verdict(card.analysis.verdict)
     return models.register_version(
         card.config.registered_model,
         run,

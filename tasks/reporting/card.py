@@ -125,7 +125,11 @@ def _limits(facts: CardFacts) -> Iterator[str]:
         f"Where {escape_markdown(part.feature)} is {escape_markdown(part.value)} ({part.documents:,} documents), the "
         f"baseline is better: {part.baseline_accuracy:.3f} against {part.accuracy.value:.3f}."
         for part in facts.analysis.slices
-        if not part.small and part.baseline_p_value < 0.05 and part.baseline_accuracy > part.accuracy.value
+        if part.baseline_accuracy is not None
+        and part.baseline_p_value is not None
+        and not part.small
+        and part.baseline_p_value < 0.05
+        and part.baseline_accuracy > part.accuracy.value
     ]
     lines = [*findings, *weak[:10], *behind[:10]] or ["None that the evaluation found."]
     yield from ("## Limits", "", *(f"- {line}" for line in lines), "")

@@ -6,7 +6,8 @@ Another server is asked through MLflow's client. Also the names of the tags of a
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,11 @@ EVALUATION_TAG = "gloveflow.evaluation"  # key and digest of the output with its
 DECISION_TAG = "gloveflow.decision"
 OUTCOME_TAG = "gloveflow.outcome"  # against the champion: better, equivalent, worse, unknown, or none
 CHANGES_TAG = "gloveflow.changes"  # a JSON list, the newest change last
+SMOKE_TAG = "gloveflow.smoke"  # passed, or why not
+VERDICT_TAG = "gloveflow.verdict"  # what the evaluation says, in short
+APPROVAL_TAG = "gloveflow.approval"  # waiting, approved, rejected or expired
+UNTIL_TAG = "gloveflow.approval_until"  # ISO 8601
+CHAMPION_TAG = "gloveflow.approval_champion"  # the version with which one that waits was compared, or none
 _DELETED = "Deleted_Internal"  # the stage with which MLflow marks a deleted version
 
 
@@ -40,6 +46,18 @@ class VersionRecord(NamedTuple):
 def score_tag(model: str, metric: str) -> str:
     """Return the name of the tag that holds a test score of a version; `model` is `lstm` or `baseline`."""
     return f"test_{model}_{metric}"
+
+
+def read_approval(tags: Mapping[str, str]) -> str | None:
+    """Return the state of the approval of a version; one that waited for too long is expired."""
+    state = tags.get(APPROVAL_TAG)
+    if state != "waiting":
+        return state
+    try:
+        until = datetime.fromisoformat(tags.get(UNTIL_TAG, ""))
+    except ValueError:
+        return "expired"
+    return "expired" if until <= datetime.now(UTC) else state
 
 
 def describe_promotion(name: str, version: str) -> str:

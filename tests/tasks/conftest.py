@@ -97,6 +97,7 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ChainOutpu
     config = PipelineConfig.model_validate(
         {
             "name": "toy",
+            "registration": {"smoke_documents": 0},  # five seconds; tests/tasks/registry/test_smoke.py has it
             "corpus": {"source": str(corpus), "validation_fraction": 0.2, "test_fraction": 0.2},
             "embeddings": {"source": str(glove), "dim": EMBEDDING_DIM},
             "bucketing": {"batch_size": 8, "num_buckets": 3, "max_length": 12},
