@@ -4,11 +4,11 @@ import logging
 import os
 import shlex
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cli.model_tables import WIDTH, wrap
 from flows.cli.server_process import login_link
 from flows.cli.server_secret import read_secret
 from pipeline_config.masking import mask_secrets, mask_values
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from pipeline_config.resolve import ResolvedConfig
     from pipeline_config.settings import PipelineConfig
     from tasks.registry.register_model import Registration
-
-
-WIDTH = 80
 
 
 class ProgressHandler(logging.Handler):
@@ -90,7 +87,7 @@ def print_summary(
         "",
         f"  registered  {registration.model} version {registration.version}{alias}"
         f"{'' if registration.created else ' (this model is registered already, no new version)'}",
-        *_wrap(registration.reason, "              "),
+        *wrap(registration.reason, " " * 14, " " * 14),
         f"  report      {_relative(Path(result.report))}",
         f"  MLflow run  {result.mlflow_url}{_where_pages(pages_run)}",
         "",
@@ -115,8 +112,8 @@ def _list_ways(registration: "Registration", command: str, place: str) -> list[s
     decision, number = registration.decision, registration.version
     options = f"{number} --model {shlex.quote(registration.model)}{place} --why TEXT"
     if decision.waits_until:
-        lines = [f"Version {number} waits for a person until {decision.waits_until}; then the champion stays:"]
-        return ["", *lines, f"  {command} approve {options}", f"  {command} reject {options}"]
+        text = f"Version {number} waits for a person until {decision.waits_until}; after that, the champion stays:"
+        return ["", *wrap(text, "", ""), f"  {command} approve {options}", f"  {command} reject {options}"]
     if decision.promoted or (decision.champion and decision.comparable):
         return []
     start = "There is no champion, so predict and score have no model" if decision.champion is None else ""
@@ -124,17 +121,10 @@ def _list_ways(registration: "Registration", command: str, place: str) -> list[s
     text = f"{start}. {registration.reason[:1].upper()}{registration.reason[1:]}"
     return [
         "",
-        *_wrap(text[:600].rstrip(".") + "." if len(text) <= 600 else f"{text[:600]} ...", ""),
+        *wrap(f"{text[:600].rstrip('.')}{'.' if len(text) <= 600 else ' ...'}", "", ""),
         f"To use version {number} all the same:",
         f"  {command} promote {options}",
     ]
-
-
-def _wrap(text: str, indent: str) -> list[str]:
-    """Return a text in lines of at most 80 columns; words are not broken."""
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
-    )
 
 
 def print_answers(texts: list[str], answers: list[dict[str, Any]]) -> None:
@@ -163,9 +153,7 @@ def list_findings(verdict: "tuple[analysis.Finding, ...]") -> list[str]:
     """Return the findings of the evaluation, broken at 80 columns."""
     lines = ["", "verdict:"] if verdict else []
     for finding in verdict:
-        lines += textwrap.wrap(
-            finding.text, 80, initial_indent=f"  {finding.level:6}", subsequent_indent=" " * 8, break_on_hyphens=False
-        )
+        lines += wrap(finding.text, f"  {finding.level:6}", " " * 8)
     return lines
 
 

@@ -18,22 +18,82 @@ from tasks.tracking.version_list import (
 )
 
 if TYPE_CHECKING:
-    from tasks.registry.comparison import Answers
+    from pipeline_config.contracts.analysis import PairedComparison, Slice
+    from tasks.registry.comparison import Answers, Comparison
     from tasks.tracking.version_list import VersionRecord
 
 WIDTH = 80
 
 
+def list_comparison(result: "Comparison", on_file: "Answers | None") -> list[str]:
+    """Return lines about two versions: scores, settings that differ, vocabulary, answers, notes."""
+    rows = [["", f"version {result.a}", f"version {result.b}"]]
+    rows += [[key, *(_cut(show_value(value)) for value in pair)] for key, pair in result.scores.items()]
+    rows += [[key, *(_cut(show_value(value)) for value in pair)] for key, pair in result.settings.items()]
+    lines = align_columns(rows)
+    if words := result.vocabulary:
+        lines += ["", f"vocabulary: {words['a']} and {words['b']} tokens"]
+        for side, number in (("a", result.a), ("b", result.b)):
+            if words[f"only {side}"]:
+                examples = show_value(words[f"examples of only {side}"])
+                text = f"only in version {number}: {words[f'only {side}']}, such as {examples}"
+                lines += wrap(text, "  ", "    ")
+    for answers in filter(None, (result.answers, on_file)):
+        lines += ["", *list_answers(answers, result.a, result.b)]
+    return [*lines, *(line for note in result.notes for line in wrap(f"note: {note}", "", "  "))]
+
+
 def list_answers(answers: "Answers", a: int, b: int) -> list[str]:
     """Return lines about the answers of versions `a` and `b` to the same documents."""
-    lines = [f"{answers.of}: {answers.documents} documents, {answers.different} with different answers"]
+    lines = wrap(f"{answers.of}: {answers.documents} documents, {answers.different} with different answers", "", "  ")
+    if answers.left_out:
+        text = f"{answers.left_out} more are left out, because one of both versions was trained on them"
+        lines += wrap(text, "  ", "  ")
     if answers.right is not None:
         names = {"both": "both", "only a": f"only {a}", "only b": f"only {b}", "neither": "neither"}
         lines.append("  right: " + ", ".join(f"{names[key]} {count}" for key, count in answers.right.items()))
+    if answers.paired is not None:
+        lines += _list_differences(answers.paired, a, b)
+    if answers.slices:
+        lines += ["", *_list_slices(answers.slices, a, b)]
+    if answers.examples:
+        lines += ["", "  different answers:"]
     for row in answers.examples:
         truth = f" (label {row['label']})" if row["label"] else ""
-        lines.append(f"  {a}: {row['a']}  {b}: {row['b']}{truth}  {' '.join(row['text'].split())[:80]}")
+        text = f"{a}: {row['a']}  {b}: {row['b']}{truth}  {' '.join(row['text'].split())[:80]}"
+        lines += wrap(text, "  ", "      ")
     return lines
+
+
+def _list_differences(paired: "PairedComparison", a: int, b: int) -> list[str]:
+    """Return the differences of accuracy and macro F1 in points."""
+    lines = [f"  version {a} less version {b}, in points, with 95 % interval:"]
+    for name, difference in (("accuracy", paired.accuracy), ("macro F1", paired.macro_f1)):
+        value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
+        lines.append(f"    {name:10} {value:+6.1f}   {low:+.1f} to {high:+.1f}")
+    chance = "<0.001" if paired.p_value < 0.0005 else f"{paired.p_value:.3f}"
+    return [*lines, f"    exact McNemar test of the accuracies: p = {chance}"]
+
+
+def _list_slices(slices: "Sequence[Slice]", a: int, b: int) -> list[str]:
+    """Return the accuracy of two versions on parts of the documents."""
+    rows = [["part", "documents", f"version {a}", f"version {b}", "p"]]
+    for part in slices:
+        p_value = "small" if part.small or part.baseline_p_value is None else f"{part.baseline_p_value:.3f}"
+        shares = [f"{100 * (share or 0.0):5.1f} %" for share in (part.accuracy.value, part.baseline_accuracy)]
+        rows.append([f"{part.feature} {part.value}"[:34], f"{part.documents:9,}", *shares, p_value])
+    return [f"  {line}" for line in align_columns(rows)]
+
+
+def wrap(text: str, first: str, further: str) -> list[str]:
+    """Return a text in lines of at most 80 columns, each with its indent; words are not broken."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=further, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def _cut(text: str, most: int = 22) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def describe_version(record: "VersionRecord") -> dict[str, Any]:
@@ -73,17 +133,17 @@ def list_versions_of(records: "Sequence[VersionRecord]") -> list[str]:
                 ("corpus", show_corpus(values)),
                 ("verdict", values["verdict"]),
                 ("gate", values["decision"]),
-                ("approval", values["approval"]),
+                ("approval", show_approval(values)),
             ):
                 if text:
-                    lines += textwrap.wrap(
-                        str(text)[:300],
-                        WIDTH,
-                        initial_indent=f"           {key + ':':10}",
-                        subsequent_indent=" " * 21,
-                        break_on_hyphens=False,
-                    )[:3]
+                    lines += wrap(str(text)[:300], f"           {key + ':':10}", " " * 21)[:3]
     return lines
+
+
+def show_approval(values: dict[str, Any]) -> str:
+    """Return the state of the approval of a version, and until when it waits; empty if nobody was asked."""
+    until = f" until {values['approval_until']}" if values["approval"] in ("waiting", "expired") else ""
+    return f"{values['approval'] or ''}{until}"
 
 
 def show_corpus(values: dict[str, Any]) -> str:

@@ -1,13 +1,12 @@
 """`gloveflow models`: list, show, compare, promote, roll back and delete registered versions."""
 
 import argparse
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.evaluation import version_number
-from flows.cli.model_tables import align_columns, describe_version, list_answers, list_versions_of, show_value
+from flows.cli.model_tables import describe_version, list_comparison, list_versions_of, show_value
 from flows.cli.options import add_text, configured_options, resolve, shared_options
 from pipeline_config.errors import ConfigError, UnusableModelError
 
@@ -133,23 +132,10 @@ def _compare(options: argparse.Namespace, root: Path) -> int:
     result = compare_versions(name, options.a, options.b)
     on_file = _compare_on_file(options, name) if options.file else None
     if options.json:
-        print_json(dataclasses.asdict(result) | {"file": on_file and dataclasses.asdict(on_file)})
-        return 0
-    rows = [["", f"version {options.a}", f"version {options.b}"]]
-    rows += [[key, *(show_value(value) for value in pair)] for key, pair in result.scores.items()]
-    rows += [[key, *(show_value(value) for value in pair)] for key, pair in result.settings.items()]
-    lines = align_columns(rows)
-    if words := result.vocabulary:
-        lines += ["", f"vocabulary: {words['a']} and {words['b']} tokens"]
-        lines += [
-            f"  only in version {number}: {words[f'only {side}']}, such as "
-            + show_value(words[f"examples of only {side}"])
-            for side, number in (("a", options.a), ("b", options.b))
-            if words[f"only {side}"]
-        ]
-    for answers in filter(None, (result.answers, on_file)):
-        lines += ["", *list_answers(answers, options.a, options.b)]
-    print_lines([*lines, *(f"note: {note}" for note in result.notes)])
+        answers = {"answers": result.answers and result.answers.describe(), "file": on_file and on_file.describe()}
+        print_json(vars(result) | answers)
+    else:
+        print_lines(list_comparison(result, on_file))
     return 0
 
 
@@ -226,18 +212,20 @@ def _compare_on_file(options: argparse.Namespace, name: str) -> "Answers":
     """Compare the answers to a file, which is read as the corpus of the first version was."""
     from tasks.reading.inputs import read_labelled
     from tasks.reading.sources import locate_files
-    from tasks.registry.comparison import compare_answers
-    from tasks.tracking.models import open_version
+    from tasks.registry.comparison import ask_both
+    from tasks.tracking.model_files import open_verified
+    from tasks.tracking.models import describe_files
     from tasks.tracking.versions import require_version
 
-    a, b = (open_version(require_version(name, number)) for number in (options.a, options.b))
+    pair = [require_version(name, number) for number in (options.a, options.b)]
+    with open_verified(pair[0]) as folder:
+        reading = describe_files(pair[0], folder).reading
     changes = {"text_column": options.text} if options.text else {}
     others = dict.fromkeys(("split_column", "group_column", "time_column"))
-    reading = a.reading.model_copy(update={**others, **changes, "label_column": options.label})
+    reading = reading.model_copy(update={**others, **changes, "label_column": options.label})
     rows = read_labelled(locate_files([str(options.file.absolute())], reading), reading)
-    answers = ([str(answer["label"]) for answer in version.classify(rows.texts)] for version in (a, b))
     known = [label or "" for label in rows.labels] if options.label else None
-    return compare_answers(str(options.file), rows.texts, known, *answers)
+    return ask_both(str(options.file), rows.texts, known, pair)
 
 
 def _reason(text: str) -> str:

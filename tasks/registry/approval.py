@@ -37,7 +37,7 @@ def ask_approval(name: str, number: str, decision: Decision, gate: RegistrationC
     reason = (
         f"{_keeps(decision, gate)}: version {number} waits for a person until {until}, "
         f"`gloveflow models approve {number} --model {name} --why TEXT` or `reject` in its place. "
-        f"The gate lets it pass: {decision.reason}"
+        f"The gate lets it pass: {decision.reason.removeprefix(f'{gate.alias}: ')}"
     )
     return decision.model_copy(update={"promoted": False, "reason": reason, "waits_until": until})
 

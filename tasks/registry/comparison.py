@@ -1,14 +1,22 @@
 """Compare two registered versions: configuration, test scores, vocabulary, and their answers to the same documents."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline_config.contracts.analysis import PairedComparison, Slice
 from pipeline_config.errors import UnusableModelError
 from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
+from tasks.evaluation import paired
+from tasks.evaluation.slices import MOST_CLASSES, cut_lengths, cut_values, measure_slices
+from tasks.registry.seen import find_seen, hash_documents, read_training_texts
 from tasks.store.artifacts import ArtifactRef, find_output
-from tasks.tracking import versions
+from tasks.tracking import models, versions
 from tasks.tracking.model_files import Version, open_verified
 from tasks.tracking.version_list import DOCUMENTS_TAG, RUN_TAG, score_tag
 
@@ -26,6 +34,9 @@ class Answers:
         different: how many got different labels.
         right: how many each got right, both did, and only one did; None without labels.
         examples: text, label, and both answers of some that got different labels.
+        paired: differences of accuracy and macro F1, version `a` less `b`, with intervals; None without labels.
+        slices: accuracy of `a`, and that of `b` as the baseline's, by length and class; empty without labels.
+        left_out: texts that were left out because one of the versions was trained on them.
     """
 
     of: str
@@ -33,6 +44,17 @@ class Answers:
     different: int
     right: dict[str, int] | None
     examples: list[dict[str, str]]
+    paired: PairedComparison | None = None
+    slices: tuple[Slice, ...] = ()
+    left_out: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return all of it for JSON."""
+        parts = {
+            "paired": self.paired and self.paired.model_dump(mode="json"),
+            "slices": [part.model_dump(mode="json") for part in self.slices],
+        }
+        return {key: parts.get(key, value) for key, value in vars(self).items()}
 
 
 @dataclass
@@ -76,7 +98,9 @@ def compare_versions(name: str, a: int, b: int) -> Comparison:
     except UnusableModelError as error:
         result.notes.append(str(error))
     if pair[0].tags.get(DOCUMENTS_TAG) != pair[1].tags.get(DOCUMENTS_TAG):
-        result.notes.append("they were measured on different documents; --file FILE compares their answers to a file")
+        result.notes.append("they were measured on different documents")
+        newer = first if a > b else second
+        result.answers = _answer_test_split(newer, pair, max(a, b), result.notes) if newer else None
     elif first and second:
         result.answers = _compare_predictions(first, second, result.notes)
     return result
@@ -100,7 +124,65 @@ def compare_answers(of: str, texts: Texts, labels: Texts | None, a: Texts, b: Te
         names = {"both": (True, True), "only a": (True, False), "only b": (False, True), "neither": (False, False)}
         right = {key: hits.count(pattern) for key, pattern in names.items()}
     examples = [dict(zip(("text", "label", "a", "b"), row, strict=True)) for row in different[:MAX_EXAMPLES]]
-    return Answers(of, len(rows), len(different), right, examples)
+    found = Answers(of, len(rows), len(different), right, examples)
+    if labels and rows:
+        found.paired, found.slices = _measure(texts, labels, a, b)
+    return found
+
+
+def _measure(texts: Texts, labels: Texts, a: Texts, b: Texts) -> tuple[PairedComparison, tuple[Slice, ...]]:
+    """Return the differences between two versions' labels, with intervals, on all texts and on parts of them."""
+    names = sorted({*labels, *a, *b})
+    ids = {name: number for number, name in enumerate(names)}
+    truth, ours, other = (np.array([ids[name] for name in column], np.int64) for column in (labels, a, b))
+    one_of_each = np.eye(len(names))
+    difference = paired.compare_paired("b", paired.Answers(truth, one_of_each[ours], one_of_each[other]))
+    features = [
+        cut_lengths(np.array([len(text.split()) for text in texts]), "words"),
+        cut_values("class", labels, most=MOST_CLASSES),
+    ]
+    return difference, measure_slices(ours == truth, other == truth, features)
+
+
+def _answer_test_split(newer: versions.RunRecord, pair: list[Version], number: int, notes: list[str]) -> Answers | None:
+    """Compare the answers to the test split of the newer version, without texts that one of both was trained on."""
+    documents = _find_recorded(newer, "ingest_corpus")
+    if documents is None:
+        notes.append(f"the documents of version {number} are not in the store; --file FILE compares answers to a file")
+        return None
+    table = documents.read_table(DOCUMENTS_FILE, ["text", "label", "split"])
+    test = table.filter(pc.equal(table["split"], "test"))
+    try:
+        return ask_both(f"the test split of version {number}", *(test[c].to_pylist() for c in ("text", "label")), pair)
+    except UnusableModelError as error:
+        notes.append(f"{error}; --file FILE compares answers to a file")
+        return None
+
+
+def ask_both(of: str, texts: Texts, labels: Texts | None, pair: Sequence[Version]) -> Answers:
+    """Compare the answers of two versions to texts, without those that one of both was trained on.
+
+    Args:
+        of: what the texts are.
+        texts: the texts.
+        labels: their true labels, if they are known.
+        pair: the versions.
+
+    Raises:
+        UnusableModelError: a version cannot be used, or it is not known which texts it was trained on.
+    """
+    seen = np.zeros(len(texts), bool)
+    hashes = hash_documents(pa.chunked_array([pa.array(texts, pa.large_string())]))
+    for version in pair:
+        with open_verified(version) as folder:
+            seen |= find_seen(hashes, read_training_texts(folder / "artifacts/bundle"))
+    kept = np.flatnonzero(~seen).tolist()
+    new = [texts[place] for place in kept]
+    known = None if labels is None else [labels[place] for place in kept]
+    answers = [[str(one["label"]) for one in models.load_version(version)(new)] if new else [] for version in pair]
+    found = compare_answers(of, new, known, *answers)
+    found.left_out = int(seen.sum())
+    return found
 
 
 def _compare_predictions(first: versions.RunRecord, second: versions.RunRecord, notes: list[str]) -> Answers | None:

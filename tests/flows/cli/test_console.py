@@ -124,12 +124,12 @@ def test_summary_of_several_seeds_has_mean_and_deviation(summary) -> None:
 
 @pytest.mark.parametrize(("name", "option"), [(DEFAULT_PRESET, ""), ("tiny", "--set name=tiny ")])
 def test_commands_to_try_next_name_the_model_unless_it_is_that_of_the_default_preset(summary, name, option) -> None:
-    assert f'gloveflow predict {option}"some text" classify a text with the champion' in summary(name)
+    assert f'gloveflow predict {option}"some text" classify a text with the champion' in " ".join(summary(name))
 
 
 def test_commands_to_try_next_find_a_model_with_names_of_its_own(summary) -> None:
     settings = {"model": "our tickets", "alias": "live"}
-    lines = summary(registration_settings=settings, artifacts=Path("my runs"))
+    lines = " ".join(summary(registration_settings=settings, artifacts=Path("my runs")))
     options = "--set registration.model='our tickets' --alias live --artifacts 'my runs'"
     assert f'gloveflow predict {options} "some text" classify a text with the champion' in lines
     assert f"gloveflow score {options} texts.csv classify a file of texts" in lines
