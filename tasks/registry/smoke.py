@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline_config.contracts.decision import RuleResult
+from pipeline_config.errors import UnusableModelError
 from tasks.registry.rivals import HeldOut
 from tasks.tracking.model_files import Version, open_verified
 
@@ -53,8 +54,10 @@ def try_version(version: Version, split: HeldOut, *, documents: int, tokenizer: 
             answers = ask_clean_process(folder, texts, path=sys.path if ":" in tokenizer else ())
         found = np.array([[answer[label] for label in split.labels] for answer in answers])
         difference = float(np.abs(found - split.ours[places]).max(initial=0.0))
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
-        return _judge(rule, None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+    except (RuntimeError, UnusableModelError) as error:
+        return _judge(rule, None, str(error))
+    except (KeyError, TypeError, ValueError) as error:
+        return _judge(rule, None, f"its answers have another form: {type(error).__name__}: {error}")
     return _judge(rule, difference, f"the largest difference of a probability is {difference:.2g}")
 
 

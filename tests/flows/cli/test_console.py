@@ -138,7 +138,7 @@ def test_commands_to_try_next_find_a_model_with_names_of_its_own(summary) -> Non
 
 def test_commands_to_try_next_start_as_this_one_did(summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(tmp_path / ".venv" / "bin" / "gloveflow")])
-    assert ".venv/bin/gloveflow ui look at the Prefect and MLflow pages" in summary()
+    assert ".venv/bin/gloveflow ui look at the Prefect and MLflow pages" in " ".join(summary())
 
 
 def test_answers_have_the_label_and_the_probabilities_in_descending_order(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,14 +42,16 @@ def test_the_list_needs_neither_mlflow_nor_anything_else_heavy(store: Path, fini
         "if name in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
-    head, first, second, modules = output.splitlines()
-    assert head.split() == ["model", "version", "accuracy", "macro", "F1", "aliases", "age", "corpus", "decision"]
+    name, head, first, *lines, modules = output.splitlines()
+    assert (name, head.split()) == (MODEL, ["version", "accuracy", "macro", "F1", "age", "outcome", "aliases"])
     scores = finished[1].test_scores["lstm"]
-    cells = [MODEL, "1", f"{scores.accuracy:.4f}", f"{scores.macro_f1:.4f}", "challenger,"]
-    assert first.split()[:5] == cells
-    assert "corpus.csv" in first
-    assert first.endswith("champion: no version had this alias")
-    assert second.split()[4] == "-"
+    assert first.split()[:3] == ["1", f"{scores.accuracy:.4f}", f"{scores.macro_f1:.4f}"]
+    assert first.endswith("challenger, champion")
+    said = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if ":" in line[:20]}
+    assert said["corpus:"].startswith("corpus.csv ")
+    assert said["gate:"] == "champion: no version had this alias"
+    assert finished[1].verdict[0].text.startswith(said["verdict:"].partition(";")[0])
+    assert max(map(len, output.splitlines()[:-1])) <= 80
     assert modules == "[]"
 
 
@@ -65,6 +67,8 @@ def test_everything_that_can_be_done_to_versions(store: Path, capsys: pytest.Cap
     assert compared["answers"]["different"] == 0
     assert compared["answers"]["right"]["both"] == compared["answers"]["documents"] > 10
     assert compared["vocabulary"]["only a"] == 0
+    assert compared["answers"]["paired"]["accuracy"]["value"] == 0
+    assert {part["feature"] for part in compared["answers"]["slices"]} == {"length", "class"}
     assert "already" in ask(capsys, "promote", "1", *TINY, "--why", "x")["done"]
     assert "which is now previous" in ask(capsys, "promote", "2", *TINY, "--why", "it is newer")["done"]
     assert ask(capsys, "show", "2", *TINY)["changes"][-1]["why"] == "it is newer"
@@ -79,8 +83,10 @@ def test_answers_to_a_file_are_compared(store: Path, tmp_path: Path, capsys: pyt
     arguments = ["models", "compare", "1", "2", *TINY, "--file", str(file), "--label", "truth"]
     assert run_command(arguments) == 0
     output = capsys.readouterr().out
-    assert f"{file}: 2 documents, 0 with different answers" in output
+    assert "2 documents, 0 with different answers" in " ".join(output.split())
     assert "right: both 1, only 1 0, only 2 0, neither 1" in output
+    assert "accuracy     +0.0   +0.0 to +0.0" in output
+    assert max(len(line) for line in output.splitlines() if str(tmp_path) not in line) <= 80
 
 
 @pytest.mark.parametrize(
@@ -91,6 +97,8 @@ def test_answers_to_a_file_are_compared(store: Path, tmp_path: Path, capsys: pyt
         (["compare", "1", "9", *TINY], 2, f"{MODEL}: no version 9"),
         (["delete", "1", *TINY], 2, "version 1 has the alias challenger, champion"),
         (["rollback", *TINY], 2, "no version has the alias previous"),
+        (["approve", "2", *TINY, "--why", "x"], 2, f"{MODEL} version 2 does not wait for an approval"),
+        (["reject", "9", *TINY, "--why", "x"], 2, f"{MODEL}: no version 9"),
         (["show", "1", "--model", "unknown"], 2, "unknown: no such registered model"),
         (["--model", "unknown"], 2, "unknown: no such registered model"),
         (["--model", "a/b"], 2, "--model: should begin with a letter or digit"),
@@ -107,7 +115,15 @@ def test_mistakes_get_a_message(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["promote", "1"], ["promote", "1", "--why", " "], ["show", "0"], ["show", "latest"], ["delete", "-1"]]
+    "arguments",
+    [
+        ["promote", "1"],
+        ["approve", "1"],
+        ["promote", "1", "--why", " "],
+        ["show", "0"],
+        ["show", "latest"],
+        ["delete", "-1"],
+    ],
 )
 def test_a_wrong_command_line_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

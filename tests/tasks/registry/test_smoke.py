@@ -23,11 +23,18 @@ def split(registered):
     )
 
 
-def test_a_clean_process_gives_the_answers_of_the_evaluation_and_others_are_found(registered, split, monkeypatch):
-    version = find_alias(MODEL, "champion")
-    result = try_version(version, split, documents=20, tokenizer="basic_english")
+def test_a_clean_process_gives_the_answers_of_the_evaluation(registered):
+    config = gated(registered.config, smoke_documents=20, model="other")
+    first = register(registered, config=config)
+    assert first.promoted
+    result = first.decision.rules[-1]
     assert (result.passed, result.outcome, result.metric) == (True, "equivalent", "smoke test")
     assert 0 <= result.value <= 1e-5
+    assert versions.require_version("other", 1).tags["gloveflow.smoke"] == "passed"
+
+
+def test_other_answers_than_those_of_the_evaluation_fail(registered, split, monkeypatch):
+    version = find_alias(MODEL, "champion")
     answers = [dict(zip(split.labels, row, strict=True)) for row in split.ours.tolist()]
     answers[3]["food"] += 0.02
     monkeypatch.setattr(smoke, "ask_clean_process", lambda *_, **__: answers)
