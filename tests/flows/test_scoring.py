@@ -11,15 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import tasks.reading.byte_stream
-from flows.scoring import ScoringResult, change_reading, score_file, score_texts
+from flows.scoring import make_request, score_file, score_texts
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
+from tasks.scoring.request import ScoringResult, change_reading
 from tasks.tracking import models
 from tasks.tracking.models import LoadedModel, find_alias
 
 TEXTS = ["the goal of the match", "", "bread and cheese"]
 LABELS = ("food", "sports", "weather")
-OWN = ["label", "score", "p_food", "p_sports", "p_weather"]
+OWN = ["label", "score", "p_food", "p_sports", "p_weather", "model", "version"]
 
 
 def answer(text: str) -> dict[str, Any]:
@@ -33,18 +34,19 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Have a model answer that goes by words; what the test enters here is the reading that it carries."""
     carried: dict[str, Any] = {}
 
-    def load(_name: str, _alias: str) -> LoadedModel:
+    def load(_name: str, _alias: str, _number: int | None) -> LoadedModel:
         return LoadedModel("7", lambda texts: [answer(text) for text in texts], LABELS, Reading(**carried))
 
     monkeypatch.setattr("flows.scoring.load_model", load)
     return carried
 
 
-def score(source: Path | list[Path], output: Path, **options: Any) -> ScoringResult:
+def score(
+    source: Path | list[Path], output: Path | str, *, reading: dict[str, Any] | None = None, **options: Any
+) -> ScoringResult:
     sources = source if isinstance(source, list) else [source]
-    return score_texts.fn(
-        sources=list(map(str, sources)), output=str(output), model="gloveflow-tiny", alias="champion", **options
-    )
+    request = make_request(list(map(str, sources)), str(output), **options)
+    return score_texts.fn(request, model="gloveflow-tiny", alias="champion", reading=reading)
 
 
 def rejected(output: Path) -> list[tuple[Any, ...]]:
@@ -75,9 +77,7 @@ class TestRegisteredModel:
         source = tmp_path / "texts.txt"
         source.write_text("rain\n")
         with pytest.raises(ServiceError, match="models:/gloveflow-tiny@nobody: no such registered model"):
-            score_texts.fn(
-                sources=[str(source)], output=str(tmp_path / "scored.csv"), model="gloveflow-tiny", alias="nobody"
-            )
+            score_file(source=str(source), output=str(tmp_path / "scored.csv"), model="gloveflow-tiny", alias="nobody")
         assert [path.name for path in tmp_path.glob("*scored*")] == []
 
 
@@ -245,8 +245,8 @@ class TestRows:
         assert scored.column_names == [*table.column_names, *OWN]
         score(tmp_path / "a.parquet", tmp_path / "scored.csv")
         assert (tmp_path / "scored.csv").read_text().splitlines()[1:] == [
-            '1152921504606846977,goal,a,"[""x""]",1970-01-01 00:00:00.000000001,4.2,sports,0.5,0.25,0.5,0.25',
-            ",rain,b,[],,1.0,weather,0.5,0.25,0.25,0.5",
+            '1152921504606846977,goal,a,"[""x""]",1970-01-01 00:00:00.000000001,4.2,sports,0.5,0.25,0.5,0.25,gloveflow-tiny,7',
+            ",rain,b,[],,1.0,weather,0.5,0.25,0.25,0.5,gloveflow-tiny,7",
         ]
 
     @pytest.mark.parametrize("block_bytes", [None, 16])
@@ -293,7 +293,7 @@ class TestRows:
         score(tmp_path / "a.csv", tmp_path / "scored.csv")
         again = tmp_path / "again.csv"
         score(tmp_path / "scored.csv", again)
-        assert pd.read_csv(again).columns[-5:].tolist() == OWN
+        assert pd.read_csv(again).columns[-7:].tolist() == OWN
         scored = pd.read_csv(tmp_path / "scored.csv").iloc[0].to_dict()
         assert (scored["input_input_label"], scored["input_label"], scored["label"]) == ("x", "y", "sports")
         assert (scored["input_score"], scored["input_p_food"], scored["score"]) == (0.1, 0.2, 0.5)
@@ -351,7 +351,7 @@ class TestOutput:
         assert (tmp_path / "a.csv").read_text() == "text\ngoal\n"
 
     def test_a_name_that_is_neither_parquet_nor_csv_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"ends in \.parquet or \.csv"):
+        with pytest.raises(InputError, match=r"ends in \.parquet, \.csv or \.jsonl"):
             score(tmp_path / "a.csv", tmp_path / "scored.xls")
 
     @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -366,7 +366,7 @@ class TestOutput:
             assert pq.read_table(tmp_path / "scored.parquet").select(table.column_names).equals(table)
             return
         assert (tmp_path / "scored.csv").read_text("utf-8").splitlines() == [
-            "text,'=head,n,label,score,p_food,p_sports,p_weather",
-            '"\'=HYPERLINK(""https://attacker.example"")",\'@SUM(A1),-1,food,0.5,0.5,0.25,0.25',
-            "-0.5,,2,food,0.5,0.5,0.25,0.25",
+            "text,'=head,n,label,score,p_food,p_sports,p_weather,model,version",
+            '"\'=HYPERLINK(""https://attacker.example"")",\'@SUM(A1),-1,food,0.5,0.5,0.25,0.25,gloveflow-tiny,7',
+            "-0.5,,2,food,0.5,0.5,0.25,0.25,gloveflow-tiny,7",
         ]
