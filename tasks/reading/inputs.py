@@ -127,6 +127,8 @@ def _open(file: CorpusFile, reading: Reading) -> InputFile:
     path = Path(file.path)
     reading = drop_roles(path, file.kind, reading, file.constants)
     own = find_schema(path, file.kind, reading, file.constants)
+    if not len(own):  # JSON without any field; a table without columns has no rows
+        own = pa.schema([pa.field(reading.text_column[0], pa.large_string())])
     added = [pa.field(n, pa.large_string()) for n, v in file.constants.items() if v is not None and n not in own.names]
     found = resolve_reading(path, file.kind, reading, file.constants)
     return InputFile(file, reading, found, own, pa.schema([*own, *added], metadata=own.metadata))

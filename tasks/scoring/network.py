@@ -6,9 +6,9 @@ never wait for each other inside a layer, which is what makes a busy machine slo
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from tasks.runtime.parallel import THREADS, map_ahead
 
 BATCH_TOKENS = 4096  # padded tokens of a batch at most, unless a text is longer
 BATCH_TEXTS = 512
+T = TypeVar("T")
+R = TypeVar("R")
 _SLICE_BYTES = 1 << 20  # of text, tokenized at once; the tokenizer needs some ten times as much
 
 
@@ -93,11 +95,13 @@ class NetworkClassifier:
                 ids, lengths = self.pad(prepared, rows, sizes[rows])
                 return rows, self._network(ids, lengths).double().softmax(dim=1).numpy()
 
-        batches = plan_batches(sizes)
-        computed = map(run, batches) if self._threads == 1 else map_ahead(self._pool, run, batches)
-        for rows, answers in computed:
+        for rows, answers in self.run_all(run, plan_batches(sizes)):
             probabilities[rows] = answers
         return probabilities
+
+    def run_all(self, run: Callable[[T], R], batches: Iterable[T]) -> Iterator[R]:
+        """Yield the results of batches, which the threads compute, in order."""
+        return map(run, batches) if self._threads == 1 else map_ahead(self._pool, run, batches)
 
     def pad(self, prepared: Encoded, rows: np.ndarray, sizes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return padded int64[B, T] token ids and int64[B] lengths of some texts, cut as in training."""
