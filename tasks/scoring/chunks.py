@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
 def read_chunks(inputs: Inputs) -> Iterator[Chunk]:
     """Yield the rows of all files, in order; an input without rows has one empty chunk."""
     blocks: list[tuple[str, InputBlock]] = []
-    rows = size = 0
+    rows = size = found = 0
     for file in inputs.files:
         for block in inputs.read(file):
             blocks.append((Path(file.file.path).name, block))
@@ -53,8 +53,8 @@ def read_chunks(inputs: Inputs) -> Iterator[Chunk]:
             size += block.texts.nbytes
             if rows >= CHUNK_ROWS or size >= CHUNK_BYTES:
                 yield _join(blocks, inputs.schema)
-                blocks, rows, size = [], 0, 0
-    if blocks or not (rows or size):
+                blocks, rows, size, found = [], 0, 0, found + 1
+    if blocks or not found:
         yield _join(blocks, inputs.schema)
 
 

@@ -147,7 +147,9 @@ def show(title: str, results: dict[str, dict[str, Any]]) -> None:
     print(f"\n{title}\n{'':38}{'texts':>10}{'texts/s':>10}{'of limit':>10}{'by processor':>14}{'peak MiB':>10}")
     rates = {way: (r["texts"] / r["seconds"], r["texts"] / r["processor"]) for way, r in results.items()}
     for way, result in results.items():
-        shares = [mine / best for mine, best in zip(rates[way], rates["limit"], strict=True)] if "limit" in rates else [0, 0]
+        shares = (
+            [mine / best for mine, best in zip(rates[way], rates["limit"], strict=True)] if "limit" in rates else [0, 0]
+        )
         line = f"{rates[way][0]:>10,.0f}{shares[0]:>10.2f}{shares[1]:>14.2f}{result['peak']:>10,.0f}"
         print(f"{NAMES[way]:38}{result['texts']:>10,}{line}", flush=True)
 

@@ -137,7 +137,9 @@ def read_output(place: str, folder: Path) -> list[dict[str, Any]]:
     if place == "table":
         with contextlib.closing(sqlite3.connect(folder / "out.sqlite")) as database:
             frame = pd.read_sql("SELECT * FROM scored", database)
-            return [{k: v if v == v else None for k, v in row.items()} for row in frame.astype(object).to_dict("records")]
+            return [
+                {k: v if v == v else None for k, v in row.items()} for row in frame.astype(object).to_dict("records")
+            ]
     path = folder / place
     if place.endswith(".jsonl"):
         return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
@@ -185,7 +187,11 @@ def play_file(draw: random.Random, folder: Path) -> bool:
         files[0].write_bytes(content)
         rows = []
     place = draw.choice(OUTPUTS)
-    output = parse_output(f"sqlite:///{folder}/out.sqlite", "scored") if place == "table" else parse_output(f"{folder}/{place}")
+    output = (
+        parse_output(f"sqlite:///{folder}/out.sqlite", "scored")
+        if place == "table"
+        else parse_output(f"{folder}/{place}")
+    )
     request = Request([str(path) for path in files], output)
     try:
         check_request(request)

@@ -1,14 +1,18 @@
 """Scoring files of texts with the champion."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 
 import tasks.reading.byte_stream
 from flows.scoring import make_request, score_file, score_texts
@@ -17,6 +21,7 @@ from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreE
 from tasks.scoring.request import ScoringResult, change_reading
 from tasks.tracking import models
 from tasks.tracking.models import LoadedModel, find_alias
+from tasks.tracking.server import open_client
 
 TEXTS = ["the goal of the match", "", "bread and cheese"]
 LABELS = ("food", "sports", "weather")
@@ -67,6 +72,41 @@ class TestRegisteredModel:
         assert (result.version, result.rows, result.skipped) == (str(champion.version), 3, 1)
         assert result.labels == {"food": 1, "sports": 1}
         assert rejected(output) == [(2, "empty_text")]
+
+    def test_one_mlflow_run_and_the_page_of_the_flow_run_tell_what_was_scored(self, tmp_path: Path) -> None:
+        source, output = tmp_path / "texts.txt", tmp_path / "scored.jsonl"
+        source.write_text("\n".join(TEXTS) + "\n")
+        result = score_file(
+            source=str(source), output=str(output), model="gloveflow-tiny", version=1, threshold=1.0, top_k=2
+        )
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [row["version"] for row in rows] == ["1"] * 3
+        assert [row["abstained"] for row in rows] == [True, None, True]
+        assert "label_2" in rows[0]
+        assert "p_food" not in rows[0]
+        client = open_client()
+        experiment = client.get_experiment_by_name("gloveflow/scoring/gloveflow-tiny").experiment_id
+        (run,) = client.search_runs([experiment], f"params.output = '{output}'")
+        assert (run.info.status, run.data.params["version"]) == ("FINISHED", "1")
+        assert run.data.metrics["rows"] == 3.0
+        assert run.data.metrics["rows_without_answer"] == 1.0
+        assert run.data.metrics["abstained"] == 2.0
+        digests = {found.dataset.name: {tag.value for tag in found.tags} for found in run.inputs.dataset_inputs}
+        assert result.digest == hashlib.sha256(output.read_bytes()).hexdigest()
+        assert result.digest in digests["output"]
+        assert result.input_digest in digests["input"]
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"profile.parquet", "tables"}
+        assert pq.read_table(tmp_path / "scored-profile.parquet").to_pylist() == result.profile
+        identity = run.data.tags["prefect.flow_run_id"]
+        with get_client(sync_client=True) as prefect:
+            assert prefect.read_flow_run(UUID(identity)).state.is_completed()
+            (table,) = prefect.read_artifacts(
+                artifact_filter=ArtifactFilter(
+                    flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(identity)]),
+                    key=ArtifactFilterKey(any_=["scored-texts"]),
+                )
+            )
+        assert json.loads(table.data)[-1] == {"label": "(no answer: empty_text)", "rows": 1, "share": ""}
 
     def test_it_carries_the_configured_reading_of_its_corpus(self) -> None:
         loaded = models.load_model("gloveflow-tiny", "champion")
