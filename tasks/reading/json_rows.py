@@ -15,7 +15,7 @@ from tasks.reading.byte_stream import ByteStream
 from tasks.reading.columns import ABSENT, find_column, find_field, list_fields
 from tasks.reading.packed import open_stream
 from tasks.reading.rows import Problem, Rows
-from tasks.reading.value_types import ColumnTypes, count_replaced, make_column
+from tasks.reading.value_types import ColumnTypes, clean, count_replaced, make_column
 
 
 def find_schema(path: Path, _kind: str, reading: Reading) -> pa.Schema:
@@ -77,7 +77,7 @@ class Objects:
         """Add a value that begins at a line; `source` is its JSON, for a value that is no object."""
         self._lines.append(line)
         if self._schema is not None:
-            self._whole.append(value if isinstance(value, dict) else {})
+            self._whole.append(_clean_names(value) if isinstance(value, dict) else {})
         if not isinstance(value, dict):
             self._problems[len(self._rows)] = Problem("not_a_json_object", source)
             self._rows.append(self._nothing)
@@ -121,9 +121,14 @@ class FieldFinder(Objects):
 
     def add(self, value: Any, line: int, source: str) -> None:  # noqa: ARG002
         """Take the fields of an object into account."""
-        for name, field in value.items() if isinstance(value, dict) else ():
+        for name, field in _clean_names(value).items() if isinstance(value, dict) else ():
             self._types.add(name, field)
 
     def schema(self) -> pa.Schema:
         """Return the fields found so far."""
         return pa.schema([pa.field(str(name), kind) for name, kind in self._types.find().items()])
+
+
+def _clean_names(value: dict[str, Any]) -> dict[str, Any]:
+    """Return an object whose names are texts: bytes that are not in the encoding become question marks."""
+    return value if all(map(str.isascii, value)) else {clean(name): field for name, field in value.items()}

@@ -218,7 +218,7 @@ def play_kill(draw: random.Random, folder: Path) -> bool:
     _run(source, folder / "whole" / place, None, calls)  # counts the chunks, and replaces an output that is there
     whole = len(calls.read_text().splitlines())
     calls.unlink()
-    killed = _run(source, folder / "killed" / place, draw.randrange(1, 130), calls)
+    killed = _run(source, folder / "killed" / place, draw.randint(1, int((folder / "whole.count").read_text())), calls)
     complete = not killed or (folder / "killed" / place).exists()  # then the next one is a new scoring
     _run(source, folder / "killed" / place, None, calls)
     made = {path.relative_to(folder / "killed"): path.read_bytes() for path in _files(folder / "killed")}
@@ -238,12 +238,13 @@ def _run(source: Path, output: Path, kill_at: int | None, calls: Path | None = N
     child = os.fork()
     if not child:
         code = 1
+        killer = _Killer(kill_at)
+        sys.addaudithook(killer)
         try:
-            if kill_at:
-                sys.addaudithook(_Killer(kill_at))
             request = Request([str(source)], parse_output(name), threshold=0.5)
             check_request(request)
             score_files(request, make_model(calls), Reading())
+            output.parent.with_suffix(".count").write_text(str(killer.count))
             code = 0
         finally:
             os._exit(code)
@@ -255,15 +256,15 @@ def _run(source: Path, output: Path, kill_at: int | None, calls: Path | None = N
 
 
 class _Killer:
-    """Kills the process at the n-th operation on files."""
+    """Counts the operations on files, and kills the process at one of them."""
 
-    def __init__(self, count: int) -> None:
-        self._left = count
+    def __init__(self, kill_at: int | None) -> None:
+        self._kill_at, self.count = kill_at, 0
 
     def __call__(self, event: str, _arguments: object) -> None:
         if event == "open" or event.startswith(("os.", "shutil.")):
-            self._left -= 1
-            if self._left == 0:
+            self.count += 1
+            if self.count == self._kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 

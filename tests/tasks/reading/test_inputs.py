@@ -60,3 +60,9 @@ def test_json_without_any_field_keeps_its_rows(tmp_path: Path, artifacts: Path) 
     (block,) = read(tmp_path / "a.jsonl")
     assert block.table.to_pydict() == {"text": [None, None]}
     assert block.rejected["reason"].to_pylist() == ["null_text", "not_a_json_object", "null_text"]
+
+
+def test_names_of_fields_that_cannot_be_decoded_have_question_marks(tmp_path: Path, artifacts: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x", "n\xb7": 1}\n{"text": "y"}\n')
+    (block,) = read(tmp_path / "a.jsonl")
+    assert block.table.to_pydict() == {"text": ["x", "y"], "n?": [1, None]}
