@@ -58,8 +58,9 @@ def find_version_files(root: Path, name: str, *, alias: str, number: int | None)
 
 def describe_absent(name: str, alias: str, number: int | None) -> str:
     """Return the message that there is no such version."""
-    uri = f"models:/{name}@{alias}" if number is None else f"models:/{name}/{number}"
-    return f"{uri}: no such registered model; `gloveflow run` makes one, `gloveflow models` lists them"
+    if number is None:
+        return f"models:/{name}@{alias}: no such registered model; `gloveflow run` makes one"
+    return f"models:/{name}/{number}: no such version; `gloveflow models` lists them"
 
 
 def advise_mending(name: str) -> str:
