@@ -3,6 +3,7 @@
 Takes the files that `sources.locate_files` found; yields `InputBlock`s, in the order of the rows.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -28,11 +29,13 @@ class InputBlock(NamedTuple):
         table: all columns of the rows that could be read.
         texts: large_string, the normalized text of each of these rows; null if it has none that can be classified.
         rejected: rows without a text and rows that could not be read: `line`, `reason`, `text`.
+        undecodable: how many values of the other columns have bytes that are not in the encoding, by column.
     """
 
     table: pa.Table
     texts: pa.Array
     rejected: pa.Table
+    undecodable: dict[str, int]
 
 
 class InputFile(NamedTuple):
@@ -92,7 +95,7 @@ class Inputs:
             was_read = np.ones(rows.size, bool)
             was_read[list(rows.problems)] = False
             table, texts = table.filter(pa.array(was_read)), texts.filter(pa.array(was_read))
-        return InputBlock(table, _normalize(texts), rejected)
+        return InputBlock(table, _normalize(texts), rejected, _count_undecodable(rows, reading))
 
     def _align(self, rows: Rows, file: InputFile) -> pa.Table:
         """Return all columns of rows in the schema of all files."""
@@ -124,6 +127,8 @@ def _open(file: CorpusFile, reading: Reading) -> InputFile:
     path = Path(file.path)
     reading = drop_roles(path, file.kind, reading, file.constants)
     own = find_schema(path, file.kind, reading, file.constants)
+    if not len(own):  # JSON without any field; a table without columns has no rows
+        own = pa.schema([pa.field(reading.text_column[0], pa.large_string())])
     added = [pa.field(n, pa.large_string()) for n, v in file.constants.items() if v is not None and n not in own.names]
     found = resolve_reading(path, file.kind, reading, file.constants)
     return InputFile(file, reading, found, own, pa.schema([*own, *added], metadata=own.metadata))
@@ -149,6 +154,29 @@ def _unite(schema: pa.Schema, other: InputFile) -> pa.Schema:
         raise InputError(
             f"{other.file.path}: its columns do not fit those of the other files: {error}; score each file on its own"
         ) from None
+
+
+def _count_undecodable(rows: Rows, reading: Reading) -> dict[str, int]:
+    """Return how many values with bytes that are not in the encoding each column has, without those of the text.
+
+    Text files have them replaced. In Parquet they stay as they are.
+    """
+    counts, whole = Counter(rows.replaced), cast(pa.Table, rows.whole)
+    for name, column in zip(whole.column_names, whole.columns, strict=True):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid:
+                counts[name] += sum(map(_is_broken, column.cast(pa.large_binary()).to_pylist()))
+    return {name: count for name, count in counts.items() if name not in reading.text_column}
+
+
+def _is_broken(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _normalize(texts: pa.Array) -> pa.Array:

@@ -24,7 +24,6 @@ from pipeline_config.schemas import MODEL_FILE
 from tasks.store.locks import file_lock
 from tasks.tracking.client import create_once
 from tasks.tracking.model_files import (
-    FILES_TAG,
     list_other_packages,
     open_verified,
     remove_leftovers,
@@ -34,6 +33,8 @@ from tasks.tracking.model_files import (
 )
 from tasks.tracking.runs import TrackedRun
 from tasks.tracking.server import ABSENT, mlflow_directory, open_client
+from tasks.tracking.version_files import FILES_TAG, advise_mending, describe_absent
+from tasks.tracking.version_files import describe_promotion as describe_promotion  # for its callers
 
 logger = logging.getLogger(__name__)
 Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> `label`, `score` and `probabilities` of each
@@ -203,40 +204,51 @@ class LoadedModel(NamedTuple):
         classify: the function from texts to answers.
         labels: the names of its classes.
         reading: how the files of its corpus were read; the default for versions of older releases.
+        served: the object of its code, with network and tokenizer.
     """
 
     version: str
     classify: Classify
     labels: tuple[str, ...]
     reading: Reading
+    served: Any = None
 
 
-def load_model(name: str, alias: str) -> LoadedModel:
-    """Load the registered model that an alias names.
+def load_model(name: str, alias: str, number: int | None = None) -> LoadedModel:
+    """Load a version of a registered model.
+
+    Args:
+        name: name of the model.
+        alias: alias of the version.
+        number: number of the version, instead of an alias.
 
     Raises:
         ServiceError: there is no such model or alias, or the registry cannot be read.
         UnusableModelError: as in `load_version`.
     """
-    uri = f"models:/{name}@{alias}"
-    try:
-        version = find_alias(name, alias)
-    except MlflowException as error:
-        raise ServiceError(f"{uri}: cannot be looked up: {error.message}") from error
-    if version is None:
-        raise ServiceError(f"{uri}: no such registered model; `gloveflow run` makes one")
+    version = require_served(name, alias, number)
     try:
         return open_version(version)
     except UnusableModelError as error:
-        raise UnusableModelError(
-            f"{error}. To mend it, run `gloveflow doctor --repair`, which moves the alias to the version before, or "
-            f"`gloveflow run`, which registers a new version, and then {describe_promotion(name, 'N')}"
-        ) from error
+        raise UnusableModelError(f"{error}. {advise_mending(name)}") from error
 
 
-def describe_promotion(name: str, version: str) -> str:
-    """Return the command that gives the champion alias to a version, for messages."""
-    return f"`gloveflow models promote {version} --model {name} --why TEXT`"
+def require_served(name: str, alias: str, number: int | None = None) -> ModelVersion:
+    """Return the version of a model that an alias or a number names.
+
+    Raises:
+        ServiceError: there is no such model, alias or version, or the registry cannot be read.
+    """
+    uri = f"models:/{name}@{alias}" if number is None else f"models:/{name}/{number}"
+    try:
+        version = find_alias(name, alias) if number is None else open_client().get_model_version(name, str(number))
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise ServiceError(f"{uri}: cannot be looked up: {error.message}") from error
+        version = None
+    if version is None:
+        raise ServiceError(describe_absent(name, alias, number))
+    return version
 
 
 def load_version(version: ModelVersion) -> Classify:
@@ -279,7 +291,7 @@ def open_version(version: ModelVersion) -> LoadedModel:
         except Exception as error:
             raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
 
-    return LoadedModel(str(version.version), classify, labels, reading)
+    return LoadedModel(str(version.version), classify, labels, reading, model.unwrap_python_model())
 
 
 def _find_pending(client: MlflowClient, run: TrackedRun) -> LoggedModel | None:

@@ -54,8 +54,30 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
     Raises:
         ServiceError: MLflow does not answer.
     """
+    with _track(f"gloveflow/{config.name}", name=name, tags=tags) as run:
+        _log_config(open_client(), run.run_id, config)
+        yield run
+
+
+@contextlib.contextmanager
+def track_scoring(
+    model: str, *, name: str, tags: Mapping[str, str], params: Mapping[str, object]
+) -> Iterator[TrackedRun]:
+    """Open an MLflow run for the scoring of texts with a registered model, and end it as `track_run` does.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+    with _track(f"gloveflow/scoring/{model}", name=name, tags=tags) as run:
+        values = [Param(key, mask_secrets(str(value))) for key, value in params.items()]
+        open_client().log_batch(run.run_id, params=values)
+        yield run
+
+
+@contextlib.contextmanager
+def _track(experiment: str, *, name: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
     client = open_client()
-    experiment_id = _experiment(client, f"gloveflow/{config.name}")
+    experiment_id = _experiment(client, experiment)
     lock = uuid.uuid4().hex
     with _hold_lock(_lock_path(lock)):
         values = {
@@ -71,7 +93,6 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
         )
         run_id = opened.info.run_id
         try:
-            _log_config(client, run_id, config)
             yield TrackedRun(run_id, experiment_id, run_url(experiment_id, run_id))
         except Exception as error:
             if isinstance(error, ServiceError):
