@@ -25,7 +25,7 @@ from pipeline_config.errors import InputError, UnusableModelError
 from pipeline_config.masking import mask_secrets
 from pipeline_config.schemas import METRICS_FILE
 from tasks.evaluation.labelled import Documents, count_words, evaluate_documents
-from tasks.reading.inputs import LabelledRows, change_reading, read_labelled
+from tasks.reading.inputs import LabelledRows, read_labelled
 from tasks.reading.sources import CorpusFile, digest_files, locate_files
 from tasks.registry.rivals import BUNDLE
 from tasks.registry.seen import find_seen, hash_documents, read_training_texts
@@ -33,6 +33,7 @@ from tasks.reporting.evidence import MODEL_NAMES, Evidence
 from tasks.reporting.page import render_page
 from tasks.reporting.subject import Subject
 from tasks.runtime.progress import track_progress
+from tasks.scoring.request import change_reading
 from tasks.store.artifacts import artifacts_root
 from tasks.tracking import metrics, models, runs, versions
 from tasks.tracking.model_files import Version, open_verified
@@ -197,7 +198,7 @@ def answer(version: Version, rows: _Rows, training_texts: np.ndarray | None) -> 
         left_out=rows.left_out,
         columns=rows.columns,
     )
-    return documents, loaded.code
+    return documents, loaded.served
 
 
 def gather_evidence(

@@ -1,66 +1,38 @@
-"""The flow `score-texts`: classify files of texts with the registered champion.
+"""The flow `score-texts`: classify files of texts with a registered model (`tasks.scoring`), and record it.
 
-Files are read as those of a corpus are, in the way that the model carries unless the caller says otherwise. Every row
-that can be read is written, in order and with all its columns, with `label`, `score` and one column `p_<class>` per
-class (`flows.scored_file`). A row without a text keeps its place, without an answer. Such rows, and those that cannot
-be read, are listed in a file beside the output, with line and reason.
+The version of the model is looked up once, at the start. One MLflow run holds input, output, counts and the profile of
+the texts; the page of the Prefect run shows the counts by label.
 """
 
-import logging
-from collections import Counter
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from prefect import flow, task
-from pydantic import BaseModel, ConfigDict
+from prefect import flow, runtime, task
+from prefect.artifacts import create_table_artifact
+from prefect.exceptions import TerminationSignal
+from prefect.states import Cancelled
 
-from flows.scored_file import Answer, open_scored, rejected_path
+from flows.publishing import on_page, publish_link
+from flows.recovery import hold_flow_run, sweep
 from pipeline_config.contracts.reading import Reading
-from pipeline_config.errors import InputError
-from pipeline_config.masking import masked_errors
+from pipeline_config.masking import masked_errors, split_user
 from pipeline_config.names import check_alias, check_model_name
-from pipeline_config.schemas import REJECTED
-from tasks.corpus.rejection import advise
-from tasks.reading.encodings import is_other_encoding
-from tasks.reading.file_names import TEXT_FORMATS
-from tasks.reading.inputs import InputBlock, InputFile, Inputs, change_reading
-from tasks.reading.sources import CorpusFile, CorpusRef, locate_files
-from tasks.runtime.cancellation import allow_work
+from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
-from tasks.runtime.progress import track_progress
-from tasks.tracking.models import Classify, load_model
-
-logger = logging.getLogger(__name__)
-BATCH = 2048
-_EXAMPLES = 3
-_NO_TEXT = {"null_text", "empty_text"}
-
-
-class ScoringResult(BaseModel):
-    """The result of scoring.
-
-    Attributes:
-        output: the file with the rows and their answers.
-        rows: number of rows in it.
-        skipped: how many of them have no answer.
-        labels: number of rows by label.
-        rejected: number of rows without an answer, in the output or not, by reason.
-        rejected_output: the file that lists these rows; None without any.
-        version: the version of the model.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    output: str
-    rows: int
-    skipped: int
-    labels: dict[str, int]
-    rejected: dict[str, int]
-    rejected_output: str | None
-    version: str
+from tasks.runtime.parent import end_with_parent
+from tasks.scoring.outputs import parse_output
+from tasks.scoring.profile import PROFILE
+from tasks.scoring.registered import make_scoring_model
+from tasks.scoring.request import Request, ScoringResult, change_reading
+from tasks.scoring.score_texts import check_request, score_files
+from tasks.scoring.writers import write_parquet
+from tasks.tracking import metrics, runs
+from tasks.tracking.models import load_model, require_served
+from tasks.tracking.reachability import require_tracking_server
 
 
 @flow(name="score-texts", persist_result=False)
@@ -70,146 +42,157 @@ def score_file(
     output: str,
     model: str,
     alias: str = "champion",
+    version: int | None = None,
     reading: dict[str, Any] | None = None,
     query: str | None = None,
+    table: str | None = None,
+    threshold: float | None = None,
+    top_k: int | None = None,
 ) -> ScoringResult:
     """Write a model's answers to the texts in files.
 
     Args:
-        source: what `corpus.source` takes, or .txt files with a text per line.
-        output: the file to write, .parquet or .csv.
+        source: what `corpus.source` takes, .txt files with a text per line, or folders of .txt files.
+        output: what to write: a file that ends in .parquet, .csv or .jsonl, a directory of Parquet files (its name ends
+            in /), on this machine or a file system of fsspec; or the URL of a database.
         model: name of the registered model.
         alias: alias of its version.
+        version: number of its version, instead of an alias.
         reading: fields of `Reading` that differ from those that the model carries.
         query: the SQL that selects the rows of a database.
+        table: name of the table to write, for a database.
+        threshold: labels with a lower probability are marked in the column `abstained`.
+        top_k: so many labels with their probabilities, in place of the probabilities of all classes.
 
     Raises:
-        ConfigError: model or alias is no such name, or `reading` is wrong.
+        ConfigError: model or alias is no such name, or an option is wrong.
     """
     check_model_name(model, "model")
     check_alias(alias, "alias")
     open_loggers()
     allow_work()
-    sources = [source] if isinstance(source, str) else source
-    with masked_errors():
-        return score_texts(sources=sources, output=output, model=model, alias=alias, reading=reading or {}, query=query)
+    end_with_parent()
+    request = make_request(source, output, query=query, table=table, threshold=threshold, top_k=top_k)
+    try:
+        with masked_errors():
+            return _score_and_record(request, model=model, alias=alias, version=version, reading=reading or {})
+    except KeyboardInterrupt:
+        stop_work()
+        return cast("ScoringResult", Cancelled(message="Interrupted by Ctrl-C"))
+    except TerminationSignal:
+        stop_work()
+        raise
 
 
 @task(name="score_texts", task_run_name="score texts", persist_result=False)
 @masked_errors()
 def score_texts(
-    *,
-    sources: Sequence[str],
-    output: str,
-    model: str,
-    alias: str,
-    reading: Mapping[str, Any] | None = None,
-    query: str | None = None,
+    request: Request, *, model: str, alias: str, version: int | None = None, reading: Mapping[str, Any] | None = None
 ) -> ScoringResult:
-    """Read, classify and write the rows block by block; the arguments are those of the flow.
+    """Load the model, and read, classify and write the rows.
 
     Raises:
         InputError: a file cannot be read, or no row at all has a text that can be classified and some cannot be read.
     """
     change_reading(Reading(), reading or {})  # before the model is loaded, which takes seconds
-    path = Path(output)
-    with open_scored(path) as scored:
-        loaded = load_model(model, alias)
-        files = locate_files(sources, change_reading(loaded.reading, reading or {}), query)
-        if path.resolve() in {Path(file.path).resolve() for file in files}:
-            raise InputError(f"{output}: expected another file than the input; set --output")
-        inputs = Inputs(files, change_reading(loaded.reading, reading or {}))
-        scored.start(inputs.schema, loaded.labels)
-        counts = _Counts(files)
-        with track_progress("score", total=None, unit="texts") as advance:
-            for file in inputs.files:
-                _describe(file)
-                for block in inputs.read(file):
-                    answers = classify(loaded.classify, block.texts)
-                    scored.write(block.table, answers)
-                    scored.reject(Path(file.file.path).name, block.rejected)
-                    counts.add(file.file, block, answers)
-                    advance(len(answers))
-        counts.check()
-    return ScoringResult(
-        output=output,
-        rows=scored.rows,
-        skipped=scored.rows - counts.labels.total(),
-        labels=dict(counts.labels.most_common()),
-        rejected=dict(counts.rejected.most_common()),
-        rejected_output=str(rejected_path(path)) if scored.rejected else None,
-        version=loaded.version,
+    check_request(request)
+    loaded = load_model(model, alias, version)
+    return score_files(request, make_scoring_model(model, loaded), change_reading(loaded.reading, reading or {}))
+
+
+def make_request(
+    source: str | Sequence[str],
+    output: str,
+    *,
+    query: str | None = None,
+    table: str | None = None,
+    threshold: float | None = None,
+    top_k: int | None = None,
+) -> Request:
+    """Return what to score, from the parameters of the flow.
+
+    Raises:
+        ConfigError, InputError: the output cannot be one.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    return Request(sources, parse_output(output, table), query, threshold, top_k)
+
+
+def label_table(result: ScoringResult) -> list[dict[str, Any]]:
+    """Return the number of rows by label, and of those without an answer, as the rows of a table."""
+    answers = max(sum(result.labels.values()), 1)
+    rows: list[dict[str, Any]] = [
+        {"label": label, "rows": count, "share": round(count / answers, 4)} for label, count in result.labels.items()
+    ]
+    return rows + [{"label": f"(no answer: {reason})", "rows": n, "share": ""} for reason, n in result.rejected.items()]
+
+
+def _score_and_record(
+    request: Request, *, model: str, alias: str, version: int | None, reading: Mapping[str, Any]
+) -> ScoringResult:
+    """Score inside one MLflow run, and show the result on the page of the Prefect run."""
+    check_request(request)
+    require_tracking_server()
+    hold_flow_run(str(runtime.flow_run.id))
+    sweep()
+    number = int(require_served(model, alias, version).version)
+    params = {
+        "model": model,
+        "version": number,
+        "source": " ".join(request.sources),
+        "output": request.output.shown,
+        "threshold": request.threshold,
+        "top_k": request.top_k,
+        **{f"reading.{name}": value for name, value in reading.items()},
+    }
+    tags = {
+        "prefect.flow_run_id": str(runtime.flow_run.id),
+        "prefect.flow_run_name": str(runtime.flow_run.name),
+        "prefect.flow_run_url": split_user(str(runtime.flow_run.ui_url or ""))[0],
+    }
+    with runs.track_scoring(model, name=str(runtime.flow_run.name), tags=tags, params=params) as run:
+        publish_link(run.url)
+        result = score_texts(request, model=model, alias=alias, version=number, reading=reading)
+        _log_result(run, request, result)
+        with on_page("the table of the labels"):
+            create_table_artifact(
+                key="scored-texts",
+                table=label_table(result),
+                description=f"{result.rows:,} rows in {result.output} by {model} version {number}; [MLflow]({run.url})",
+            )
+    return result.model_copy(update={"mlflow_url": run.url})
+
+
+def _log_result(run: runs.TrackedRun, request: Request, result: ScoringResult) -> None:
+    numbers = {
+        "rows": result.rows,
+        "rows_without_answer": result.skipped,
+        "rows_rejected": sum(result.rejected.values()),
+        "rows_resumed": result.resumed_rows,
+        "seconds": result.seconds,
+        "texts_per_second": result.texts_per_second,
+        "undecodable_values": sum(result.undecodable.values()),
+        **({} if result.abstained is None else {"abstained": result.abstained}),
+    }
+    metrics.log_metrics(run.run_id, {name: float(value) for name, value in numbers.items()})
+    runs.log_table(run.run_id, label_table(result), "labels")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "profile.parquet")
+        write_parquet(path, PROFILE, [pa.Table.from_pylist(result.profile, schema=PROFILE)])
+        runs.log_file(run.run_id, path)
+    runs.log_dataset(
+        run.run_id,
+        name="input",
+        digest=result.input_digest,
+        path=Path(os.fspath(request.sources[0])),
+        context="scoring-input",
+        rows=result.rows,
     )
-
-
-def classify(model: Classify, texts: pa.Array) -> list[Answer | None]:
-    """Return the model's answers to texts (large_string), None for a null; it gets batches of `BATCH`."""
-    found = texts.drop_null().to_pylist()
-    answers = [answer for i in range(0, len(found), BATCH) for answer in model(found[i : i + BATCH])]
-    in_order = iter(answers)
-    return [next(in_order) if there else None for there in texts.is_valid().to_pylist()]
-
-
-def _describe(file: InputFile) -> None:
-    """Log how a file is read, and that its encoding is another one if it is."""
-    path, encoding = Path(file.file.path), file.found.encoding
-    logger.info("%-20s %s: %s", "score_texts", path.name, file.found.describe())
-    if file.file.kind in (*TEXT_FORMATS, "txt", "folder") and is_other_encoding(path, encoding):
-        logger.warning(
-            "%s: is read in the encoding %s, as the corpus of the model was, but looks like UTF-8; if its letters are "
-            "wrong in the output, use --set corpus.encoding=utf-8",
-            path,
-            encoding,
-        )
-
-
-class _Counts:
-    """Counts answers by label, and rows without one by reason, and keeps a few of these as examples."""
-
-    def __init__(self, files: Sequence[CorpusFile]) -> None:
-        self.labels: Counter[str] = Counter()
-        self.rejected: Counter[str] = Counter()
-        self._files = files
-        self._examples: list[dict[str, Any]] = []
-
-    def add(self, file: CorpusFile, block: InputBlock, answers: Sequence[Answer | None]) -> None:
-        """Count the rows of a block."""
-        self.labels.update(answer["label"] for answer in answers if answer)
-        reasons = block.rejected["reason"]
-        for reason in pc.unique(reasons).to_pylist():
-            of_reason = block.rejected.filter(pc.equal(reasons, reason))
-            if (room := _EXAMPLES - self.rejected[reason]) > 0:
-                name = Path(file.path).name
-                rows = of_reason.slice(0, room).to_pylist()
-                self._examples += [
-                    {"row": 0, "file": name, "line": r["line"], "reason": reason, "excerpt": (r["text"] or "")[:40]}
-                    for r in rows
-                ]
-            self.rejected[reason] += len(of_reason)
-
-    def check(self) -> None:
-        """Tell of rows without an answer.
-
-        Raises:
-            InputError: no row has one, for another reason than that it has no text.
-        """
-        if not self.rejected:
-            return
-        source = CorpusRef(location="", kind=self._files[0].kind, digest="", files=tuple(self._files))
-        table = pa.Table.from_pylist(self._examples, schema=REJECTED)
-        lines = [
-            f"{count:,} {reason}: {advise(reason, table, source)}. Examples: {self._show_examples(reason)}"
-            for reason, count in self.rejected.most_common()
-        ]
-        if not self.labels and not self.rejected.keys() <= _NO_TEXT:
-            files = ", ".join(file.path for file in self._files[:3])
-            raise InputError("\n  ".join([f"{files}: none of the {self.rejected.total():,} rows can be used", *lines]))
-        logger.warning("%s rows have no answer: %s", f"{self.rejected.total():,}", "; ".join(lines))
-
-    def _show_examples(self, reason: str) -> str:
-        examples = [example for example in self._examples if example["reason"] == reason]
-        return "; ".join(_show_example(**example) for example in examples)
-
-
-def _show_example(*, file: str, line: int | None, excerpt: str, **_: object) -> str:
-    return f"{file} {excerpt!r}" if line is None else f"{file} line {line} {excerpt!r}"
+    runs.log_dataset(
+        run.run_id,
+        name="output",
+        digest=result.digest or result.input_digest,
+        path=Path(result.output),
+        context="scoring-output",
+        rows=result.rows,
+    )

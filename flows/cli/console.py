@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from flows.cli.findings import Finding
     from flows.cli.server_process import Server
     from flows.outputs import PipelineResult, StageSummary
-    from flows.scoring import ScoringResult
     from pipeline_config.contracts import analysis
     from pipeline_config.resolve import ResolvedConfig
     from pipeline_config.settings import PipelineConfig
     from tasks.registry.register_model import Registration
+    from tasks.scoring.request import ScoringResult
 
 
 class ProgressHandler(logging.Handler):
@@ -198,10 +198,14 @@ def print_scored(result: "ScoringResult", *, model: str) -> None:
     """Print what a scoring wrote: file, rows, model version, texts by label, rows without an answer by reason."""
     counts = ", ".join(f"{label} {count:,}" for label, count in result.labels.items()) or "none"
     skipped = f", {result.skipped:,} without an answer" if result.skipped else ""
-    print(f"{result.output}: {result.rows:,} rows by {model} version {result.version}: {counts}{skipped}")
+    abstained = "" if result.abstained is None else f", {result.abstained:,} below the threshold"
+    print(f"{result.output}: {result.rows:,} rows by {model} version {result.version}: {counts}{skipped}{abstained}")
+    if result.resumed_rows:
+        print(f"{result.resumed_rows:,} of the rows were finished by an earlier scoring that was interrupted")
     if result.rejected_output:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in result.rejected.items())
         print(f"{result.rejected_output}: {sum(result.rejected.values()):,} rows without an answer: {reasons}")
+    print(f"{result.profile_output}: the profile of the texts, without the texts")
 
 
 def print_servers(servers: "list[Server]", *, links: bool) -> None:

@@ -70,7 +70,8 @@ def find_number(root: Path, name: str, options: argparse.Namespace, config: "Pip
         ServiceError: no version has the alias.
     """
     from flows.cli.options import choose_alias
-    from tasks.tracking.version_list import describe_missing_alias, list_versions
+    from tasks.tracking.version_files import describe_absent
+    from tasks.tracking.version_list import list_versions
 
     alias = choose_alias(options, config)
     records = [record for record in list_versions(root) if record.name == name]
@@ -83,7 +84,7 @@ def find_number(root: Path, name: str, options: argparse.Namespace, config: "Pip
     for record in records:
         if alias in record.aliases:
             return record.version
-    raise ServiceError(describe_missing_alias(name, alias, records[-1] if records else None))
+    raise ServiceError(describe_absent(name, alias, None, records))
 
 
 def check_columns(root: Path, name: str, number: int, sources: list[str], reading: dict[str, Any]) -> None:
@@ -98,15 +99,16 @@ def check_columns(root: Path, name: str, number: int, sources: list[str], readin
     import json
 
     from pipeline_config.contracts.reading import Reading
-    from tasks.reading.inputs import change_reading, read_labelled
+    from tasks.reading.inputs import read_labelled
     from tasks.reading.sources import locate_files
-    from tasks.tracking.version_list import find_files
+    from tasks.scoring.request import change_reading
+    from tasks.tracking.version_files import find_version_files
 
-    files = find_files(root, name, number)
+    files = find_version_files(root, name, alias="", number=number)
     if files is None or not all(Path(source).exists() for source in sources):
         return
     try:
-        description = json.loads((files / "artifacts/bundle/model.json").read_text("utf-8"))
+        description = json.loads((files.folder / "artifacts/bundle/model.json").read_text("utf-8"))
         own = Reading.model_validate(description.get("reading", {}))
     except (OSError, ValueError, AttributeError):
         return  # the check of the version's files says what is wrong

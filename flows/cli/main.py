@@ -234,6 +234,7 @@ def _score(options: argparse.Namespace, root: Path) -> int:
     config = resolved.config
     alias = choose_alias(options, config)
     from flows.cli.console import print_scored, show_log_lines
+    from flows.cli.scoring_checks import check_scoring
     from flows.cli.scoring_options import changes_of_reading, choose_output, place_sources
     from flows.cli.session import run_flow
     from tasks.tracking.reachability import require_tracking_server
@@ -241,6 +242,22 @@ def _score(options: argparse.Namespace, root: Path) -> int:
     sources = place_sources(options.files)
     output = choose_output(options.output, sources)
     changes = changes_of_reading(resolved, options.text)
+    asked = {
+        "query": config.corpus.query,
+        "table": options.table,
+        "threshold": options.threshold,
+        "top_k": options.top_k,
+    }
+    check_scoring(
+        root,
+        sources,
+        output,
+        model=config.registered_model,
+        alias=alias,
+        version=options.version,
+        changes=changes,
+        **asked,
+    )
     require_tracking_server()
     show_log_lines()
 
@@ -253,11 +270,12 @@ def _score(options: argparse.Namespace, root: Path) -> int:
         root,
         load,
         source=sources,
-        output=str(output),
+        output=output,
         model=config.registered_model,
         alias=alias,
+        version=options.version,
         reading=changes,
-        query=config.corpus.query,
+        **asked,
     )
     print_scored(result, model=config.registered_model)
     return 0

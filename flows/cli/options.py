@@ -124,9 +124,22 @@ def add_score(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="what corpus.source takes: a file, directory, glob or URL; or .txt with a text per line",
+        help="what corpus.source takes: a file, directory, glob, URL or database (with --set corpus.query=SQL); .txt "
+        "with a text per line, or a folder of .txt files",
     )
-    parser.add_argument("--output", type=Path, help="file to write, .parquet or .csv (default: FILE-scored.parquet)")
+    parser.add_argument(
+        "--output",
+        help="what to write: a name that ends in .parquet, .csv or .jsonl; a directory, with / at the end; a URL of "
+        "these; a database (default: FILE-scored.parquet)",
+    )
+    parser.add_argument("--table", metavar="NAME", help="the new table to write, if --output is a database")
+    parser.add_argument("--version", type=int, metavar="N", help="number of the model version, instead of an alias")
+    parser.add_argument(
+        "--threshold", type=float, metavar="P", help="mark labels with a probability below P in the column abstained"
+    )
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="the K best labels instead of the probabilities of all classes"
+    )
     add_text(parser)
 
 

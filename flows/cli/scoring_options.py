@@ -27,21 +27,23 @@ def place_sources(names: Sequence[str]) -> list[str]:
     return places
 
 
-def choose_output(output: Path | None, sources: Sequence[str]) -> Path:
-    """Return the file to write: `output`, or one beside the first source, or here if that is no local path.
+def choose_output(output: str | None, sources: Sequence[str]) -> str:
+    """Return what to write: `output`, or a file beside the first source, or here if that is no local path.
 
     Raises:
         InputError: the first source names no single file or directory.
     """
     if output is not None:
-        return output.absolute()
+        if "://" in output:
+            return output
+        return f"{Path(output).expanduser().absolute()}{'/' if output.endswith('/') else ''}"
     path = Path(sources[0])
     name = Path(path.stem if is_packed(path.name) else path.name)
     stem = name.name if path.is_dir() else name.stem
     if not path.exists() and (glob.has_magic(sources[0]) or not stem or ":" in stem):
         raise InputError(f"score: expected --output FILE, since {sources[0]} names no single file")
     folder = path.parent if path.exists() else Path.cwd()
-    return folder / f"{stem}-scored.parquet"
+    return str(folder / f"{stem}-scored.parquet")
 
 
 def changes_of_reading(resolved: ResolvedConfig, text: tuple[str, ...] | None) -> dict[str, Any]:

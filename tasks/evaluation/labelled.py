@@ -16,7 +16,15 @@ from tasks.evaluation.calibration import describe_calibration, find_kept_shares
 from tasks.evaluation.metrics import SplitAnswers, measure_answers
 from tasks.evaluation.mistakes import find_errors, list_suspects
 from tasks.evaluation.prediction_table import tabulate_predictions
-from tasks.evaluation.slices import cut_documents, cut_values, measure_slices
+from tasks.evaluation.slices import (
+    MOST_CLASSES,
+    Feature,
+    cut_column,
+    cut_documents,
+    cut_lengths,
+    cut_values,
+    measure_slices,
+)
 from tasks.evaluation.verdict import TRAINING, write_verdict
 
 _TOKENIZED = 2048  # texts at a time
@@ -66,8 +74,7 @@ def evaluate_documents(documents: Documents, code: Any) -> tuple[Scores, Analysi
     predictions = tabulate_predictions(table, labels, probabilities)
     unseen = predictions if documents.seen is None else predictions.filter(pa.array(~documents.seen))
     suspects, suspected = list_suspects([unseen] if len(unseen) else [], labels, _reader(documents.texts))
-    input_ids, offsets = encode(code, documents.texts)
-    features = cut_documents(truth, labels, input_ids=input_ids, offsets=offsets, columns=dict(documents.columns))
+    features = cut(documents, code)
     if documents.seen is not None:
         features.append(cut_values(TRAINING, ["trained on" if seen else "new" for seen in documents.seen]))
     # the logits less a number for each document, which changes no probability at any temperature
@@ -86,6 +93,19 @@ def evaluate_documents(documents: Documents, code: Any) -> tuple[Scores, Analysi
     )
     verdict = (*describe_documents(documents, scores), *write_verdict(scores, analysis))
     return scores, analysis.model_copy(update={"verdict": verdict})
+
+
+def cut(documents: Documents, code: Any) -> list[Feature]:
+    """Return what the documents are cut by; of a model of an older release, whose tokens are not known, by words."""
+    truth, labels, columns = documents.truth, documents.labels, dict(documents.columns)
+    if _shows_tokens(code):
+        input_ids, offsets = encode(code, documents.texts)
+        return cut_documents(truth, labels, input_ids=input_ids, offsets=offsets, columns=columns)
+    return [
+        cut_lengths(np.array([len(text.split()) for text in documents.texts]), "words"),
+        cut_values("class", [labels[number] for number in truth], most=MOST_CLASSES),
+        *(cut_column(name, values) for name, values in columns.items()),
+    ]
 
 
 def encode(code: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +128,7 @@ def explain(code: Any, documents: Documents) -> tuple[Attribution, ...]:
     )
 
     chosen = choose_sample(documents.truth, documents.probabilities)
-    if not hasattr(code.network, "classify_embedded"):
+    if not _shows_tokens(code) or not hasattr(code.network, "classify_embedded"):
         return ()
     tokenized = code.tokenizers.tokenize_texts([documents.texts[i] for i in chosen], code.text["tokenizer"])
     encoded = []
@@ -118,6 +138,10 @@ def explain(code: Any, documents: Documents) -> tuple[Attribution, ...]:
         label = documents.labels[documents.truth[position]]
         encoded.append(EncodedText(position, match_tokens(tokens, input_ids, token_ids), input_ids, label))
     return attribute_documents(code.network, encoded, list(documents.labels), documents.probabilities[chosen])
+
+
+def _shows_tokens(code: Any) -> bool:
+    return all(hasattr(code, name) for name in ("network", "tokenizers", "text", "token_ids", "_encode"))
 
 
 def describe_documents(documents: Documents, scores: Scores) -> tuple[Finding, ...]:

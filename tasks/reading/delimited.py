@@ -23,7 +23,7 @@ from tasks.reading.layout import Layout, find_layout, parse_rows
 from tasks.reading.packed import open_stream
 from tasks.reading.rows import Problem, Rows
 from tasks.reading.swallowed import SwallowedLines
-from tasks.reading.value_types import TEXT, clean, make_texts
+from tasks.reading.value_types import TEXT, clean, count_replaced, make_texts
 
 
 class RegularBlock(NamedTuple):
@@ -178,7 +178,8 @@ def _parse_carefully(
     values = list(zip(*rows, strict=True)) if rows else [()] * len(kept)
     columns = {name: values[kept.index(place)] for name, place in layout.places.items()}
     whole = schema and make_texts(values, schema)
-    return Rows(columns, problems, np.array(lines, np.int64), len(rows), whole=whole)
+    replaced = count_replaced(values, schema.names) if schema else {}
+    return Rows(columns, problems, np.array(lines, np.int64), len(rows), whole=whole, replaced=replaced)
 
 
 class _CarefulRow(NamedTuple):

@@ -51,12 +51,12 @@ def find_files(folder: Path, label_column: str) -> list[FoundFile]:
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith((".", "__"))]
     if folders and all("=" in path.name for path in folders):
         return [_add_partition(found, path.name) for path in folders for found in find_files(path, label_column)]
-    holders = [path for path in folders if _has_folders(path) or any(map(is_data, path.iterdir()))]
+    holders = [path for path in folders if has_folders(path) or any(map(is_data, path.iterdir()))]
     if holders and any(find_split(path.name) for path in holders):
         return [found for path in holders for found in _find_in_split(path, label_column)]
     if len(holders) == len(folders) == 1:
         return find_files(folders[0], label_column)
-    if any(map(_has_folders, folders)):
+    if any(map(has_folders, folders)):
         raise InputError(
             f"{folder}: expected folders of classes, or of splits with names such as {', '.join(SPLIT_NAMES)}; got "
             f"folders with folders inside: {', '.join(path.name for path in folders[:10])}"
@@ -96,5 +96,6 @@ def _add_partition(found: FoundFile, name: str) -> FoundFile:
     return found._replace(constants={**found.constants, column: None if value == _NO_VALUE else value})
 
 
-def _has_folders(folder: Path) -> bool:
+def has_folders(folder: Path) -> bool:
+    """Return whether a folder has sub-folders that are not hidden."""
     return any(path.is_dir() and not path.name.startswith((".", "__")) for path in folder.iterdir())

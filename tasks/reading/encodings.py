@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from tasks.reading.folders import list_class_files
+from tasks.reading.directories import has_folders
+from tasks.reading.folders import list_class_files, list_documents
 from tasks.reading.packed import open_bytes
 
 _SAMPLE_BYTES = 1 << 20
@@ -58,9 +59,15 @@ def find_encoding(lines: list[bytes]) -> str | None:
 
 def _list_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file, or of the documents of a folder, that are not ASCII."""
-    for file in list_class_files(path).values() if path.is_dir() else [path]:
+    for file in _list_files(path):
         with open_bytes(file) as opened:
             yield from (line for line in opened if not line.isascii())
+
+
+def _list_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return list((list_class_files(path) if has_folders(path) else list_documents(path)).values())
 
 
 def _decodes(line: bytes, encoding: str) -> bool:

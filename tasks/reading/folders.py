@@ -1,4 +1,4 @@
-"""A folder with one sub-folder per class and one file per document.
+"""A folder with one sub-folder per class and one file per document; to be scored, also one of .txt files alone.
 
 The documents of a sub-folder called `unsup`, `unsupervised` or `unlabelled` have no label.
 """
@@ -24,7 +24,7 @@ def find_schema(_path: Path, _kind: str, reading: Reading) -> pa.Schema:
     return pa.schema([pa.field("file" if text != "file" else "file_name", TEXT), pa.field(text, TEXT)])
 
 
-def read_rows(path: Path, _kind: str, reading: Reading, schema: pa.Schema | None = None) -> Iterator[Rows]:
+def read_rows(path: Path, kind: str, reading: Reading, schema: pa.Schema | None = None) -> Iterator[Rows]:
     """Yield the documents of a folder, in the order of the names of their classes and files."""
     if reading.keep_columns:
         raise InputError(
@@ -43,7 +43,7 @@ def read_rows(path: Path, _kind: str, reading: Reading, schema: pa.Schema | None
             columns[reading.label_column] = labels
         return Rows(columns, {}, None, len(texts), whole=schema and make_texts([names, texts], schema))
 
-    for name, file in list_class_files(path).items():
+    for name, file in list_texts(path, kind).items():
         with open_stream(file, reading.encoding) as stream:
             stream.fill(sys.maxsize)
             texts.append(stream.buffer[stream.start :].decode("utf-8", "surrogateescape"))
@@ -55,6 +55,20 @@ def read_rows(path: Path, _kind: str, reading: Reading, schema: pa.Schema | None
             yield block()
             names, texts, labels, size = [], [], [], 0
     yield block()
+
+
+def list_texts(path: Path, kind: str) -> dict[str, Path]:
+    """Return the path of each document of a folder, by name, for the format `folder` or `documents`."""
+    return list_documents(path) if kind == "documents" else list_class_files(path)
+
+
+def list_documents(path: Path) -> dict[str, Path]:
+    """Return the .txt files that lie in a folder itself, sorted, by name."""
+    return {
+        file.name: file
+        for file in sorted(path.iterdir())
+        if file.suffix.lower() == ".txt" and file.is_file() and not file.name.startswith(".")
+    }
 
 
 def list_class_files(path: Path) -> dict[str, Path]:

@@ -40,6 +40,7 @@ _FORMATS = {
     "parquet": Format(tables.read_rows, tables.find_schema),
     "xlsx": Format(spreadsheet.read_rows, spreadsheet.find_schema),
     "folder": Format(folders.read_rows, folders.find_schema),
+    "documents": Format(folders.read_rows, folders.find_schema),
     "txt": Format(lines.read_rows, lines.find_schema),
 }
 _ENOUGH_ROWS = 20  # before a column of numbers is taken for the wrong one

@@ -4,18 +4,17 @@ Takes the files that `sources.locate_files` found; yields `InputBlock`s, in the 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import ValidationError
 
 from pipeline_config.contracts.reading import Reading
-from pipeline_config.errors import ConfigError, InputError
+from pipeline_config.errors import InputError
 from tasks.reading.blocks import KEPT, make_block
 from tasks.reading.formats import drop_roles, find_schema, read_blocks, read_rows, resolve_reading
 from tasks.reading.labels import parse_label
@@ -32,11 +31,13 @@ class InputBlock(NamedTuple):
         table: all columns of the rows that could be read.
         texts: large_string, the normalized text of each of these rows; null if it has none that can be classified.
         rejected: rows without a text and rows that could not be read: `line`, `reason`, `text`.
+        undecodable: how many values of the other columns have bytes that are not in the encoding, by column.
     """
 
     table: pa.Table
     texts: pa.Array
     rejected: pa.Table
+    undecodable: dict[str, int]
 
 
 class InputFile(NamedTuple):
@@ -96,7 +97,7 @@ class Inputs:
             was_read = np.ones(rows.size, bool)
             was_read[list(rows.problems)] = False
             table, texts = table.filter(pa.array(was_read)), texts.filter(pa.array(was_read))
-        return InputBlock(table, _normalize(texts), rejected)
+        return InputBlock(table, _normalize(texts), rejected, _count_undecodable(rows, reading))
 
     def _align(self, rows: Rows, file: InputFile) -> pa.Table:
         """Return all columns of rows in the schema of all files."""
@@ -128,6 +129,8 @@ def _open(file: CorpusFile, reading: Reading) -> InputFile:
     path = Path(file.path)
     reading = drop_roles(path, file.kind, reading, file.constants)
     own = find_schema(path, file.kind, reading, file.constants)
+    if not len(own):  # JSON without any field; a table without columns has no rows
+        own = pa.schema([pa.field(reading.text_column[0], pa.large_string())])
     added = [pa.field(n, pa.large_string()) for n, v in file.constants.items() if v is not None and n not in own.names]
     found = resolve_reading(path, file.kind, reading, file.constants)
     return InputFile(file, reading, found, own, pa.schema([*own, *added], metadata=own.metadata))
@@ -153,6 +156,29 @@ def _unite(schema: pa.Schema, other: InputFile) -> pa.Schema:
         raise InputError(
             f"{other.file.path}: its columns do not fit those of the other files: {error}; score each file on its own"
         ) from None
+
+
+def _count_undecodable(rows: Rows, reading: Reading) -> dict[str, int]:
+    """Return how many values with bytes that are not in the encoding each column has, without those of the text.
+
+    Text files have them replaced. In Parquet they stay as they are.
+    """
+    counts, whole = Counter(rows.replaced), cast(pa.Table, rows.whole)
+    for name, column in zip(whole.column_names, whole.columns, strict=True):
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            try:
+                column.validate(full=True)
+            except pa.ArrowInvalid:
+                counts[name] += sum(map(_is_broken, column.cast(pa.large_binary()).to_pylist()))
+    return {name: count for name, count in counts.items() if name not in reading.text_column}
+
+
+def _is_broken(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _normalize(texts: pa.Array) -> pa.Array:
@@ -203,18 +229,3 @@ def read_labelled(files: Sequence[CorpusFile], reading: Reading, *, blocks: int 
             for name, values in found.columns.items():
                 values.extend(rows[KEPT + name].to_pylist())
     return found
-
-
-def change_reading(reading: Reading, changes: Mapping[str, Any]) -> Reading:
-    """Return a reading with other values in some fields.
-
-    Raises:
-        ConfigError: there is no such field, or a value does not fit.
-    """
-    try:
-        return Reading.model_validate({**reading.model_dump(), **changes})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(
-            f"corpus.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
-        ) from None

@@ -15,7 +15,7 @@ from tasks.reading.byte_stream import ByteStream
 from tasks.reading.columns import ABSENT, find_column, find_field, list_fields
 from tasks.reading.packed import open_stream
 from tasks.reading.rows import Problem, Rows
-from tasks.reading.value_types import ColumnTypes, make_column
+from tasks.reading.value_types import ColumnTypes, clean, count_replaced, make_column
 
 
 def find_schema(path: Path, _kind: str, reading: Reading) -> pa.Schema:
@@ -77,7 +77,7 @@ class Objects:
         """Add a value that begins at a line; `source` is its JSON, for a value that is no object."""
         self._lines.append(line)
         if self._schema is not None:
-            self._whole.append(value if isinstance(value, dict) else {})
+            self._whole.append(_clean_names(value) if isinstance(value, dict) else {})
         if not isinstance(value, dict):
             self._problems[len(self._rows)] = Problem("not_a_json_object", source)
             self._rows.append(self._nothing)
@@ -96,14 +96,14 @@ class Objects:
         lines, self._lines = self._lines, []
         names = self._names
         columns = dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(names, ())
-        return Rows(columns, problems, np.array(lines, np.int64), len(rows), whole=self._take_whole())
+        made = Rows(columns, problems, np.array(lines, np.int64), len(rows))
+        return made if self._schema is None else self._add_whole(made, self._schema)
 
-    def _take_whole(self) -> pa.Table | None:
-        if self._schema is None:
-            return None
+    def _add_whole(self, rows: Rows, schema: pa.Schema) -> Rows:
         whole, self._whole = self._whole, []
-        arrays = [make_column([value.get(f.name) for value in whole], f.type) for f in self._schema]
-        return pa.table(arrays, schema=self._schema)
+        fields = [[value.get(name) for value in whole] for name in schema.names]
+        arrays = [make_column(values, kind) for values, kind in zip(fields, schema.types, strict=True)]
+        return rows._replace(whole=pa.table(arrays, schema=schema), replaced=count_replaced(fields, schema.names))
 
     def check_names(self) -> None:
         """Raise an InputError if there were objects and none had one of the fields."""
@@ -121,9 +121,14 @@ class FieldFinder(Objects):
 
     def add(self, value: Any, line: int, source: str) -> None:  # noqa: ARG002
         """Take the fields of an object into account."""
-        for name, field in value.items() if isinstance(value, dict) else ():
+        for name, field in _clean_names(value).items() if isinstance(value, dict) else ():
             self._types.add(name, field)
 
     def schema(self) -> pa.Schema:
         """Return the fields found so far."""
         return pa.schema([pa.field(str(name), kind) for name, kind in self._types.find().items()])
+
+
+def _clean_names(value: dict[str, Any]) -> dict[str, Any]:
+    """Return an object whose names are texts: bytes that are not in the encoding become question marks."""
+    return value if all(map(str.isascii, value)) else {clean(name): field for name, field in value.items()}

@@ -29,6 +29,7 @@ class Rows(NamedTuple):
         size: number of rows.
         class_names: names of the classes that the numbers of the label column stand for, if the file has them.
         whole: all columns of the file, if they were asked for; a row with a problem has null in each.
+        replaced: how many values of `whole` had bytes that are not in the encoding, by name of the column.
     """
 
     columns: Mapping[str, Column]
@@ -37,3 +38,4 @@ class Rows(NamedTuple):
     size: int
     class_names: Sequence[str] = ()
     whole: pa.Table | None = None
+    replaced: Mapping[str, int] = {}

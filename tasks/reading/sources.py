@@ -23,9 +23,9 @@ from pipeline_config.schemas import Split
 from pipeline_config.settings import CorpusConfig
 from tasks.fetching.mirrors import download_file
 from tasks.reading.database import fetch_rows, is_database
-from tasks.reading.directories import FoundFile, find_files, name_splits
+from tasks.reading.directories import FoundFile, find_files, has_folders, name_splits
 from tasks.reading.file_names import FORMATS, TEXT_FORMATS, find_kind, is_packed
-from tasks.reading.folders import list_class_files
+from tasks.reading.folders import list_documents, list_texts
 from tasks.reading.packed import find_data_name
 from tasks.store.artifacts import SourceRef, artifacts_root, file_digest, tree_digest
 from tasks.store.locks import file_lock
@@ -109,18 +109,19 @@ def locate_files(names: Sequence[str], reading: Reading, query: str | None = Non
         is_text = Path(found.path.name.lower()).suffix == ".txt" and reading.format in ("auto", "folder")
         if kind is None:
             kind = "txt" if is_text and found.path.is_file() else _detect_format(found.path, config.format, "score")
+        if kind == "folder" and not has_folders(found.path) and list_documents(found.path):
+            kind = "documents"
         files.append(CorpusFile(path=str(found.path), kind=kind, constants=dict(found.constants)))
     return files
 
 
 def digest_files(files: Sequence[CorpusFile]) -> str:
-    """Return one SHA-256 of the content of files, in their order; that of a single file is the file's own.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    digests = [_digest(Path(file.path), file.kind, "FILE") for file in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256(repr(digests).encode()).hexdigest()
+    """Return one SHA-256 over the contents of files and what is known of them, in their order."""
+    parts = [
+        (Path(file.path).name, file.kind, file.constants, _digest(Path(file.path), file.kind, "score"))
+        for file in files
+    ]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _find_files(names: str | Sequence[str], config: CorpusConfig, field: str) -> list[FoundFile]:
@@ -241,6 +242,6 @@ def _detect_format(path: Path, wanted: str, field: str) -> str:
 
 def _digest(path: Path, kind: str, field: str) -> str:
     try:
-        return tree_digest(list_class_files(path)) if kind == "folder" else file_digest(path)
+        return tree_digest(list_texts(path, kind)) if path.is_dir() else file_digest(path)
     except OSError as error:
         raise InputError(f"{field}: {error.filename or path}: cannot be read: {error.strerror}") from error

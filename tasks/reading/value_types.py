@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -61,6 +62,17 @@ def make_texts(columns: Sequence[Sequence[str | None]], schema: pa.Schema) -> pa
     """Return columns of texts as a table; bytes that are not in the encoding become question marks."""
     arrays = [pa.array([value and clean(value) for value in column], TEXT) for column in columns]
     return pa.table(arrays or [pa.array([], TEXT) for _ in schema], schema=schema)
+
+
+def count_replaced(columns: Iterable[Sequence[Any]], names: Sequence[str]) -> dict[str, int]:
+    """Return how many values of each column have parts that `clean` replaces; columns without any are left out."""
+    counts: Counter[str] = Counter()
+    for name, values in zip(names, columns, strict=True):
+        for value in values:
+            text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+            if isinstance(text, str) and clean(text) != text:
+                counts[name] += 1
+    return dict(counts)
 
 
 def clean(text: str) -> str:

@@ -12,7 +12,8 @@ from pipeline_config.settings import RegistrationConfig
 from tasks.registry.changes import hand_over
 from tasks.tracking import models, versions
 from tasks.tracking.model_files import Version
-from tasks.tracking.version_list import APPROVAL_TAG, CHAMPION_TAG, UNTIL_TAG, describe_promotion, read_approval
+from tasks.tracking.version_files import describe_promotion
+from tasks.tracking.version_list import APPROVAL_TAG, CHAMPION_TAG, UNTIL_TAG, read_approval
 
 NO_CHAMPION = "none"
 

@@ -8,7 +8,7 @@ from pipeline_config.errors import ConfigError, UnusableModelError
 from pipeline_config.settings import RegistrationConfig
 from tasks.tracking import models, versions
 from tasks.tracking.model_files import Version, verify_version
-from tasks.tracking.version_list import describe_promotion
+from tasks.tracking.version_files import describe_promotion
 
 
 def give_alias(name: str, number: str, gate: RegistrationConfig, *, why: str, keep_previous: bool = False) -> None:

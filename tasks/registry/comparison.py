@@ -153,7 +153,8 @@ def _answer_test_split(newer: versions.RunRecord, pair: list[Version], number: i
     table = documents.read_table(DOCUMENTS_FILE, ["text", "label", "split"])
     test = table.filter(pc.equal(table["split"], "test"))
     try:
-        return ask_both(f"the test split of version {number}", *(test[c].to_pylist() for c in ("text", "label")), pair)
+        texts, labels = (test[name].to_pylist() for name in ("text", "label"))
+        return ask_both(f"the test split of version {number}", texts, labels, pair)
     except UnusableModelError as error:
         notes.append(f"{error}; --file FILE compares answers to a file")
         return None

@@ -19,7 +19,7 @@ from tasks.registry.rules import Evidence, judge
 from tasks.registry.slices import find_slice
 from tasks.tracking import models
 from tasks.tracking.model_files import Version
-from tasks.tracking.version_list import describe_promotion
+from tasks.tracking.version_files import describe_promotion
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,3 +49,13 @@ def _work_on_first(waiting: deque[tuple[T, Future[R]]], function: Callable[[T], 
             waiting[place] = item, done
             return True
     return False
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield items that a thread takes from an iterator, one ahead of what is used."""
+    with ThreadPoolExecutor(1, "read-ahead") as pool:
+        end = object()
+        following = pool.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, items, end)
+            yield cast("T", item)

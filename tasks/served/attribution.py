@@ -56,7 +56,7 @@ def _integrate(network: TextClassifier, ids: Tensor, target: int, steps: int) ->
     parts = torch.tensor(shares / 2, device=ids.device)
     # cuDNN computes no gradients of an LSTM in evaluation mode
     with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-        for batch, part in zip(points.split(_BATCH), parts.split(_BATCH), strict=True):
+        for batch, part in zip(torch.split(points, _BATCH), torch.split(parts, _BATCH), strict=True):
             moved = (batch[:, None, None] * embedded).requires_grad_()
             (gradient,) = torch.autograd.grad(_deep_logit(network, moved, target).sum(), moved)
             total += (part[:, None, None] * gradient.double()).sum(dim=0)

@@ -6,11 +6,10 @@ is loaded is what was checked, even if a process changes the files meanwhile. Re
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TypeAlias
@@ -22,19 +21,9 @@ from mlflow.exceptions import MlflowException
 from pipeline_config.errors import UnusableModelError
 from tasks.store.disk_errors import find_store_error
 from tasks.tracking.server import open_client
+from tasks.tracking.version_files import FILES_TAG, find_difference, hash_files
 
-FILES_TAG = "gloveflow.files"
 Version: TypeAlias = ModelVersion  # for modules that do not import mlflow
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a directory, by its path in the directory, sorted."""
-    digests = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_dir():
-            with path.open("rb") as file:
-                digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -46,21 +35,6 @@ def remove_leftovers(folder: Path) -> None:
 def write_files_tag(folder: Path) -> str:
     """Return the value of the tag for the files of a model in a directory."""
     return json.dumps(hash_files(folder), separators=(",", ":"))
-
-
-def find_difference(found: Mapping[str, str], expected: Mapping[str, str]) -> str | None:
-    """Compare digests of files by name; return which file is missing, changed or added, or None.
-
-    If several differ, the first by name is given.
-    """
-    for name in sorted(found.keys() | expected.keys()):
-        if name not in found:
-            return f"its file {name} is missing"
-        if name not in expected:
-            return f"the file {name} was added to it after it was registered"
-        if found[name] != expected[name]:
-            return f"its file {name} was changed after it was registered"
-    return None
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import file_lock
 from tasks.tracking.client import create_once
 from tasks.tracking.model_files import (
-    FILES_TAG,
     list_other_packages,
     open_verified,
     remove_leftovers,
@@ -35,7 +34,8 @@ from tasks.tracking.model_files import (
 )
 from tasks.tracking.runs import TrackedRun
 from tasks.tracking.server import ABSENT, mlflow_directory, open_client
-from tasks.tracking.version_list import describe_missing_alias, describe_promotion, list_versions
+from tasks.tracking.version_files import FILES_TAG, advise_mending, describe_absent
+from tasks.tracking.version_list import list_versions
 
 logger = logging.getLogger(__name__)
 Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> `label`, `score` and `probabilities` of each
@@ -205,40 +205,54 @@ class LoadedModel(NamedTuple):
         classify: the function from texts to answers.
         labels: the names of its classes.
         reading: how the files of its corpus were read; the default for versions of older releases.
+        served: the object of its code, with network and tokenizer.
         temperature: divides its logits; 1 for versions of older releases.
-        code: the object of its own code (`ServedClassifier`), with network and tokenizer.
     """
 
     version: str
     classify: Classify
     labels: tuple[str, ...]
     reading: Reading
-    temperature: float
-    code: Any
+    served: Any = None
+    temperature: float = 1.0
 
 
-def load_model(name: str, alias: str) -> LoadedModel:
-    """Load the registered model that an alias names.
+def load_model(name: str, alias: str, number: int | None = None) -> LoadedModel:
+    """Load a version of a registered model.
+
+    Args:
+        name: name of the model.
+        alias: alias of the version.
+        number: number of the version, instead of an alias.
 
     Raises:
         ServiceError: there is no such model or alias, or the registry cannot be read.
         UnusableModelError: as in `load_version`.
     """
-    uri = f"models:/{name}@{alias}"
-    try:
-        version = find_alias(name, alias)
-    except MlflowException as error:
-        raise ServiceError(f"{uri}: cannot be looked up: {error.message}") from error
-    if version is None:
-        records = [record for record in list_versions(artifacts_root()) if record.name == name]
-        raise ServiceError(describe_missing_alias(name, alias, records[-1] if records else None))
+    version = require_served(name, alias, number)
     try:
         return open_version(version)
     except UnusableModelError as error:
-        raise UnusableModelError(
-            f"{error}. To mend it, run `gloveflow doctor --repair`, which moves the alias to the version before, or "
-            f"`gloveflow run`, which registers a new version, and then {describe_promotion(name, 'N')}"
-        ) from error
+        raise UnusableModelError(f"{error}. {advise_mending(name)}") from error
+
+
+def require_served(name: str, alias: str, number: int | None = None) -> ModelVersion:
+    """Return the version of a model that an alias or a number names.
+
+    Raises:
+        ServiceError: there is no such model, alias or version, or the registry cannot be read.
+    """
+    uri = f"models:/{name}@{alias}" if number is None else f"models:/{name}/{number}"
+    try:
+        version = find_alias(name, alias) if number is None else open_client().get_model_version(name, str(number))
+    except MlflowException as error:
+        if error.error_code not in ABSENT:
+            raise ServiceError(f"{uri}: cannot be looked up: {error.message}") from error
+        version = None
+    if version is None:
+        records = [record for record in list_versions(artifacts_root()) if record.name == name]
+        raise ServiceError(describe_absent(name, alias, number, records))
+    return version
 
 
 def load_version(version: ModelVersion) -> Classify:
@@ -300,7 +314,10 @@ def open_version(version: ModelVersion) -> LoadedModel:
         except Exception as error:
             raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
 
-    return LoadedModel(str(version.version), classify, *described, model.unwrap_python_model())
+    served = model.unwrap_python_model()
+    return LoadedModel(
+        str(version.version), classify, described.labels, described.reading, served, described.temperature
+    )
 
 
 def _find_pending(client: MlflowClient, run: TrackedRun) -> LoggedModel | None:

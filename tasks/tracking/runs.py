@@ -56,6 +56,21 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
 
 
 @contextlib.contextmanager
+def track_scoring(
+    model: str, *, name: str, tags: Mapping[str, str], params: Mapping[str, object]
+) -> Iterator[TrackedRun]:
+    """Open an MLflow run for the scoring of texts with a registered model, and end it as `open_run` does.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+    with open_run(f"gloveflow/scoring/{model}", name=name, tags=tags) as run:
+        values = [Param(key, mask_secrets(str(value))) for key, value in params.items()]
+        open_client().log_batch(run.run_id, params=values)
+        yield run
+
+
+@contextlib.contextmanager
 def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
     """Open an MLflow run for the body, and end it in the state that fits.
 

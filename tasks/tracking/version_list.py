@@ -60,30 +60,6 @@ def read_approval(tags: Mapping[str, str]) -> str | None:
     return "expired" if until <= datetime.now(UTC) else state
 
 
-def describe_promotion(name: str, version: str) -> str:
-    """Return the command that gives the champion alias to a version, for messages."""
-    return f"`gloveflow models promote {version} --model {name} --why TEXT`"
-
-
-def describe_missing_alias(name: str, alias: str, newest: VersionRecord | None) -> str:
-    """Return why there is no version with an alias, and what to do.
-
-    Args:
-        name: the registered model.
-        alias: the alias.
-        newest: its newest version; None if it has none.
-    """
-    uri = f"models:/{name}@{alias}"
-    if newest is None:
-        return f"{uri}: no such registered model; `gloveflow run` makes one"
-    decision = newest.tags.get(DECISION_TAG)
-    return (
-        f"{uri}: no version has this alias. The newest is version {newest.version}"
-        f"{f' ({decision})' if decision else ''}. {describe_promotion(name, str(newest.version))} makes it the "
-        f"champion all the same; `gloveflow models --model {name}` lists all versions"
-    )
-
-
 def list_versions(root: Path) -> list[VersionRecord]:
     """Return all registered versions, by name and number.
 
@@ -100,18 +76,6 @@ def list_versions(root: Path) -> list[VersionRecord]:
         with contextlib.suppress(sqlite3.Error):  # a database of another version: MLflow migrates it
             return list(_read_database(database))
     return sorted(_ask_server(), key=lambda record: record[:2])
-
-
-def find_files(root: Path, name: str, number: int) -> Path | None:
-    """Return the directory of a version's files in our own registry, which are not verified; None elsewhere."""
-    database = root / "mlflow" / "mlflow.db"
-    if os.environ.get("MLFLOW_TRACKING_URI") or not database.exists():
-        return None
-    query = "SELECT storage_location FROM model_versions WHERE name = ? AND version = ?"
-    with contextlib.suppress(sqlite3.Error), _open(database) as opened:
-        (location,) = opened.execute(query, (name, number)).fetchone() or (None,)
-        return Path(location.removeprefix("file://")) if location and location.startswith("file://") else None
-    return None
 
 
 def _read_database(path: Path) -> Iterator[VersionRecord]:

@@ -1,26 +1,31 @@
 """Scoring files of texts with the champion."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 
 import tasks.reading.byte_stream
-from flows.scoring import ScoringResult, score_file, score_texts
+from flows.scoring import make_request, score_file, score_texts
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
-from tasks.reading.inputs import change_reading
+from tasks.scoring.request import ScoringResult, change_reading
 from tasks.tracking import models
 from tasks.tracking.models import LoadedModel, find_alias
+from tasks.tracking.server import open_client
 
 TEXTS = ["the goal of the match", "", "bread and cheese"]
 LABELS = ("food", "sports", "weather")
-OWN = ["label", "score", "p_food", "p_sports", "p_weather"]
+OWN = ["label", "score", "p_food", "p_sports", "p_weather", "model", "version"]
 
 
 def answer(text: str) -> dict[str, Any]:
@@ -34,18 +39,19 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Have a model answer that goes by words; what the test enters here is the reading that it carries."""
     carried: dict[str, Any] = {}
 
-    def load(_name: str, _alias: str) -> LoadedModel:
+    def load(_name: str, _alias: str, _number: int | None) -> LoadedModel:
         return LoadedModel("7", lambda texts: [answer(text) for text in texts], LABELS, Reading(**carried))
 
     monkeypatch.setattr("flows.scoring.load_model", load)
     return carried
 
 
-def score(source: Path | list[Path], output: Path, **options: Any) -> ScoringResult:
+def score(
+    source: Path | list[Path], output: Path | str, *, reading: dict[str, Any] | None = None, **options: Any
+) -> ScoringResult:
     sources = source if isinstance(source, list) else [source]
-    return score_texts.fn(
-        sources=list(map(str, sources)), output=str(output), model="gloveflow-tiny", alias="champion", **options
-    )
+    request = make_request(list(map(str, sources)), str(output), **options)
+    return score_texts.fn(request, model="gloveflow-tiny", alias="champion", reading=reading)
 
 
 def rejected(output: Path) -> list[tuple[Any, ...]]:
@@ -67,6 +73,41 @@ class TestRegisteredModel:
         assert result.labels == {"food": 1, "sports": 1}
         assert rejected(output) == [(2, "empty_text")]
 
+    def test_one_mlflow_run_and_the_page_of_the_flow_run_tell_what_was_scored(self, tmp_path: Path) -> None:
+        source, output = tmp_path / "texts.txt", tmp_path / "scored.jsonl"
+        source.write_text("\n".join(TEXTS) + "\n")
+        result = score_file(
+            source=str(source), output=str(output), model="gloveflow-tiny", version=1, threshold=1.0, top_k=2
+        )
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert [row["version"] for row in rows] == ["1"] * 3
+        assert [row["abstained"] for row in rows] == [True, None, True]
+        assert "label_2" in rows[0]
+        assert "p_food" not in rows[0]
+        client = open_client()
+        experiment = client.get_experiment_by_name("gloveflow/scoring/gloveflow-tiny").experiment_id
+        (run,) = client.search_runs([experiment], f"params.output = '{output}'")
+        assert (run.info.status, run.data.params["version"]) == ("FINISHED", "1")
+        assert run.data.metrics["rows"] == 3.0
+        assert run.data.metrics["rows_without_answer"] == 1.0
+        assert run.data.metrics["abstained"] == 2.0
+        digests = {found.dataset.name: {tag.value for tag in found.tags} for found in run.inputs.dataset_inputs}
+        assert result.digest == hashlib.sha256(output.read_bytes()).hexdigest()
+        assert result.digest in digests["output"]
+        assert result.input_digest in digests["input"]
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"profile.parquet", "tables"}
+        assert pq.read_table(tmp_path / "scored-profile.parquet").to_pylist() == result.profile
+        identity = run.data.tags["prefect.flow_run_id"]
+        with get_client(sync_client=True) as prefect:
+            assert prefect.read_flow_run(UUID(identity)).state.is_completed()
+            (table,) = prefect.read_artifacts(
+                artifact_filter=ArtifactFilter(
+                    flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(identity)]),
+                    key=ArtifactFilterKey(any_=["scored-texts"]),
+                )
+            )
+        assert json.loads(table.data)[-1] == {"label": "(no answer: empty_text)", "rows": 1, "share": ""}
+
     def test_it_carries_the_configured_reading_of_its_corpus(self) -> None:
         loaded = models.load_model("gloveflow-tiny", "champion")
         assert loaded.reading == Reading(encoding="utf-8")
@@ -76,9 +117,7 @@ class TestRegisteredModel:
         source = tmp_path / "texts.txt"
         source.write_text("rain\n")
         with pytest.raises(ServiceError, match="models:/gloveflow-tiny@nobody: no such registered model"):
-            score_texts.fn(
-                sources=[str(source)], output=str(tmp_path / "scored.csv"), model="gloveflow-tiny", alias="nobody"
-            )
+            score_file(source=str(source), output=str(tmp_path / "scored.csv"), model="gloveflow-tiny", alias="nobody")
         assert [path.name for path in tmp_path.glob("*scored*")] == []
 
 
@@ -246,8 +285,8 @@ class TestRows:
         assert scored.column_names == [*table.column_names, *OWN]
         score(tmp_path / "a.parquet", tmp_path / "scored.csv")
         assert (tmp_path / "scored.csv").read_text().splitlines()[1:] == [
-            '1152921504606846977,goal,a,"[""x""]",1970-01-01 00:00:00.000000001,4.2,sports,0.5,0.25,0.5,0.25',
-            ",rain,b,[],,1.0,weather,0.5,0.25,0.25,0.5",
+            '1152921504606846977,goal,a,"[""x""]",1970-01-01 00:00:00.000000001,4.2,sports,0.5,0.25,0.5,0.25,gloveflow-tiny,7',
+            ",rain,b,[],,1.0,weather,0.5,0.25,0.25,0.5,gloveflow-tiny,7",
         ]
 
     @pytest.mark.parametrize("block_bytes", [None, 16])
@@ -294,7 +333,7 @@ class TestRows:
         score(tmp_path / "a.csv", tmp_path / "scored.csv")
         again = tmp_path / "again.csv"
         score(tmp_path / "scored.csv", again)
-        assert pd.read_csv(again).columns[-5:].tolist() == OWN
+        assert pd.read_csv(again).columns[-7:].tolist() == OWN
         scored = pd.read_csv(tmp_path / "scored.csv").iloc[0].to_dict()
         assert (scored["input_input_label"], scored["input_label"], scored["label"]) == ("x", "y", "sports")
         assert (scored["input_score"], scored["input_p_food"], scored["score"]) == (0.1, 0.2, 0.5)
@@ -352,7 +391,7 @@ class TestOutput:
         assert (tmp_path / "a.csv").read_text() == "text\ngoal\n"
 
     def test_a_name_that_is_neither_parquet_nor_csv_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"ends in \.parquet or \.csv"):
+        with pytest.raises(InputError, match=r"ends in \.parquet, \.csv or \.jsonl"):
             score(tmp_path / "a.csv", tmp_path / "scored.xls")
 
     @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
@@ -367,7 +406,7 @@ class TestOutput:
             assert pq.read_table(tmp_path / "scored.parquet").select(table.column_names).equals(table)
             return
         assert (tmp_path / "scored.csv").read_text("utf-8").splitlines() == [
-            "text,'=head,n,label,score,p_food,p_sports,p_weather",
-            '"\'=HYPERLINK(""https://attacker.example"")",\'@SUM(A1),-1,food,0.5,0.5,0.25,0.25',
-            "-0.5,,2,food,0.5,0.5,0.25,0.25",
+            "text,'=head,n,label,score,p_food,p_sports,p_weather,model,version",
+            '"\'=HYPERLINK(""https://attacker.example"")",\'@SUM(A1),-1,food,0.5,0.5,0.25,0.25,gloveflow-tiny,7',
+            "-0.5,,2,food,0.5,0.5,0.25,0.25,gloveflow-tiny,7",
         ]

@@ -35,12 +35,14 @@ def test_sources_get_absolute_paths_and_addresses_stay(tmp_path: Path, monkeypat
 def test_the_output_is_beside_the_input(name: str, expected: str, tmp_path: Path) -> None:
     place = tmp_path / name
     place.mkdir() if name == "v1.0" else place.touch()
-    assert choose_output(None, [str(place)]) == tmp_path / expected
+    assert choose_output(None, [str(place)]) == str(tmp_path / expected)
 
 
 def test_the_output_of_an_address_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert choose_output(None, ["https://host.example/week.csv.gz"]) == tmp_path / "week-scored.parquet"
-    assert choose_output(Path("mine.csv"), ["s3://bucket/*.csv"]) == tmp_path / "mine.csv"
+    assert choose_output(None, ["https://host.example/week.csv.gz"]) == str(tmp_path / "week-scored.parquet")
+    assert choose_output("mine.csv", ["s3://bucket/*.csv"]) == str(tmp_path / "mine.csv")
+    assert choose_output("mine/", ["a.csv"]) == f"{tmp_path}/mine/"
+    assert choose_output("s3://bucket/mine.csv", ["a.csv"]) == "s3://bucket/mine.csv"
     with pytest.raises(InputError, match="expected --output FILE"):
         choose_output(None, ["s3://bucket/*.csv"])

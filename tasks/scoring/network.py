@@ -1,0 +1,158 @@
+"""The network of a registered model on whole columns of texts: tokenized in slices, run in batches of similar length.
+
+Takes the loaded object of a model's code, with its own tokenizer and network; returns arrays. Every batch is computed
+by one thread, and several threads take batches. So the numbers do not depend on how many threads there are, and threads
+never wait for each other inside a layer, which is what makes a busy machine slow.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from tasks.runtime.cancellation import raise_if_stopped
+from tasks.runtime.parallel import THREADS, map_ahead
+
+BATCH_TOKENS = 4096  # padded tokens of a batch at most, unless a text is longer
+BATCH_TEXTS = 512
+T = TypeVar("T")
+R = TypeVar("R")
+_SLICE_BYTES = 1 << 20  # of text, tokenized at once; the tokenizer needs some ten times as much
+
+
+class Encoded(NamedTuple):
+    """Texts as token ids.
+
+    Attributes:
+        ids: int32, the ids of the tokens of all texts, joined; a text without tokens has the unknown token.
+        offsets: int64[N + 1], where each text begins in `ids`.
+        lengths: int64[N], number of tokens of each text, 0 included.
+        unknown: int64[N], how many of them are not in the vocabulary.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    unknown: np.ndarray
+
+
+class NetworkClassifier:
+    """Classifies texts with the network of a registered model; used as a context, it has threads.
+
+    Args:
+        served: the loaded object of the model's code, with `labels`, `text`, `token_ids`, `tokenizers` and `network`.
+        threads: how many compute at the same time; None is one per processor, or what `OMP_NUM_THREADS` says.
+    """
+
+    def __init__(self, served: Any, threads: int | None = None) -> None:
+        self._network, self._options = served.network, served.text
+        name = self._options["tokenizer"]
+        self._tokenize = served.tokenizers.load_tokenizer(name)
+        self._tokenizing = None if served.tokenizers.is_columnar(name) else threading.Lock()
+        self._words = pa.array(list(served.token_ids), pa.large_string())
+        self._ids = np.array([*served.token_ids.values(), self._options["unk_idx"]], np.int32)
+        self._threads = threads or min(THREADS, torch.get_num_threads())
+
+    def __enter__(self) -> Self:
+        """Start the threads; torch computes with one in each of them."""
+        self._before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(max(1, self._threads - 1), "score", torch.set_num_threads, (1,))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._before)
+
+    def prepare(self, texts: pa.Array) -> Encoded:
+        """Return texts (large_string, normalized, no nulls) as token ids."""
+        parts = [self._encode_slice(texts.slice(start, size)) for start, size in _slice_texts(texts)]
+        if not parts:
+            return Encoded(np.zeros(0, np.int32), np.zeros(1, np.int64), *[np.zeros(0, np.int64)] * 2)
+        ends = np.cumsum([0, *(len(part.ids) for part in parts)])
+        offsets = [part.offsets[:-1] + end for part, end in zip(parts, ends[:-1], strict=True)]
+        return Encoded(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([*offsets, ends[-1:]]),
+            np.concatenate([part.lengths for part in parts]),
+            np.concatenate([part.unknown for part in parts]),
+        )
+
+    def classify(self, prepared: Encoded) -> np.ndarray:
+        """Return the probabilities float64[N, C] of texts, in their order."""
+        probabilities = np.zeros((len(prepared.lengths), self._network.linear.out_features))
+        sizes = np.minimum(np.diff(prepared.offsets), self._options["max_length"])
+
+        def run(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            raise_if_stopped()
+            with torch.inference_mode():
+                ids, lengths = self.pad(prepared, rows, sizes[rows])
+                return rows, self._network(ids, lengths).double().softmax(dim=1).numpy()
+
+        for rows, answers in self.run_all(run, plan_batches(sizes)):
+            probabilities[rows] = answers
+        return probabilities
+
+    def run_all(self, run: Callable[[T], R], batches: Iterable[T]) -> Iterator[R]:
+        """Yield the results of batches, which the threads compute, in order."""
+        return map(run, batches) if self._threads == 1 else map_ahead(self._pool, run, batches)
+
+    def pad(self, prepared: Encoded, rows: np.ndarray, sizes: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return padded int64[B, T] token ids and int64[B] lengths of some texts, cut as in training."""
+        longest = self._options["max_length"]
+        head = {"head": longest, "tail": 0, "head_tail": (longest + 1) // 2}[self._options["truncation"]]
+        whole = np.diff(prepared.offsets)[rows]
+        places = np.arange(sizes.max())
+        left_out = np.where(places[None, :] >= head, np.maximum(whole - longest, 0)[:, None], 0)
+        real = places[None, :] < sizes[:, None]
+        at = np.where(real, prepared.offsets[rows][:, None] + places + left_out, 0)
+        ids = np.where(real, prepared.ids[at], self._options["padding_idx"]).astype(np.int64)
+        return torch.from_numpy(ids), torch.from_numpy(sizes.astype(np.int64))
+
+    def _encode_slice(self, texts: pa.Array) -> Encoded:
+        if self._tokenizing is None:
+            tokens = self._tokenize(texts)
+        else:
+            with self._tokenizing:
+                tokens = self._tokenize(texts)
+        found = pc.index_in(tokens.flatten(), value_set=self._words)
+        known = found.fill_null(len(self._words)).to_numpy()
+        ends = tokens.offsets.to_numpy()
+        ends = ends - ends[0]
+        lengths = np.diff(ends)
+        before = np.concatenate([[0], np.cumsum(known == len(self._words))])
+        ids, empty = self._ids[known], lengths == 0
+        if empty.any():
+            ids = np.insert(ids, ends[:-1][empty], self._options["unk_idx"])
+            ends = ends + np.concatenate([[0], np.cumsum(empty)])
+        return Encoded(ids, ends, lengths, np.diff(before[tokens.offsets.to_numpy() - tokens.offsets[0].as_py()]))
+
+
+def plan_batches(sizes: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield batches of texts of similar length, the longest first, as positions in `sizes`.
+
+    The short ones come last, so that no thread has much left to do when there is nothing more.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, min(BATCH_TEXTS, BATCH_TOKENS // int(sizes[order[start]])))
+        yield order[start : start + count]
+        start += count
+
+
+def _slice_texts(texts: pa.Array) -> Iterator[tuple[int, int]]:
+    """Yield start and number of the texts of slices of about `_SLICE_BYTES`."""
+    ends = np.cumsum(pc.binary_length(texts).to_numpy(zero_copy_only=False))
+    start = 0
+    while start < len(texts):
+        limit = (ends[start - 1] if start else 0) + _SLICE_BYTES
+        stop = max(start + 1, int(np.searchsorted(ends, limit, side="right")))
+        yield start, stop - start
+        start = stop
