@@ -113,6 +113,54 @@ def test_summary_of_a_known_model_that_did_not_pass_the_gate(summary) -> None:
     assert "too low" in lines
 
 
+def decided(**changes: object) -> Registration:
+    decision = made_decision(promoted=False, reason="not champion: accuracy 0.5, chance 0.5").model_copy(update=changes)
+    return Registration(model="gloveflow-tiny", version="3", created=True, alias="champion", decision=decision)
+
+
+def test_a_first_version_that_does_not_pass_the_gate_ends_with_the_command_that_promotes_it_all_the_same(
+    summary,
+) -> None:
+    lines = summary(registration=decided(), verdict=(Finding(level="bad", text="At chance."),))
+    start = lines.index("There is no champion, so predict and score have no model. Not champion: accuracy")
+    assert lines.index("bad At chance.") < start
+    assert lines[start + 1 :] == [
+        "0.5, chance 0.5.",
+        "To use version 3 all the same:",
+        "gloveflow models promote 3 --model gloveflow-tiny --why TEXT",
+    ]
+    assert not any("predict" in line for line in lines[:start])
+
+
+def test_a_champion_that_cannot_be_compared_is_told_with_the_same_command(summary) -> None:
+    lines = summary(registration=decided(champion="2", comparable=False))
+    assert "Version 2 stays champion, but it cannot be compared. Not champion: accuracy 0.5," in lines
+    assert lines[-1] == "gloveflow models promote 3 --model gloveflow-tiny --why TEXT"
+
+
+def test_a_version_that_a_champion_beats_needs_no_command(summary) -> None:
+    assert "promote" not in " ".join(summary(registration=decided(champion="2")))
+
+
+def test_a_version_that_waits_ends_with_the_commands_that_decide(summary) -> None:
+    lines = summary(
+        registration=decided(champion="2", waits_until="2030-01-01T00:00:00+00:00"), artifacts=Path("my runs")
+    )
+    assert lines[-4:] == [
+        "Version 3 waits for a person until 2030-01-01T00:00:00+00:00; after that, the",
+        "champion stays:",
+        "gloveflow models approve 3 --model gloveflow-tiny --artifacts 'my runs' --why TEXT",
+        "gloveflow models reject 3 --model gloveflow-tiny --artifacts 'my runs' --why TEXT",
+    ]
+
+
+def test_a_long_reason_is_broken_at_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = make_result(tmp_path, registration=decided(champion="2", reason="a reason " * 30))
+    print_summary(result, PipelineConfig(name="tiny"), artifacts=None, pages_run=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if "/" not in line) <= 80
+
+
 def test_summary_of_several_seeds_has_mean_and_deviation(summary) -> None:
     spread = {"count": 3.0}
     for name, value in (("mean", 0.9), ("deviation", 0.01)):
