@@ -18,13 +18,15 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from flows.report import describe_code, write_whole
-from pipeline_config.contracts.analysis import Analysis
+from pipeline_config.contracts.analysis import Analysis, PairedComparison
 from pipeline_config.contracts.evaluation import SCORE_NAMES, Scores
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError, UnusableModelError
 from pipeline_config.masking import mask_secrets
 from pipeline_config.schemas import METRICS_FILE
+from tasks.evaluation.analyse import compare_with
 from tasks.evaluation.labelled import Documents, count_words, evaluate_documents
+from tasks.evaluation.metrics import SplitAnswers
 from tasks.reading.inputs import LabelledRows, read_labelled
 from tasks.reading.sources import CorpusFile, digest_files, locate_files
 from tasks.registry.rivals import BUNDLE
@@ -54,6 +56,7 @@ class EvaluationResult(BaseModel):
         seen: how many of the scored documents the version was trained on; None if that is not known.
         left_out: number of rows by reason that have no text or no label, or cannot be read.
         classes: of the model.
+        comparison: with another version, on the documents that neither was trained on; None without one.
         report: path of the HTML page.
     """
 
@@ -70,6 +73,7 @@ class EvaluationResult(BaseModel):
     classes: tuple[str, ...]
     scores: Scores
     analysis: Analysis
+    comparison: PairedComparison | None
     report: str
     mlflow_url: str
     seconds: float
@@ -88,7 +92,13 @@ class _Rows(NamedTuple):
 
 
 def evaluate_file(
-    sources: Sequence[str], *, model: str, version: int, reading: Mapping[str, Any], query: str | None = None
+    sources: Sequence[str],
+    *,
+    model: str,
+    version: int,
+    reading: Mapping[str, Any],
+    query: str | None = None,
+    against: int | None = None,
 ) -> EvaluationResult:
     """Measure a version on labelled files.
 
@@ -98,6 +108,7 @@ def evaluate_file(
         version: number of the version.
         reading: fields of `Reading` that differ from those that the model carries.
         query: the SQL that selects the rows of a database.
+        against: number of a version to compare with on the same documents.
 
     Raises:
         ConfigError: there is no such version, or `reading` is wrong.
@@ -124,7 +135,10 @@ def evaluate_file(
     with runs.open_run(versions.find_experiment(found), name=title, tags=tags) as run:
         documents, code = answer(found, rows, training_texts)
         scores, analysis = evaluate_documents(documents, code)
-        page = render_page(gather_evidence(run, found, rows, scores, analysis))
+        comparison = (
+            None if against is None else compare_with_version(versions.require_version(model, against), documents)
+        )
+        page = render_page(gather_evidence(run, found, rows, scores, analysis, comparison))
         path = artifacts_root() / "reports" / name_report(model, str(version), name)
         write_whole(path, page)
         _log(run, found, rows, documents, scores, analysis, page)
@@ -140,6 +154,7 @@ def evaluate_file(
         classes=description.labels,
         scores=scores,
         analysis=analysis,
+        comparison=comparison,
         report=str(path),
         mlflow_url=run.url,
         seconds=time.perf_counter() - started,
@@ -176,14 +191,7 @@ def read_rows(sources: Sequence[str], reading: Reading, labels: Sequence[str], q
 def answer(version: Version, rows: _Rows, training_texts: np.ndarray | None) -> tuple[Documents, Any]:
     """Return the documents with the answers of a version, and the version's own code."""
     loaded = models.open_version(version)
-    probabilities = np.zeros((len(rows.texts), len(loaded.labels)))
-    with track_progress("evaluate", total=len(rows.texts), unit="texts") as advance:
-        for start in range(0, len(rows.texts), BATCH):
-            answers = loaded.classify(rows.texts[start : start + BATCH])
-            probabilities[start : start + len(answers)] = [
-                [one["probabilities"][label] for label in loaded.labels] for one in answers
-            ]
-            advance(len(answers))
+    probabilities = classify(loaded, rows.texts)
     seen = None
     if training_texts is not None:
         seen = find_seen(hash_documents(pa.chunked_array([pa.array(rows.texts, pa.large_string())])), training_texts)
@@ -201,8 +209,57 @@ def answer(version: Version, rows: _Rows, training_texts: np.ndarray | None) -> 
     return documents, loaded.served
 
 
+def classify(model: models.LoadedModel, texts: Sequence[str]) -> np.ndarray:
+    """Return the probabilities float64[N, C] that a version gives to texts."""
+    probabilities = np.zeros((len(texts), len(model.labels)))
+    with track_progress(f"version {model.version}", total=len(texts), unit="texts") as advance:
+        for start in range(0, len(texts), BATCH):
+            answers = model.classify(list(texts[start : start + BATCH]))
+            probabilities[start : start + len(answers)] = [
+                [one["probabilities"][label] for label in model.labels] for one in answers
+            ]
+            advance(len(answers))
+    return probabilities
+
+
+def compare_with_version(other: Version, documents: Documents) -> PairedComparison | None:
+    """Return the comparison with another version on the documents that neither was trained on.
+
+    Returns:
+        None if they cannot be compared; a warning says why.
+    """
+    name, labels = f"version {other.version}", list(documents.labels)
+    try:
+        with open_verified(other) as folder:
+            training_texts = read_training_texts(folder / BUNDLE)
+        loaded = models.open_version(other)
+    except UnusableModelError as error:
+        logger.warning("%s cannot be compared: %s", name, error)
+        return None
+    hashes = hash_documents(pa.chunked_array([pa.array(documents.texts, pa.large_string())]))
+    new = ~find_seen(hashes, training_texts)
+    new &= np.ones(len(new), bool) if documents.seen is None else ~documents.seen
+    if set(loaded.labels) != set(labels) or not new.any():
+        reason = "one of both was trained on all of the texts" if not new.any() else "it has other classes"
+        logger.warning("%s cannot be compared: %s", name, reason)
+        return None
+    kept = np.flatnonzero(new).tolist()
+    theirs = classify(loaded, [documents.texts[place] for place in kept])
+    order = [loaded.labels.index(label) for label in labels]
+    ours, others = (
+        SplitAnswers(np.array(kept), documents.truth[kept], probabilities)
+        for probabilities in (documents.probabilities[kept], theirs[:, order])
+    )
+    return compare_with(name, ours, others, labels, lambda places: {place: documents.texts[place] for place in places})
+
+
 def gather_evidence(
-    run: runs.TrackedRun, version: Version, rows: _Rows, scores: Scores, analysis: Analysis
+    run: runs.TrackedRun,
+    version: Version,
+    rows: _Rows,
+    scores: Scores,
+    analysis: Analysis,
+    comparison: PairedComparison | None,
 ) -> Evidence:
     """Return what the report of an evaluation is made of."""
     name = Path(rows.files[0].path).name
@@ -218,7 +275,13 @@ def gather_evidence(
         code=describe_code(),
         documents=name,
     )
-    return Evidence(subject, list(scores.classes), {MODEL_NAMES["lstm"]: scores}, analysis)
+    return Evidence(
+        subject,
+        list(scores.classes),
+        {MODEL_NAMES["lstm"]: scores},
+        analysis,
+        comparisons=[comparison] if comparison else [],
+    )
 
 
 def name_report(model: str, version: str, file: str) -> str:

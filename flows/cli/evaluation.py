@@ -22,6 +22,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--version", type=version_number, metavar="N", help="number of the version")
     which.add_argument("--alias", metavar="A", help="alias of the version (default: the configured champion alias)")
+    parser.add_argument(
+        "--against", type=version_number, metavar="N", help="version to compare with (default: the champion)"
+    )
     add_text(parser)
     parser.add_argument(
         "--label", metavar="COLUMN", help="column with the class (default: that which the model was trained on)"
@@ -43,11 +46,13 @@ def evaluate(options: argparse.Namespace, root: Path) -> int:
     name = choose_model(options, resolved.config)
     require_tracking_server()
     number = find_number(root, name, options, resolved.config)
+    against = find_other(root, name, number, options, resolved.config)
     check_columns(root, name, number, sources, reading)
     show_log_lines()
     from flows.evaluating import evaluate_file
 
-    result = evaluate_file(sources, model=name, version=number, reading=reading, query=resolved.config.corpus.query)
+    query = resolved.config.corpus.query
+    result = evaluate_file(sources, model=name, version=number, reading=reading, query=query, against=against)
     if options.json:
         print_json(result.model_dump(mode="json"))
     else:
@@ -87,6 +92,26 @@ def find_number(root: Path, name: str, options: argparse.Namespace, config: "Pip
     raise ServiceError(describe_absent(name, alias, None, records))
 
 
+def find_other(root: Path, name: str, number: int, options: argparse.Namespace, config: "PipelineConfig") -> int | None:
+    """Return the version to compare with: that of `--against`, or the champion; None if it is the version itself.
+
+    Raises:
+        ConfigError: there is no such version.
+    """
+    from tasks.tracking.version_list import list_versions
+
+    records = [record for record in list_versions(root) if record.name == name]
+    if options.against is None:
+        found = [record.version for record in records if config.registration.alias in record.aliases]
+    else:
+        found = [record.version for record in records if record.version == options.against]
+        if not found:
+            raise ConfigError(
+                f"{name}: no version {options.against}; `gloveflow models --model {name}` lists its versions"
+            )
+    return found[0] if found and found[0] != number else None
+
+
 def check_columns(root: Path, name: str, number: int, sources: list[str], reading: dict[str, Any]) -> None:
     """Look for the columns in local files before mlflow is imported, which takes seconds.
 
@@ -120,6 +145,7 @@ def check_columns(root: Path, name: str, number: int, sources: list[str], readin
 def list_result(result: "EvaluationResult") -> list[str]:
     """Return lines about an evaluation, broken at 80 columns: scores, files, then the verdict."""
     from flows.cli.console import list_findings
+    from flows.cli.model_tables import list_differences
 
     scores = result.scores
     lines = [
@@ -136,6 +162,8 @@ def list_result(result: "EvaluationResult") -> list[str]:
         low, high = scores.intervals[key]  # type: ignore[index]
         lines.append(f"  {title:20} {getattr(scores, key):8.4f}   95 % interval {low:.4f} to {high:.4f}")
     lines += ["", *list_classes(result)]
+    if result.comparison:
+        lines += ["", *list_differences(result.comparison, f"{result.model} version {result.version}")]
     lines += ["", f"  report      {result.report}", f"  MLflow run  {result.mlflow_url}"]
     return [*lines, *list_findings(result.analysis.verdict)]
 

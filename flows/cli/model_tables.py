@@ -53,7 +53,7 @@ def list_answers(answers: "Answers", a: int, b: int) -> list[str]:
         names = {"both": "both", "only a": f"only {a}", "only b": f"only {b}", "neither": "neither"}
         lines.append("  right: " + ", ".join(f"{names[key]} {count}" for key, count in answers.right.items()))
     if answers.paired is not None:
-        lines += _list_differences(answers.paired, a, b)
+        lines += list_differences(answers.paired, f"version {a}", f"version {b}")
     if answers.slices:
         lines += ["", *_list_slices(answers.slices, a, b)]
     if answers.examples:
@@ -65,9 +65,10 @@ def list_answers(answers: "Answers", a: int, b: int) -> list[str]:
     return lines
 
 
-def _list_differences(paired: "PairedComparison", a: int, b: int) -> list[str]:
-    """Return the differences of accuracy and macro F1 in points."""
-    lines = [f"  version {a} less version {b}, in points, with 95 % interval:"]
+def list_differences(paired: "PairedComparison", ours: str, other: str | None = None) -> list[str]:
+    """Return the differences of accuracy and macro F1 in points, and McNemar's test."""
+    head = f"{ours} less {other or paired.other}, in points, with 95 % interval, on {paired.documents:,} documents:"
+    lines = wrap(head, "  ", "  ")
     for name, difference in (("accuracy", paired.accuracy), ("macro F1", paired.macro_f1)):
         value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
         lines.append(f"    {name:10} {value:+6.1f}   {low:+.1f} to {high:+.1f}")

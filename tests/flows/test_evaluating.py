@@ -115,6 +115,27 @@ def test_labels_that_the_model_does_not_know_texts_of_the_training_and_rows_with
     assert np.flatnonzero([line == "verdict:" for line in lines])[0] > len(lines) // 2
 
 
+def test_a_version_is_compared_with_another_on_texts_that_neither_was_trained_on(
+    inputs: Path, store: Path, test_rows: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = open_client()
+    first = client.get_model_version(MODEL, "1")
+    model_id = first.source.rpartition("/")[2]
+    client.create_model_version(MODEL, first.source, first.run_id, tags=first.tags, model_id=model_id)
+    with (inputs / "corpus.csv").open(encoding="utf-8") as file:
+        trained = [row for row in csv.DictReader(file) if row["text"] not in {row["text"] for row in test_rows}][:3]
+    file = write_rows(tmp_path / "texts.csv", [*test_rows, *trained])
+    found = ask(capsys, file, "--version", 2)
+    compared = found["comparison"]
+    assert (compared["other"], compared["documents"]) == ("version 1", len(test_rows))
+    assert (compared["accuracy"]["value"], compared["p_value"], compared["only_other"]) == (0, 1, 0)
+    assert "Against version 1" in Path(found["report"]).read_text("utf-8")
+    assert ask(capsys, file)["comparison"] is None
+    assert ask(capsys, file, "--against", 2)["comparison"]["other"] == "version 2"
+    assert run_command(["evaluate", "--model", MODEL, str(file), "--against", "7"]) == 2
+    assert f"{MODEL}: no version 7" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
