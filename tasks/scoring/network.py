@@ -51,6 +51,7 @@ class NetworkClassifier:
 
     def __init__(self, served: Any, threads: int | None = None) -> None:
         self._network, self._options = served.network, served.text
+        self._temperature: float = getattr(served, "temperature", 1.0)  # versions of older releases have none
         name = self._options["tokenizer"]
         self._tokenize = served.tokenizers.load_tokenizer(name)
         self._tokenizing = None if served.tokenizers.is_columnar(name) else threading.Lock()
@@ -93,7 +94,8 @@ class NetworkClassifier:
             raise_if_stopped()
             with torch.inference_mode():
                 ids, lengths = self.pad(prepared, rows, sizes[rows])
-                return rows, self._network(ids, lengths).double().softmax(dim=1).numpy()
+                logits = self._network(ids, lengths).double() / self._temperature
+                return rows, logits.softmax(dim=1).numpy()
 
         for rows, answers in self.run_all(run, plan_batches(sizes)):
             probabilities[rows] = answers

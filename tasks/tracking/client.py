@@ -35,6 +35,7 @@ PATIENCE_SECONDS = 6.0
 PAUSE_SECONDS = 0.5  # it doubles
 _REFUSED, _NO_ANSWER = "connection refused", "no answer in time"
 _SQLITE = "sqlite:///"
+_RACE = "IntegrityError"  # two processes wrote the same row: MLflow finds the other's at the next try
 _OUTAGES = {
     ErrorCode.Name(code)
     for code in (INTERNAL_ERROR, PERMISSION_DENIED, REQUEST_LIMIT_EXCEEDED, TEMPORARILY_UNAVAILABLE, UNAUTHENTICATED)
@@ -118,7 +119,7 @@ def _call_in_plain_words(method: Callable[..., Any], uri: str, *args: Any, **kwa
     try:
         return method(*args, **kwargs)
     except MlflowException as error:
-        if error.error_code not in _OUTAGES:
+        if error.error_code not in _OUTAGES and _RACE not in str(error.message):
             raise
         _raise_store_error(error, uri)
         raise _describe(uri, method.__name__, error.message) from error

@@ -99,6 +99,14 @@ def on_finished(finished: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, pre
 
 
 @pytest.fixture
+def on_copy(finished: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_api: str) -> Any:
+    """Point this process at a copy of the finished run's artifacts, for further runs; returns the run's result."""
+    copy_finished(finished[0], tmp_path / "copy")
+    monkeypatch.setenv("GLOVEFLOW_ARTIFACTS", str(tmp_path / "copy"))
+    return finished[1]
+
+
+@pytest.fixture
 def command_line(tmp_path: Path, prefect_server: str) -> CommandLine:
     return CommandLine(tmp_path / "artifacts", prefect_server)
 

@@ -133,7 +133,7 @@ def test_flow_run_and_mlflow_run_link_to_each_other(on_finished: Any) -> None:
     assert run.data.tags["prefect.flow_run_url"].endswith(str(flow_run.id))
     data = {artifact.key: artifact.data for artifact in artifacts}
     tables = [f"table-{name}" for name in ("classes", "coverage", "findings", "misses", "padding")]
-    assert sorted(data) == ["mlflow-run", "registered-model", "results", *tables, "training-progress"]
+    assert sorted(data) == ["decision", "mlflow-run", "registered-model", "results", *tables, "training-progress"]
     assert on_finished.mlflow_url in str(data["mlflow-run"])
     assert data["training-progress"] == 100.0
     assert [row["split"] for row in json.loads(str(data["results"]))] == ["test", "test", "validation", "validation"]
@@ -147,14 +147,14 @@ def test_our_log_lines_reach_prefect(on_finished: Any) -> None:
     assert {"tasks.store.stage", "tasks.training.history"} <= {log.name for log in logs}
 
 
-def test_an_unchanged_run_is_all_cached_and_makes_no_new_version(on_finished: Any, config: PipelineConfig) -> None:
+def test_an_unchanged_run_is_all_cached_and_makes_no_new_version(on_copy: Any, config: PipelineConfig) -> None:
     again = train_pipeline(config)
     assert all(stage.cached for stage in again.stages)
-    assert again.registration.version == on_finished.registration.version
+    assert again.registration.version == on_copy.registration.version
     assert not again.registration.created
     run = mlflow_run(again)
-    assert run.info.run_id != mlflow_run(on_finished).info.run_id
-    assert run.data.metrics["test_macro_f1"] == mlflow_run(on_finished).data.metrics["test_macro_f1"]
+    assert run.info.run_id != mlflow_run(on_copy).info.run_id
+    assert run.data.metrics["test_macro_f1"] == mlflow_run(on_copy).data.metrics["test_macro_f1"]
     assert len(server.open_client().get_metric_history(run.info.run_id, "train_loss")) == 6
     assert len(run.outputs.model_outputs) == 1
     states = task_states(flow_run_id(run))
@@ -162,14 +162,14 @@ def test_an_unchanged_run_is_all_cached_and_makes_no_new_version(on_finished: An
     assert states["register model"] == states["log results"] == "Completed"
 
 
-def test_a_changed_section_reruns_only_what_depends_on_it(on_finished: Any, config: PipelineConfig) -> None:
+def test_a_changed_section_reruns_only_what_depends_on_it(on_copy: Any, config: PipelineConfig) -> None:
     changed = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
     result = train_pipeline(changed)
     assert [stage.name for stage in result.stages if not stage.cached] == ["train_classifier", "evaluate_classifier"]
 
 
 def test_several_seeds_give_mean_and_deviation_and_the_best_by_validation_is_registered(
-    on_finished: Any, config: PipelineConfig
+    on_copy: Any, config: PipelineConfig
 ) -> None:
     seeds = {"training": config.training.model_copy(update={"seeds": (config.seed, 1), "epochs": 1})}
     result = train_pipeline(config.model_copy(update=seeds))
@@ -196,7 +196,7 @@ def test_several_seeds_give_mean_and_deviation_and_the_best_by_validation_is_reg
     assert run.data.metrics["validation_macro_f1"] == max(scores["validation"])
 
 
-def test_without_vectors_the_embedding_layer_starts_fresh(on_finished: Any, config: PipelineConfig) -> None:
+def test_without_vectors_the_embedding_layer_starts_fresh(on_copy: Any, config: PipelineConfig) -> None:
     without = config.model_copy(update={"embeddings": config.embeddings.model_copy(update={"source": "none"})})
     result = train_pipeline(without)
     names = [stage.name for stage in result.stages]
@@ -210,7 +210,7 @@ def broken_vectors(config: PipelineConfig, tmp_path: Path, on_failure: str) -> P
     return config.model_copy(update={"embeddings": config.embeddings.model_copy(update=update)})
 
 
-def test_missing_vectors_fail_the_run_by_default(on_finished: Any, config: PipelineConfig, tmp_path: Path) -> None:
+def test_missing_vectors_fail_the_run_by_default(on_copy: Any, config: PipelineConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.txt: expected a file"):
         train_pipeline(broken_vectors(config, tmp_path, "error"))
     client = server.open_client()
@@ -222,7 +222,7 @@ def test_missing_vectors_fail_the_run_by_default(on_finished: Any, config: Pipel
 
 
 def test_missing_vectors_can_be_allowed_and_are_logged(
-    on_finished: Any, config: PipelineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    on_copy: Any, config: PipelineConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="flows"):
         result = train_pipeline(broken_vectors(config, tmp_path, "train_from_scratch"))

@@ -46,7 +46,7 @@ SECTIONS = [section for section in SECTIONS if issubclass(section, BaseModel)]
 
 
 def test_there_is_one_section_per_configured_stage():
-    assert len(SECTIONS) == 10
+    assert len(SECTIONS) == 11
 
 
 @pytest.mark.parametrize("section", [PipelineConfig, *SECTIONS])

@@ -234,6 +234,8 @@ class TestFiles:
             "artifacts/bundle/model.json",
             "artifacts/bundle/vocabulary.json",
             "artifacts/bundle/weights.safetensors",
+            "artifacts/bundle/training-texts.u64",
+            "artifacts/bundle/card.md",
             *(f"artifacts/bundle/{name}.py" for name in CARRIED),
         }
 

@@ -6,11 +6,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.store.tracking.dbmodels.models import SqlDataset
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from flows.cli.environment import prepare_environment
 from pipeline_config.errors import ServiceError, StoreError
 from tasks.tracking import client as tracking_client
 from tasks.tracking.client import TrackingClient, create_once
+from tasks.tracking.runs import log_dataset
 from tasks.tracking.server import open_client
 from tests.flaky_server import MODES, flaky_server
 
@@ -73,6 +76,29 @@ class TestRepeating:
             server.losing = {"/runs/set-tag"}
             TrackingClient(server.url).set_tag(RUN, "a", "1")
             assert [path for path, _ in server.accepted] == ["/api/2.0/mlflow/runs/set-tag"] * 2
+
+    def test_two_processes_may_log_the_same_dataset_at_once(self, tracked, monkeypatch):
+        client = open_client()
+        experiment = client.create_experiment("x", artifact_location=(tracked / "files").as_uri())
+        first, second = (client.create_run(experiment).info.run_id for _ in range(2))
+        dataset = {"name": "train", "digest": "1", "path": tracked, "context": "train", "rows": 3}
+        log_dataset(first, **dataset)
+        log, calls = SqlAlchemyStore.log_inputs, []
+
+        def log_as_if_it_were_not_there(store, **kwargs):
+            calls.append(kwargs)
+            if len(calls) == 1:
+                kind = {"dataset_source_type": "local", "dataset_source": "{}"}
+                row = SqlDataset(dataset_uuid="1" * 32, experiment_id=experiment, name="train", digest="1", **kind)
+                with store.ManagedSessionMaker(read_only=False) as session:
+                    session.add(row)
+            return log(store, **kwargs)
+
+        monkeypatch.setattr(SqlAlchemyStore, "log_inputs", log_as_if_it_were_not_there)
+        log_dataset(second, **dataset)
+        assert len(calls) == 2
+        (found,) = client.get_run(second).inputs.dataset_inputs
+        assert found.dataset.name == "train"
 
     @pytest.mark.parametrize("found", [None, "found"])
     def test_what_creates_something_is_repeated_only_if_it_created_nothing(self, found):
