@@ -70,6 +70,9 @@ def describe_absent(name: str, alias: str, number: int | None, records: Sequence
     uri = f"models:/{name}@{alias}"
     if not records:
         return f"{uri}: no such registered model; `gloveflow run` makes one"
+    known = [f"{one} (version {record.version})" for record in records for one in record.aliases]
+    if any(one != "challenger" for record in records for one in record.aliases):
+        return f"{uri}: no version has this alias; there are {', '.join(sorted(known))}"
     newest = records[-1]
     decision = newest.tags.get(DECISION_TAG)
     return (

@@ -144,7 +144,7 @@ def test_a_version_is_compared_with_another_on_texts_that_neither_was_trained_on
         (
             ["texts.csv", "--alias", "live"],
             5,
-            f"models:/{MODEL}@live: no version has this alias. The newest is version 1",
+            f"models:/{MODEL}@live: no version has this alias; there are challenger (version 1), champion (version 1)",
         ),
         (["texts.csv", "--label", "class"], 3, "expected a column 'class', got columns 'text', 'label'"),
         (["texts.csv", "--text", "words"], 3, "expected a column 'words', got columns 'text', 'label'"),

@@ -116,7 +116,9 @@ class TestRegisteredModel:
     def test_an_unknown_alias_is_an_error_and_leaves_nothing(self, tmp_path: Path) -> None:
         source = tmp_path / "texts.txt"
         source.write_text("rain\n")
-        with pytest.raises(ServiceError, match="models:/gloveflow-tiny@nobody: no such registered model"):
+        with pytest.raises(
+            ServiceError, match="models:/gloveflow-tiny@nobody: no version has this alias; there are challenger"
+        ):
             score_file(source=str(source), output=str(tmp_path / "scored.csv"), model="gloveflow-tiny", alias="nobody")
         assert [path.name for path in tmp_path.glob("*scored*")] == []
 
