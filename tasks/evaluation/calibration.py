@@ -88,13 +88,22 @@ def choose_temperature(logits: np.ndarray, label_ids: np.ndarray) -> float:
 
 
 def fit_temperature(logits: np.ndarray, label_ids: np.ndarray) -> float:
-    """Return the temperature with the smallest log-loss, between 0.05 and 20."""
+    """Return the temperature with the smallest log-loss, between 0.05 and 20.
+
+    Each of C classes but the true one gets 1 / (N + C) of the target, as in Platt (1999): without a mistake among N
+    documents, the best guess for their error is not zero, and the temperature would fall without end.
+    """
     from scipy.optimize import minimize_scalar  # not at the top: slow to import
 
+    share = 1 / (len(logits) + logits.shape[1])
+    elsewhere = logits.sum(axis=1) - logits.shape[1] * logits[np.arange(len(logits)), label_ids]
+
+    def smoothed_loss(power: float) -> float:
+        temperature = np.exp(power)
+        return float((log_losses(logits, label_ids, temperature) - share * elsewhere / temperature).mean())
+
     end = np.log(_LARGEST_TEMPERATURE)
-    found = minimize_scalar(
-        lambda power: log_losses(logits, label_ids, np.exp(power)).mean(), bounds=(-end, end), method="bounded"
-    )
+    found = minimize_scalar(smoothed_loss, bounds=(-end, end), method="bounded")
     return float(np.exp(found.x))
 
 
