@@ -12,6 +12,7 @@ import importlib
 import json
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,7 +34,7 @@ class ServedClassifier(PythonModel):
         """Check the files of the bundle, then load it.
 
         Raises:
-            MlflowException: a file is missing, was changed or was added.
+            MlflowException: a file is missing, was changed or was added, or an environment variable has a wrong value.
         """
         bundle = Path(context.artifacts["bundle"])
         description = json.loads((bundle / "model.json").read_text("utf-8"))
@@ -41,11 +42,16 @@ class ServedClassifier(PythonModel):
         vocabulary = json.loads((bundle / "vocabulary.json").read_text("utf-8"))
         self.labels: list[str] = description["labels"]
         self.text: dict[str, Any] = description["text"]
+        self.reading: dict[str, Any] = description["reading"]
         self.temperature: float = description["temperature"]
         # a word of a text that looks like a special token is unknown, so special tokens are left out
         words = enumerate(vocabulary[self.text["specials"] :], self.text["specials"])
         self.token_ids = {token: token_id for token_id, token in words}
-        self.tokenizers, network = _load_modules(bundle, "tokenizers", "network")
+        self.tokenizers, network, self.inputs, self.attribution, threads = _load_modules(
+            bundle, "tokenizers", "network", "inputs", "attribution", "threads"
+        )
+        self.limits = self.inputs.read_limits()  # None is without limits
+        self.small = threads.SmallRequests(self.inputs.read_number(threads.THREADS, 1))
         self.tokenizers.load_tokenizer(self.text["tokenizer"])  # a missing package fails here, not at the first text
         self.network = network.TextClassifier(**description["architecture"])
         self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
@@ -55,36 +61,91 @@ class ServedClassifier(PythonModel):
         self,
         context: PythonModelContext,  # noqa: ARG002
         model_input: pd.DataFrame,
-        params: dict[str, Any] | None = None,  # noqa: ARG002
+        params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Return for each text `label`, `score` (its probability) and `probabilities` (by class).
 
+        Args:
+            context: of MLflow.
+            model_input: texts in a table, a Series, an array, a list or a dict of lists. Of several columns the text
+                columns of the model are read, or the column `text`.
+            params: `top_k`, `threshold`, `explain` and `on_error`, see `Options` in `inputs.py`.
+
         Raises:
-            MlflowException: a value in the first column is not a string.
+            MlflowException: the texts or params cannot be used, or are too many.
         """
-        texts = model_input.iloc[:, 0].tolist() if model_input.shape[1] else []
-        for number, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise MlflowException.invalid_parameter_value(f"row {number}: expected a string, got {text!r}")
-        encoded = [self._encode(tokens) for tokens in self.tokenizers.tokenize_texts(texts, self.text["tokenizer"])]
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-        answers: list[dict[str, Any]] = [{}] * len(encoded)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            for i, probabilities in zip(rows, self._probabilities([encoded[i] for i in rows]), strict=True):
-                best = max(range(len(probabilities)), key=probabilities.__getitem__)
-                answers[i] = {
-                    "label": self.labels[best],
-                    "score": probabilities[best],
-                    "probabilities": dict(zip(self.labels, probabilities, strict=True)),
-                }
+        options, limits = self.inputs.read_options(params), self.limits
+        values = self.inputs.read_values(model_input, self.reading["text_column"], self.reading["text_joiner"])
+        if limits:
+            self.inputs.check_size("rows", len(values), limits.rows)
+            self.inputs.check_size("explained", len(values) * options.explain, limits.explained)
+        problems = {
+            i: problem for i, value in enumerate(values) if (problem := self.inputs.find_problem(value, limits))
+        }
+        if problems and options.on_error == "request":
+            row, problem = next(iter(problems.items()))
+            raise self.inputs.RefusedRequest(f"row {row}: {problem}")
+        answers: list[dict[str, Any]] = [{"label": None, "score": None, "probabilities": {}} for _ in values]
+        for row, answer in zip(
+            [i for i in range(len(values)) if i not in problems],
+            self._classify([value for i, value in enumerate(values) if i not in problems], options),
+            strict=True,
+        ):
+            answers[row] = answer
+        if options.on_error == "row":
+            for row, answer in enumerate(answers):
+                answer["error"] = problems.get(row)
         return answers
 
+    def _classify(self, texts: list[str], options: Any) -> list[dict[str, Any]]:
+        tokens = self.tokenizers.tokenize_texts(texts, self.text["tokenizer"])
+        encoded = [self._encode(words) for words in tokens]
+        if self.limits:
+            self.inputs.check_size("tokens", sum(map(len, encoded)), self.limits.tokens)
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        answers: list[dict[str, Any]] = [{}] * len(encoded)
+        small = len(order) * len(encoded[order[-1]]) if order else 0
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            batch = [encoded[i] for i in rows]
+            found = self.small.run(partial(self._probabilities, batch), tokens=small)
+            for i, probabilities in zip(rows, found, strict=True):
+                answers[i] = self._answer(probabilities, options)
+        if options.explain:
+            for answer, words, ids in zip(answers, tokens, encoded, strict=True):
+                answer["tokens"] = self._explain(words, ids, self.labels.index(answer["label"]))
+        return answers
+
+    def _answer(self, probabilities: list[float], options: Any) -> dict[str, Any]:
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        shown = list(range(len(probabilities)))
+        if options.top_k is not None:
+            shown = sorted(shown, key=lambda i: -probabilities[i])[: options.top_k]
+        answer = {
+            "label": self.labels[best],
+            "score": probabilities[best],
+            "probabilities": {self.labels[i]: probabilities[i] for i in shown},
+        }
+        if options.threshold is not None:
+            answer["abstained"] = probabilities[best] < options.threshold
+        return answer
+
+    def _explain(self, tokens: list[str], ids: list[int], target: int) -> list[dict[str, Any]]:
+        """Return the tokens that the network reads, each with its weight for a class; none for a text without any."""
+        attribute = partial(self.attribution.attribute_tokens, self.network, ids, target)
+        weights = self.small.run(attribute, tokens=len(ids)) if tokens else []
+        kept = self._cut(tokens)
+        return [{"token": token, "weight": weight} for token, weight in zip(kept, weights, strict=True)]
+
     def _encode(self, tokens: list[str]) -> list[int]:
-        unk, longest = self.text["unk_idx"], self.text["max_length"]
-        ids = [self.token_ids.get(token, unk) for token in tokens] or [unk]
+        unk = self.text["unk_idx"]
+        return self._cut([self.token_ids.get(token, unk) for token in tokens] or [unk])
+
+    def _cut(self, items: list[Any]) -> list[Any]:
+        """Return the tokens or ids of a text that the network reads."""
+        longest = self.text["max_length"]
         head = {"head": longest, "tail": 0, "head_tail": (longest + 1) // 2}[self.text["truncation"]]
-        return ids if len(ids) <= longest else ids[:head] + ids[len(ids) - (longest - head) :]
+        return items if len(items) <= longest else items[:head] + items[len(items) - (longest - head) :]
 
     def _probabilities(self, documents: list[list[int]]) -> list[list[float]]:
         lengths = torch.tensor([len(ids) for ids in documents])

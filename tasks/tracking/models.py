@@ -16,7 +16,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
+from mlflow.types.schema import ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import GloveflowError, ServiceError, UnusableModelError
@@ -40,14 +40,21 @@ logger = logging.getLogger(__name__)
 Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> `label`, `score` and `probabilities` of each
 DIGEST_TAG = "gloveflow.model_digest"
 SIGNATURE = ModelSignature(
-    # The column has no name, so that lists, Series and tables are all accepted. Its type is any: with the type string,
-    # MLflow's server would turn a null and a number into the texts "None" and "1", which the model must refuse.
-    inputs=Schema([ColSpec(AnyType())]),  # type: ignore[no-untyped-call]
+    # Without inputs, because MLflow would drop the columns of a table that a signature does not name, or all but the
+    # first, and refuse lists if it names one. The model reads tables by name, and refuses what is no text.
     outputs=Schema(
         [
             ColSpec(DataType.string, "label"),
             ColSpec(DataType.double, "score"),
             ColSpec(Map(DataType.double), "probabilities"),
+        ]
+    ),
+    params=ParamSchema(
+        [
+            ParamSpec("top_k", DataType.long, None),
+            ParamSpec("threshold", DataType.double, None),
+            ParamSpec("explain", DataType.boolean, False),
+            ParamSpec("on_error", DataType.string, "request"),
         ]
     ),
 )
@@ -84,7 +91,7 @@ def log_model(
                 python_model=str(code),
                 artifacts={"bundle": str(bundle)},
                 signature=SIGNATURE,
-                input_example=[example],
+                input_example={"text": [example]},
                 pip_requirements=requirements,
                 mlflow_model=Model(
                     artifact_path=logged.name,  # not its place, which changes when the artifacts are moved
