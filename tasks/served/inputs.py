@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 LIMITS = {  # environment variable: (field of `Limits`, default)
     "GLOVEFLOW_SERVING_MAX_ROWS": ("rows", 100_000),
@@ -23,24 +21,8 @@ OPTIONS = ("top_k", "threshold", "explain", "on_error")
 _NAMES_SHOWN = 10
 
 
-class RefusedRequest(MlflowException):
-    """A request that cannot be answered: status 400 on MLflow's server.
-
-    That server puts the data of the request in front of the message of an exception; this message stays as it is.
-    """
-
-    def __init__(self, message: str) -> None:
-        self._told = message
-        super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
-
-    @property
-    def message(self) -> str:
-        """The message, without the data of the request."""
-        return self._told
-
-    @message.setter
-    def message(self, _: str) -> None:
-        pass
+class RequestError(ValueError):
+    """A request that cannot be answered; the message says what was expected and what came."""
 
 
 class Limits(NamedTuple):
@@ -79,13 +61,13 @@ def read_number(variable: str, default: int) -> int:
     """Return the whole number in an environment variable, at least 1.
 
     Raises:
-        MlflowException: it is something else.
+        ValueError: it is something else.
     """
     value = os.environ.get(variable, "").strip()
     if not value:
         return default
     if not re.fullmatch(r"[0-9]{1,18}", value) or not int(value):
-        raise MlflowException(f"{variable}: expected a whole number of at least 1, got {value!r}")
+        raise ValueError(f"{variable}: expected a whole number of at least 1, got {value!r}")
     return int(value)
 
 
@@ -98,22 +80,22 @@ def read_options(params: Mapping[str, Any] | None) -> Options:
     """Check the `params` of a request.
 
     Raises:
-        RefusedRequest: one is unknown or has a value that it cannot have.
+        RequestError: one is unknown or has a value that it cannot have.
     """
     given = {name: value for name, value in (params or {}).items() if value is not None}
     if unknown := sorted(map(str, given.keys() - set(OPTIONS))):
-        raise RefusedRequest(f"params: expected {', '.join(OPTIONS)}, got {_show_names(unknown)}")
+        raise RequestError(f"params: expected {', '.join(OPTIONS)}, got {_show_names(unknown)}")
     options = Options(**given)
     if options.top_k is not None and (not _is_whole(options.top_k) or options.top_k < 1):
-        raise RefusedRequest(f"params: top_k: expected a whole number of at least 1, got {options.top_k!r:.40}")
+        raise RequestError(f"params: top_k: expected a whole number of at least 1, got {options.top_k!r:.40}")
     if options.threshold is not None:
         number = isinstance(options.threshold, int | float) and not isinstance(options.threshold, bool)
         if not number or not 0 <= options.threshold <= 1:
-            raise RefusedRequest(f"params: threshold: expected a number from 0 to 1, got {options.threshold!r:.40}")
+            raise RequestError(f"params: threshold: expected a number from 0 to 1, got {options.threshold!r:.40}")
     if not isinstance(options.explain, bool):
-        raise RefusedRequest(f"params: explain: expected true or false, got {options.explain!r:.40}")
+        raise RequestError(f"params: explain: expected true or false, got {options.explain!r:.40}")
     if options.on_error not in ("row", "request"):
-        raise RefusedRequest(f"params: on_error: expected row or request, got {options.on_error!r:.40}")
+        raise RequestError(f"params: on_error: expected row or request, got {options.on_error!r:.40}")
     return options
 
 
@@ -126,7 +108,7 @@ def read_values(model_input: Any, columns: Sequence[str], joiner: str) -> list[A
         joiner: what stands between the texts of two columns.
 
     Raises:
-        RefusedRequest: there are no columns to read, or several and none is known.
+        RequestError: there are no columns to read, or several and none is known.
     """
     names, values = _list_columns(model_input)
     chosen = _choose_columns(names, columns)
@@ -157,11 +139,14 @@ def check_size(name: str, size: int, limit: int) -> None:
         name: the field of `Limits`.
         size: what the request asks for.
         limit: the limit.
+
+    Raises:
+        RequestError: it does.
     """
     if size > limit:
         variable = next(variable for variable, (field, _) in LIMITS.items() if field == name)
         what = "texts with explain" if name == "explained" else name
-        raise RefusedRequest(f"expected at most {limit:,} {what} in a request ({variable}), got {size:,}")
+        raise RequestError(f"expected at most {limit:,} {what} in a request ({variable}), got {size:,}")
 
 
 def _list_columns(data: Any) -> tuple[list[Any], list[list[Any]]]:
@@ -174,14 +159,14 @@ def _list_columns(data: Any) -> tuple[list[Any], list[list[Any]]]:
         data = data.tolist()
     values = data if isinstance(data, list | tuple) else [data]
     if not values:
-        raise RefusedRequest("expected at least one text, got none")
+        raise RequestError("expected at least one text, got none")
     if all(isinstance(value, Mapping) for value in values):
         names = list(dict.fromkeys(name for row in values for name in row))
         return names, [[_unpack(row.get(name)) for row in values] for name in names]
     if all(isinstance(value, list | tuple) for value in values):
         sizes = {len(value) for value in values}
         if sizes != {1}:
-            raise RefusedRequest(f"expected one text in each row, got rows of {_show_counts(sizes)} values")
+            raise RequestError(f"expected one text in each row, got rows of {_show_counts(sizes)} values")
         values = [value[0] for value in values]
     return [None], [[_unpack(value) for value in values]]
 
@@ -194,7 +179,7 @@ def _list_fields(data: Mapping[Any, Any]) -> tuple[list[Any], list[list[Any]]]:
         columns.append(list(value) if isinstance(value, list | tuple) else [value])
     sizes = {len(column) for column in columns}
     if len(sizes) > 1:
-        raise RefusedRequest(f"expected columns of equal length, got {_show_counts(sizes)} rows")
+        raise RequestError(f"expected columns of equal length, got {_show_counts(sizes)} rows")
     return list(data), columns
 
 
@@ -203,13 +188,13 @@ def _choose_columns(names: list[Any], own: Sequence[str]) -> list[Any]:
         if all(name in names for name in wanted):
             repeated = [name for name in wanted if names.count(name) > 1]
             if repeated:
-                raise RefusedRequest(f"expected one column {repeated[0]!r}, got {names.count(repeated[0])}")
+                raise RequestError(f"expected one column {repeated[0]!r}, got {names.count(repeated[0])}")
             return wanted
     if len(names) == 1:
         return names
     known = " and ".join(repr(name) for name in own)
     either = "" if tuple(own) == ("text",) else f"the column{'s' * (len(own) > 1)} {known}, or "
-    raise RefusedRequest(
+    raise RequestError(
         f"expected {either}a column 'text', or a table of one column, got "
         + (f"{len(names)} columns: {_show_names(names)}" if names else "no columns")
     )

@@ -21,10 +21,31 @@ import mlflow
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from safetensors.torch import load_file
 
 BATCH = 256
+
+
+class RefusedRequest(MlflowException):
+    """A request that cannot be answered: status 400 on MLflow's server.
+
+    That server puts the data of the request in front of the message of an exception; this message stays as it is.
+    """
+
+    def __init__(self, message: str) -> None:
+        self._told = message
+        super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        """The message, without the data of the request."""
+        return self._told
+
+    @message.setter
+    def message(self, _: str) -> None:
+        pass
 
 
 class ServedClassifier(PythonModel):
@@ -34,7 +55,8 @@ class ServedClassifier(PythonModel):
         """Check the files of the bundle, then load it.
 
         Raises:
-            MlflowException: a file is missing, was changed or was added, or an environment variable has a wrong value.
+            MlflowException: a file is missing, was changed or was added.
+            ValueError: an environment variable has a wrong value, or the tokenizer is not there.
         """
         bundle = Path(context.artifacts["bundle"])
         description = json.loads((bundle / "model.json").read_text("utf-8"))
@@ -74,28 +96,32 @@ class ServedClassifier(PythonModel):
         Raises:
             MlflowException: the texts or params cannot be used, or are too many.
         """
-        options, limits = self.inputs.read_options(params), self.limits
-        values = self.inputs.read_values(model_input, self.reading["text_column"], self.reading["text_joiner"])
+        try:
+            return self._answer_request(model_input, self.inputs.read_options(params))
+        except self.inputs.RequestError as error:
+            raise RefusedRequest(str(error)) from None
+
+    def _answer_request(self, model_input: Any, options: Any) -> list[dict[str, Any]]:
+        values, limits = self._read_values(model_input), self.limits
         if limits:
             self.inputs.check_size("rows", len(values), limits.rows)
             self.inputs.check_size("explained", len(values) * options.explain, limits.explained)
-        problems = {
-            i: problem for i, value in enumerate(values) if (problem := self.inputs.find_problem(value, limits))
-        }
-        if problems and options.on_error == "request":
-            row, problem = next(iter(problems.items()))
-            raise self.inputs.RefusedRequest(f"row {row}: {problem}")
-        answers: list[dict[str, Any]] = [{"label": None, "score": None, "probabilities": {}} for _ in values]
-        for row, answer in zip(
-            [i for i in range(len(values)) if i not in problems],
-            self._classify([value for i, value in enumerate(values) if i not in problems], options),
-            strict=True,
-        ):
-            answers[row] = answer
+        found = [self.inputs.find_problem(value, limits) for value in values]
+        row = next((i for i, problem in enumerate(found) if problem), None)
+        if row is not None and options.on_error == "request":
+            raise self.inputs.RequestError(f"row {row}: {found[row]}")
+        texts = [value for value, problem in zip(values, found, strict=True) if not problem]
+        classified = iter(self._classify(texts, options))
+        answers = [{"label": None, "score": None, "probabilities": {}} if p else next(classified) for p in found]
         if options.on_error == "row":
-            for row, answer in enumerate(answers):
-                answer["error"] = problems.get(row)
+            for answer, problem in zip(answers, found, strict=True):
+                answer["error"] = problem
         return answers
+
+    def _read_values(self, model_input: Any) -> list[Any]:
+        columns, joiner = self.reading["text_column"], self.reading["text_joiner"]
+        values: list[Any] = self.inputs.read_values(model_input, columns, joiner)
+        return values
 
     def _classify(self, texts: list[str], options: Any) -> list[dict[str, Any]]:
         tokens = self.tokenizers.tokenize_texts(texts, self.text["tokenizer"])

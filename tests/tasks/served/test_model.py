@@ -326,7 +326,7 @@ class TestLimits:
         monkeypatch.setenv("GLOVEFLOW_SERVING_MAX_ROWS", "3")
         assert serving.inputs.read_limits().rows == 3
         monkeypatch.setenv("GLOVEFLOW_SERVING_MAX_ROWS", "none")
-        with pytest.raises(MlflowException, match="MAX_ROWS: expected a whole number of at least 1, got 'none'"):
+        with pytest.raises(ValueError, match="MAX_ROWS: expected a whole number of at least 1, got 'none'"):
             serving.inputs.read_limits()
 
     @pytest.mark.parametrize(
