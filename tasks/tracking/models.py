@@ -37,7 +37,7 @@ from tasks.tracking.version_files import FILES_TAG, advise_mending, describe_abs
 from tasks.tracking.version_files import describe_promotion as describe_promotion  # for its callers
 
 logger = logging.getLogger(__name__)
-Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> `label`, `score` and `probabilities` of each
+Classify = Callable[..., list[dict[str, Any]]]  # texts, options by name -> `label`, `score`, `probabilities` of each
 DIGEST_TAG = "gloveflow.model_digest"
 SIGNATURE = ModelSignature(
     # Without inputs, because MLflow would drop the columns of a table that a signature does not name, or all but the
@@ -212,6 +212,7 @@ class LoadedModel(NamedTuple):
         labels: the names of its classes.
         reading: how the files of its corpus were read; the default for versions of older releases.
         served: the object of its code, with network and tokenizer.
+        options: what `classify` takes beside the texts: the names of the `params` of the model.
     """
 
     version: str
@@ -219,6 +220,7 @@ class LoadedModel(NamedTuple):
     labels: tuple[str, ...]
     reading: Reading
     served: Any = None
+    options: tuple[str, ...] = ()
 
 
 def load_model(name: str, alias: str, number: int | None = None) -> LoadedModel:
@@ -292,13 +294,19 @@ def open_version(version: ModelVersion) -> LoadedModel:
                 _describe_failure(version, "has no usable description", error, packages)
             ) from error
 
-    def classify(texts: list[str]) -> list[dict[str, Any]]:
+    served = model.unwrap_python_model()
+    if hasattr(served, "limits"):
+        served.limits = None  # they are for requests from elsewhere
+
+    def classify(texts: list[str], **params: Any) -> list[dict[str, Any]]:
         try:
-            return cast("list[dict[str, Any]]", model.predict(texts))
+            return cast("list[dict[str, Any]]", model.predict(texts, params=params or None))
         except Exception as error:
             raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
 
-    return LoadedModel(str(version.version), classify, labels, reading, model.unwrap_python_model())
+    schema = model.metadata.get_params_schema()
+    taken = tuple(param.name for param in schema.params) if schema else ()
+    return LoadedModel(str(version.version), classify, labels, reading, served, taken)
 
 
 def _find_pending(client: MlflowClient, run: TrackedRun) -> LoggedModel | None:
