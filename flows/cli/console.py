@@ -4,10 +4,12 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.cli.explanations import mark_tokens, use_colours
 from flows.cli.model_tables import WIDTH, wrap
 from flows.cli.server_process import login_link
 from flows.cli.server_secret import read_secret
@@ -127,12 +129,24 @@ def _list_ways(registration: "Registration", command: str, place: str) -> list[s
     ]
 
 
-def print_answers(texts: list[str], answers: list[dict[str, Any]]) -> None:
-    """Print label and probabilities of each text."""
+def print_answers(texts: list[str], answers: list[dict[str, Any]], *, truncation: str = "head") -> None:
+    """Print label and probabilities of each text.
+
+    Args:
+        texts: the texts.
+        answers: of the model. A text whose answer has `tokens` is printed with their weights.
+        truncation: which part of a long text the model reads.
+    """
     for text, answer in zip(texts, answers, strict=True):
         ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
         shares = "  ".join(f"{label} {probability:.3f}" for label, probability in ranked)
-        print(f"{answer['label']:12} {shares}   {text[:60]}")
+        abstained = "   (abstained)" if answer.get("abstained") else ""
+        if "tokens" not in answer:
+            print(f"{answer['label']:12} {shares}{abstained}   {text[:60]}")
+            continue
+        marked = mark_tokens(text, answer["tokens"], truncation=truncation, colours=use_colours())
+        print(f"{answer['label']:12} {shares}{abstained}")
+        print(textwrap.indent(marked, "    "))
 
 
 def _where_pages(pages_run: bool) -> str:

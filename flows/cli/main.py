@@ -215,7 +215,16 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
     from tasks.tracking.models import load_model
 
     open_loggers()
-    answers = load_model(config.registered_model, alias).classify(texts)
+    model = load_model(config.registered_model, alias)
+    if options.explain and "explain" not in model.options:
+        raise InputError(
+            f"predict: --explain: models:/{config.registered_model}/{model.version} was registered by a release whose "
+            "models explain nothing; `gloveflow run` registers one that does"
+        )
+    answers = model.classify(texts, explain=True) if options.explain else model.classify(texts)
+    if options.threshold is not None:
+        for answer in answers:
+            answer["abstained"] = answer["score"] < options.threshold
     if options.json:
         import json
 
@@ -224,7 +233,7 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
     else:
         from flows.cli.console import print_answers
 
-        print_answers(texts, answers)
+        print_answers(texts, answers, truncation=model.served.text["truncation"] if options.explain else "head")
     return 0
 
 

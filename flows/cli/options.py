@@ -116,6 +116,17 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     """Add what `predict` takes."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; without one, each line of standard input")
     parser.add_argument("--json", action="store_true", help="print one JSON object per text")
+    parser.add_argument("--explain", action="store_true", help="show which tokens speak for the label and against it")
+    parser.add_argument(
+        "--threshold", type=_probability, metavar="P", help="mark labels with a probability below P as abstained"
+    )
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return value
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:

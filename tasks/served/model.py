@@ -12,6 +12,7 @@ import importlib
 import json
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,10 +21,31 @@ import mlflow
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from safetensors.torch import load_file
 
 BATCH = 256
+
+
+class RefusedRequest(MlflowException):
+    """A request that cannot be answered: status 400 on MLflow's server.
+
+    That server puts the data of the request in front of the message of an exception; this message stays as it is.
+    """
+
+    def __init__(self, message: str) -> None:
+        self._told = message
+        super().__init__(message, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        """The message, without the data of the request."""
+        return self._told
+
+    @message.setter
+    def message(self, _: str) -> None:
+        pass
 
 
 class ServedClassifier(PythonModel):
@@ -34,6 +56,7 @@ class ServedClassifier(PythonModel):
 
         Raises:
             MlflowException: a file is missing, was changed or was added.
+            ValueError: an environment variable has a wrong value, or the tokenizer is not there.
         """
         bundle = Path(context.artifacts["bundle"])
         description = json.loads((bundle / "model.json").read_text("utf-8"))
@@ -41,11 +64,16 @@ class ServedClassifier(PythonModel):
         vocabulary = json.loads((bundle / "vocabulary.json").read_text("utf-8"))
         self.labels: list[str] = description["labels"]
         self.text: dict[str, Any] = description["text"]
+        self.reading: dict[str, Any] = description["reading"]
         self.temperature: float = description["temperature"]
         # a word of a text that looks like a special token is unknown, so special tokens are left out
         words = enumerate(vocabulary[self.text["specials"] :], self.text["specials"])
         self.token_ids = {token: token_id for token_id, token in words}
-        self.tokenizers, network = _load_modules(bundle, "tokenizers", "network")
+        self.tokenizers, network, self.inputs, self.attribution, threads = _load_modules(
+            bundle, "tokenizers", "network", "inputs", "attribution", "threads"
+        )
+        self.limits = self.inputs.read_limits()  # None is without limits
+        self.small = threads.SmallRequests(self.inputs.read_number(threads.THREADS, 1))
         self.tokenizers.load_tokenizer(self.text["tokenizer"])  # a missing package fails here, not at the first text
         self.network = network.TextClassifier(**description["architecture"])
         self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
@@ -55,36 +83,95 @@ class ServedClassifier(PythonModel):
         self,
         context: PythonModelContext,  # noqa: ARG002
         model_input: pd.DataFrame,
-        params: dict[str, Any] | None = None,  # noqa: ARG002
+        params: dict[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Return for each text `label`, `score` (its probability) and `probabilities` (by class).
 
+        Args:
+            context: of MLflow.
+            model_input: texts in a table, a Series, an array, a list or a dict of lists. Of several columns the text
+                columns of the model are read, or the column `text`.
+            params: `top_k`, `threshold`, `explain` and `on_error`, see `Options` in `inputs.py`.
+
         Raises:
-            MlflowException: a value in the first column is not a string.
+            MlflowException: the texts or params cannot be used, or are too many.
         """
-        texts = model_input.iloc[:, 0].tolist() if model_input.shape[1] else []
-        for number, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise MlflowException.invalid_parameter_value(f"row {number}: expected a string, got {text!r}")
-        encoded = [self._encode(tokens) for tokens in self.tokenizers.tokenize_texts(texts, self.text["tokenizer"])]
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-        answers: list[dict[str, Any]] = [{}] * len(encoded)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            for i, probabilities in zip(rows, self._probabilities([encoded[i] for i in rows]), strict=True):
-                best = max(range(len(probabilities)), key=probabilities.__getitem__)
-                answers[i] = {
-                    "label": self.labels[best],
-                    "score": probabilities[best],
-                    "probabilities": dict(zip(self.labels, probabilities, strict=True)),
-                }
+        try:
+            return self._answer_request(model_input, self.inputs.read_options(params))
+        except self.inputs.RequestError as error:
+            raise RefusedRequest(str(error)) from None
+
+    def _answer_request(self, model_input: Any, options: Any) -> list[dict[str, Any]]:
+        values, limits = self._read_values(model_input), self.limits
+        if limits:
+            self.inputs.check_size("rows", len(values), limits.rows)
+            self.inputs.check_size("explained", len(values) * options.explain, limits.explained)
+        found = [self.inputs.find_problem(value, limits) for value in values]
+        row = next((i for i, problem in enumerate(found) if problem), None)
+        if row is not None and options.on_error == "request":
+            raise self.inputs.RequestError(f"row {row}: {found[row]}")
+        texts = [value for value, problem in zip(values, found, strict=True) if not problem]
+        classified = iter(self._classify(texts, options))
+        answers = [{"label": None, "score": None, "probabilities": {}} if p else next(classified) for p in found]
+        if options.on_error == "row":
+            for answer, problem in zip(answers, found, strict=True):
+                answer["error"] = problem
         return answers
 
+    def _read_values(self, model_input: Any) -> list[Any]:
+        columns, joiner = self.reading["text_column"], self.reading["text_joiner"]
+        values: list[Any] = self.inputs.read_values(model_input, columns, joiner)
+        return values
+
+    def _classify(self, texts: list[str], options: Any) -> list[dict[str, Any]]:
+        tokens = self.tokenizers.tokenize_texts(texts, self.text["tokenizer"])
+        encoded = [self._encode(words) for words in tokens]
+        if self.limits:
+            self.inputs.check_size("tokens", sum(map(len, encoded)), self.limits.tokens)
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        answers: list[dict[str, Any]] = [{}] * len(encoded)
+        small = len(order) * len(encoded[order[-1]]) if order else 0
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            batch = [encoded[i] for i in rows]
+            found = self.small.run(partial(self._probabilities, batch), tokens=small)
+            for i, probabilities in zip(rows, found, strict=True):
+                answers[i] = self._answer(probabilities, options)
+        if options.explain:
+            for answer, words, ids in zip(answers, tokens, encoded, strict=True):
+                answer["tokens"] = self._explain(words, ids, self.labels.index(answer["label"]))
+        return answers
+
+    def _answer(self, probabilities: list[float], options: Any) -> dict[str, Any]:
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        shown = list(range(len(probabilities)))
+        if options.top_k is not None:
+            shown = sorted(shown, key=lambda i: -probabilities[i])[: options.top_k]
+        answer = {
+            "label": self.labels[best],
+            "score": probabilities[best],
+            "probabilities": {self.labels[i]: probabilities[i] for i in shown},
+        }
+        if options.threshold is not None:
+            answer["abstained"] = probabilities[best] < options.threshold
+        return answer
+
+    def _explain(self, tokens: list[str], ids: list[int], target: int) -> list[dict[str, Any]]:
+        """Return the tokens that the network reads, each with its weight for a class; none for a text without any."""
+        attribute = partial(self.attribution.attribute_tokens, self.network, ids, target)
+        weights = self.small.run(attribute, tokens=len(ids)) if tokens else []
+        kept = self._cut(tokens)
+        return [{"token": token, "weight": weight} for token, weight in zip(kept, weights, strict=True)]
+
     def _encode(self, tokens: list[str]) -> list[int]:
-        unk, longest = self.text["unk_idx"], self.text["max_length"]
-        ids = [self.token_ids.get(token, unk) for token in tokens] or [unk]
+        unk = self.text["unk_idx"]
+        return self._cut([self.token_ids.get(token, unk) for token in tokens] or [unk])
+
+    def _cut(self, items: list[Any]) -> list[Any]:
+        """Return the tokens or ids of a text that the network reads."""
+        longest = self.text["max_length"]
         head = {"head": longest, "tail": 0, "head_tail": (longest + 1) // 2}[self.text["truncation"]]
-        return ids if len(ids) <= longest else ids[:head] + ids[len(ids) - (longest - head) :]
+        return items if len(items) <= longest else items[:head] + items[len(items) - (longest - head) :]
 
     def _probabilities(self, documents: list[list[int]]) -> list[list[float]]:
         lengths = torch.tensor([len(ids) for ids in documents])

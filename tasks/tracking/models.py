@@ -16,7 +16,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types.schema import AnyType, ColSpec, DataType, Map, Schema
+from mlflow.types.schema import ColSpec, DataType, Map, ParamSchema, ParamSpec, Schema
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import GloveflowError, ServiceError, UnusableModelError
@@ -38,17 +38,24 @@ from tasks.tracking.version_files import FILES_TAG, advise_mending, describe_abs
 from tasks.tracking.version_list import list_versions
 
 logger = logging.getLogger(__name__)
-Classify = Callable[[list[str]], list[dict[str, Any]]]  # texts -> `label`, `score` and `probabilities` of each
+Classify = Callable[..., list[dict[str, Any]]]  # texts, options by name -> `label`, `score`, `probabilities` of each
 DIGEST_TAG = "gloveflow.model_digest"
 SIGNATURE = ModelSignature(
-    # The column has no name, so that lists, Series and tables are all accepted. Its type is any: with the type string,
-    # MLflow's server would turn a null and a number into the texts "None" and "1", which the model must refuse.
-    inputs=Schema([ColSpec(AnyType())]),  # type: ignore[no-untyped-call]
+    # Without inputs, because MLflow would drop the columns of a table that a signature does not name, or all but the
+    # first, and refuse lists if it names one. The model reads tables by name, and refuses what is no text.
     outputs=Schema(
         [
             ColSpec(DataType.string, "label"),
             ColSpec(DataType.double, "score"),
             ColSpec(Map(DataType.double), "probabilities"),
+        ]
+    ),
+    params=ParamSchema(
+        [
+            ParamSpec("top_k", DataType.long, None),
+            ParamSpec("threshold", DataType.double, None),
+            ParamSpec("explain", DataType.boolean, False),
+            ParamSpec("on_error", DataType.string, "request"),
         ]
     ),
 )
@@ -85,7 +92,7 @@ def log_model(
                 python_model=str(code),
                 artifacts={"bundle": str(bundle)},
                 signature=SIGNATURE,
-                input_example=[example],
+                input_example={"text": [example]},
                 pip_requirements=requirements,
                 mlflow_model=Model(
                     artifact_path=logged.name,  # not its place, which changes when the artifacts are moved
@@ -207,6 +214,7 @@ class LoadedModel(NamedTuple):
         reading: how the files of its corpus were read; the default for versions of older releases.
         served: the object of its code, with network and tokenizer.
         temperature: divides its logits; 1 for versions of older releases.
+        options: what `classify` takes beside the texts: the names of the `params` of the model.
     """
 
     version: str
@@ -215,6 +223,7 @@ class LoadedModel(NamedTuple):
     reading: Reading
     served: Any = None
     temperature: float = 1.0
+    options: tuple[str, ...] = ()
 
 
 def load_model(name: str, alias: str, number: int | None = None) -> LoadedModel:
@@ -308,15 +317,25 @@ def open_version(version: ModelVersion) -> LoadedModel:
             raise UnusableModelError(_describe_failure(version, "cannot be loaded", error, packages)) from error
         described = describe_files(version, folder)
 
-    def classify(texts: list[str]) -> list[dict[str, Any]]:
+    served = model.unwrap_python_model()
+    if hasattr(served, "limits"):
+        served.limits = None  # they are for requests from elsewhere
+
+    def classify(texts: list[str], **params: Any) -> list[dict[str, Any]]:
         try:
-            return cast("list[dict[str, Any]]", model.predict(texts))
+            return cast("list[dict[str, Any]]", model.predict(texts, params=params or None))
         except Exception as error:
             raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
 
-    served = model.unwrap_python_model()
+    schema = model.metadata.get_params_schema()
     return LoadedModel(
-        str(version.version), classify, described.labels, described.reading, served, described.temperature
+        str(version.version),
+        classify,
+        described.labels,
+        described.reading,
+        served,
+        described.temperature,
+        options=tuple(param.name for param in schema.params) if schema else (),
     )
 
 

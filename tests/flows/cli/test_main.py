@@ -156,6 +156,25 @@ def test_predict_answers_with_label_and_probabilities(on_finished: Any, capsys: 
     assert all(abs(sum(answer["probabilities"].values()) - 1) < 1e-6 for answer in answers)
 
 
+def test_predict_explains_and_marks_answers_below_a_threshold(
+    on_finished: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "the goal of the match"
+    assert run_command(["predict", "--json", "--explain", "--threshold", "1", "--set", "name=tiny", text]) == 0
+    (answer,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [token["token"] for token in answer["tokens"]] == text.split()
+    assert answer["abstained"] is (answer["score"] < 1)
+    heaviest = max(answer["tokens"], key=lambda token: token["weight"])
+    assert heaviest["token"] in ("goal", "match")
+
+
+@pytest.mark.parametrize("threshold", ["1.5", "-1", "nan", "high"])
+def test_predict_refuses_a_threshold_that_is_no_probability(threshold: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command(["predict", f"--threshold={threshold}", "a text"])
+    assert "--threshold" in capsys.readouterr().err
+
+
 def test_predict_without_a_model_says_how_to_get_one(artifacts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["predict", "a text"]) == 5
     assert "no such registered model; `gloveflow run` makes one" in capsys.readouterr().err

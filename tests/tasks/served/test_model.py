@@ -16,18 +16,31 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.models import validate_serving_input
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from safetensors.torch import load_file
 
 from pipeline_config.contracts.analysis import Analysis
-from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, PREDICTIONS_FILE, WEIGHTS_FILE
+from pipeline_config.schemas import (
+    CARD_FILE,
+    DOCUMENTS_FILE,
+    MODEL_FILE,
+    PREDICTIONS_FILE,
+    TRAINING_TEXTS_FILE,
+    WEIGHTS_FILE,
+)
 from tasks import served
 from tasks.batches.encoded_split import load_split
 from tasks.evaluation.evaluate_classifier import load_network, predict_splits, tabulate_splits
 from tasks.served import model as serving_model
+from tasks.served.attribution import attribute_tokens
 from tasks.served.network import TextClassifier
+from tests.campaigns import served_requests
 
-CARRIED = ("attribution", "bigrams", "languages", "lstm", "network", "pooling", "text", "tokenizers", "word_breaks")
+CARRIED = (
+    *("attribution", "bigrams", "inputs", "languages", "lstm", "network", "pooling", "text", "threads", "tokenizers"),
+    "word_breaks",
+)
 LABELS = ["food", "météo", "sport"]
 TEXTS = ["the soup and the bread", "goal for the team", "Rain, again!", "we"]
 
@@ -154,12 +167,12 @@ class TestAnswers:
 
 
 NOT_TEXT = [
-    ([1, 2], "row 0: expected a string, got 1"),
-    ([1.5], "row 0: expected a string, got 1.5"),
-    ([True], "row 0: expected a string, got True"),
-    ([None], "row 0: expected a string, got None"),
-    (["fine", None], "row 1: expected a string, got nan"),
-    (["fine", "too", 7], "row 2: expected a string, got 7"),
+    ([1, 2], "row 0: expected a string, got a number"),
+    ([1.5], "row 0: expected a string, got a number"),
+    ([True], "row 0: expected a string, got a boolean"),
+    ([None], "row 0: expected a string, got null"),
+    (["fine", None], "row 1: expected a string, got null"),
+    (["fine", {"deep": 1}], "row 1: expected a string, got an object"),
 ]
 
 
@@ -168,9 +181,15 @@ class TestRefusals:
         ("inputs", "message"),
         [
             *NOT_TEXT,
-            ([b"bytes"], "row 0: expected a string, got b'bytes'"),
-            (pd.DataFrame({"text": [3]}), "row 0: expected a string, got 3"),
-            (pd.DataFrame({"text": ["fine", None]}), "row 1: expected a string, got nan"),
+            (["fine", "too", 7], "row 2: expected a string, got a number"),
+            ([b"bytes"], "row 0: expected a string, got bytes"),
+            (pd.DataFrame({"text": [3]}), "row 0: expected a string, got a number"),
+            (pd.DataFrame({"text": ["fine", None]}), "row 1: expected a string, got null"),
+            (["fine", "\ud800"], "row 1: expected Unicode text, got a string with a lone surrogate"),
+            ([], "expected at least one text, got none"),
+            ({}, "expected a column 'text', or a table of one column, got no columns"),
+            ([["a", "b"]], "expected one text in each row, got rows of 2 values"),
+            ({"a": ["x"], "b": ["y", "z"]}, "expected columns of equal length, got 1 and 2 rows"),
         ],
     )
     def test_the_first_row_that_is_not_a_string_is_named(self, model, inputs, message):
@@ -179,44 +198,257 @@ class TestRefusals:
         assert caught.value.message == message
         assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
 
-    def test_no_rows_are_refused(self, model):
-        with pytest.raises(MlflowException, match="missing inputs"):
-            model.predict([])
+
+SEVERAL = pd.DataFrame({"id": ["7"], "soup and bread, was it": ["no"]})
+
+
+class TestColumns:
+    @pytest.mark.parametrize(
+        "inputs",
+        [
+            pd.DataFrame({"id": [1, 2, 3, 4], "text": TEXTS}),
+            {"id": [1, 2, 3, 4], "text": TEXTS},
+            {"any": np.array(TEXTS)},
+            [{"id": 1, "text": text} for text in TEXTS],
+            [[text] for text in TEXTS],
+            np.array([[text] for text in TEXTS]),
+            tuple(TEXTS),
+        ],
+        ids=["table", "dict", "one column", "records", "rows", "matrix", "tuple"],
+    )
+    def test_the_text_is_found_by_its_name_whatever_stands_before_it(self, model, inputs):
+        assert model.predict(inputs) == model.predict(TEXTS)
+
+    def test_several_columns_without_it_are_refused_and_no_text_is_shown(self, model):
+        with pytest.raises(MlflowException) as caught:
+            model.predict(SEVERAL)
+        assert caught.value.message == (
+            "expected a column 'text', or a table of one column, got 2 columns: 'id', (no plain name)"
+        )
+
+    def test_the_columns_of_the_models_corpus_are_joined_as_the_corpus_was(self, serving):
+        serving.reading = {"text_column": ["title", "body"], "text_joiner": " "}
+        table = pd.DataFrame({"id": ["a", "b", "c"], "body": ["bread", "rain", " "], "title": ["soup", None, "goal"]})
+        expected = serving.predict(None, ["soup bread", "rain", "goal"])
+        assert serving.predict(None, table) == expected
+        (alone,) = serving.predict(None, pd.DataFrame({"id": [1], "text": ["rain"]}))
+        np.testing.assert_allclose(probabilities_of([alone]), probabilities_of(expected[1:2]), rtol=0, atol=1e-6)
+        with pytest.raises(MlflowException, match="expected the columns 'title' and 'body', or a column 'text', or a"):
+            serving.predict(None, table[["id", "title"]])
+        with pytest.raises(MlflowException, match="row 1: expected a string, got null"):
+            serving.predict(None, pd.DataFrame({"title": ["soup", None], "body": ["x", None]}))
+
+    def test_a_column_that_is_there_twice_is_refused(self, model):
+        with pytest.raises(MlflowException, match="expected one column 'text', got 2"):
+            model.predict(pd.DataFrame([["a", "b"]], columns=["text", "text"]))
+
+    def test_a_table_without_rows_has_no_answers(self, model):
+        assert model.predict(pd.DataFrame({"text": []})) == []
+
+
+class TestParams:
+    def test_one_bad_row_does_not_spoil_the_others(self, model, serving):
+        texts = [TEXTS[0], None, 7, "x" * 11, TEXTS[1]]
+        serving.limits = serving.limits._replace(characters=10)
+        expected = model.predict([TEXTS[0], TEXTS[1]])
+        assert [answer["error"] for answer in model.predict(texts, params={"on_error": "row"})] == [
+            None,
+            "expected a string, got null",
+            "expected a string, got a number",
+            None,
+            None,
+        ]
+        serving.limits = serving.limits._replace(characters=25)
+        answers = serving.predict(None, [TEXTS[0], None, "x" * 26, TEXTS[1]], {"on_error": "row"})
+        assert answers[0] == {**expected[0], "error": None}
+        assert answers[3] == {**expected[1], "error": None}
+        assert answers[1] == {
+            "label": None, "score": None, "probabilities": {}, "error": "expected a string, got null"
+        }  # fmt: skip
+        assert answers[2]["error"] == "expected at most 25 characters (GLOVEFLOW_SERVING_MAX_CHARACTERS), got 26"
+
+    def test_top_k_keeps_the_highest_probabilities_in_order(self, model):
+        for whole, best in zip(model.predict(TEXTS), model.predict(TEXTS, params={"top_k": 2}), strict=True):
+            ranked = sorted(whole["probabilities"].items(), key=lambda item: -item[1])
+            assert list(best["probabilities"].items()) == ranked[:2]
+        assert model.predict(TEXTS, params={"top_k": 9})[0].keys() == model.predict(TEXTS)[0].keys()
+
+    def test_an_answer_below_the_threshold_is_marked(self, model):
+        scores = [answer["score"] for answer in model.predict(TEXTS)]
+        middle = sorted(scores)[2]  # equal to one of the scores, which is not below it
+        answers = model.predict(TEXTS, params={"threshold": middle})
+        assert [answer["abstained"] for answer in answers] == [score < middle for score in scores]
+        assert sum(answer["abstained"] for answer in answers) == 2
+
+    def test_weights_are_those_of_the_attribution(self, toy, model, serving):
+        network = load_network(toy.classifier)
+        (answer, empty) = model.predict(["Soup for the team!", ""], params={"explain": True})
+        tokens = ["soup", "for", "the", "team", "!"]
+        ids = [serving.token_ids.get(token, serving.text["unk_idx"]) for token in tokens]
+        expected = attribute_tokens(network, ids, LABELS.index(answer["label"]))
+        assert [part["token"] for part in answer["tokens"]] == tokens
+        np.testing.assert_allclose([part["weight"] for part in answer["tokens"]], expected, atol=1e-6)
+        assert empty["tokens"] == []
+
+    def test_weights_are_only_of_tokens_that_the_network_reads(self, serving):
+        serving.text = {**serving.text, "truncation": "head_tail", "max_length": 2}
+        (answer,) = serving.predict(None, ["soup bread rain goal team"], {"explain": True})
+        assert [part["token"] for part in answer["tokens"]] == ["soup", "team"]
+
+    @pytest.mark.parametrize(
+        ("params", "message"),
+        [
+            ({"top_k": 0}, "params: top_k: expected a whole number of at least 1, got 0"),
+            ({"threshold": 1.5}, "params: threshold: expected a number from 0 to 1, got 1.5"),
+            ({"threshold": float("nan")}, "params: threshold: expected a number from 0 to 1, got nan"),
+            ({"on_error": "skip"}, "params: on_error: expected row or request, got 'skip'"),
+        ],
+    )
+    def test_a_value_that_cannot_be_is_refused(self, model, params, message):
+        with pytest.raises(MlflowException) as caught:
+            model.predict(TEXTS, params=params)
+        assert caught.value.message == message
+
+    def test_an_unknown_one_is_refused_by_the_model_but_dropped_by_mlflow(self, model, serving):
+        with pytest.raises(MlflowException, match="params: expected top_k, threshold, explain, on_error, got 'topk'"):
+            serving.predict(None, TEXTS, {"topk": 1})
+        assert model.predict(TEXTS, params={"topk": 1}) == model.predict(TEXTS)
+
+    @pytest.mark.parametrize("params", [{"top_k": "two"}, {"explain": 1}, {"threshold": "high"}, {"on_error": 3}])
+    def test_the_types_are_in_the_signature(self, model, params):
+        with pytest.raises(MlflowException, match="Invalid parameters found"):
+            model.predict(TEXTS, params=params)
+
+
+class TestLimits:
+    def test_they_come_from_the_environment(self, serving, monkeypatch):
+        assert serving.inputs.read_limits() == (100_000, 1_000_000, 20_000_000, 100)
+        monkeypatch.setenv("GLOVEFLOW_SERVING_MAX_ROWS", "3")
+        assert serving.inputs.read_limits().rows == 3
+        monkeypatch.setenv("GLOVEFLOW_SERVING_MAX_ROWS", "none")
+        with pytest.raises(ValueError, match="MAX_ROWS: expected a whole number of at least 1, got 'none'"):
+            serving.inputs.read_limits()
+
+    @pytest.mark.parametrize(
+        ("limit", "params", "message"),
+        [
+            ({"rows": 3}, {}, r"at most 3 rows in a request \(GLOVEFLOW_SERVING_MAX_ROWS\), got 4"),
+            ({"tokens": 13}, {}, r"at most 13 tokens in a request \(GLOVEFLOW_SERVING_MAX_TOKENS\), got 14"),
+            ({"explained": 3}, {"explain": True}, "at most 3 texts with explain in a request .*_EXPLAINED.*, got 4"),
+        ],
+    )
+    def test_a_request_above_one_is_refused_and_one_at_it_is_answered(self, serving, limit, params, message):
+        ((name, most),) = limit.items()
+        serving.limits = serving.limits._replace(**limit)
+        with pytest.raises(MlflowException, match=message):
+            serving.predict(None, TEXTS, {**params, "on_error": "row"})
+        serving.limits = serving.limits._replace(**{name: most + 1})
+        assert len(serving.predict(None, TEXTS, params)) == 4
+
+
+class TestEvaluation:
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of MLflow's use of pandas
+    def test_mlflow_evaluates_its_labels(self, model, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        table = pd.DataFrame({"text": TEXTS, "truth": [answer["label"] for answer in model.predict(TEXTS)]})
+        table.loc[0, "truth"] = next(label for label in LABELS if label != table.loc[0, "truth"])
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'evaluated.db'}")
+        try:
+            with mlflow.start_run():
+                result = mlflow.models.evaluate(
+                    lambda texts: [answer["label"] for answer in model.predict(texts)],
+                    table,
+                    targets="truth",
+                    model_type="classifier",
+                )
+        finally:
+            mlflow.set_tracking_uri(before)
+        assert result.metrics["accuracy_score"] == 0.75
+
+    @pytest.mark.filterwarnings("ignore:.*validate_serving_input.* is deprecated:FutureWarning")
+    def test_mlflow_can_serve_its_own_example(self, registered_model, model):
+        example = (registered_model / "serving_input_example.json").read_text()
+        assert validate_serving_input(str(registered_model), example) == model.predict(["what a fine day"])
 
 
 @pytest.fixture(scope="module")
-def invoke(model):
+def post(model):
     """Post a body to the model server, which runs in this process."""
     server = scoring_server.init(model)
 
-    async def send(body: dict) -> httpx.Response:
+    async def send(content: bytes, kind: str) -> httpx.Response:
         transport = httpx.ASGITransport(app=server)
         async with httpx.AsyncClient(transport=transport, base_url="http://model") as client:
-            return await client.post("/invocations", json=body)
+            return await client.post("/invocations", content=content, headers={"content-type": kind})
 
-    return lambda body: asyncio.run(send(body))
+    return lambda content, kind: asyncio.run(send(content, kind))
+
+
+@pytest.fixture(scope="module")
+def invoke(post):
+    return lambda body: post(json.dumps(body).encode(), "application/json")
 
 
 class TestServer:
     @pytest.mark.parametrize(
         "body",
-        [{"inputs": TEXTS}, {"dataframe_split": {"columns": ["text"], "data": [[text] for text in TEXTS]}}],
-        ids=["inputs", "dataframe_split"],
+        [
+            {"inputs": TEXTS},
+            {"inputs": {"text": TEXTS}},
+            {"inputs": [{"id": 1, "text": text} for text in TEXTS]},
+            {"instances": TEXTS},
+            {"instances": [{"text": text, "id": 1} for text in TEXTS]},
+            {"dataframe_split": {"columns": ["id", "text"], "data": [[1, text] for text in TEXTS]}},
+            {"dataframe_split": {"data": [[text] for text in TEXTS]}},
+            {"dataframe_records": [{"id": 1, "text": text} for text in TEXTS]},
+        ],
+        ids=lambda body: " ".join(body),
     )
     def test_it_answers_as_the_model_does(self, invoke, model, body):
         response = invoke(body)
         assert response.status_code == 200
         assert response.json() == {"predictions": model.predict(TEXTS)}
 
+    def test_it_answers_csv(self, post, model):
+        table = pd.DataFrame({"id": range(4), "text": TEXTS}).to_csv(index=False)
+        assert post(table.encode(), "text/csv").json() == {"predictions": model.predict(TEXTS)}
+
+    def test_params_reach_the_model(self, invoke, model):
+        params = {"top_k": 1, "threshold": 0.99, "explain": True, "on_error": "row"}
+        body = {"dataframe_split": {"columns": ["text"], "data": [["soup"], [None], [7]]}, "params": params}
+        response = invoke(body)
+        assert response.status_code == 200
+        assert response.json() == {"predictions": model.predict(pd.DataFrame({"text": ["soup", None, 7]}), params)}
+
     @pytest.mark.parametrize(("inputs", "message"), NOT_TEXT)
     def test_rows_that_are_not_strings_are_a_client_error(self, invoke, inputs, message):
         response = invoke({"inputs": inputs})
         assert response.status_code == 400
         assert response.json()["error_code"] == "INVALID_PARAMETER_VALUE"
-        assert message in response.json()["message"]
+        assert response.json()["message"] == message
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"inputs": ["a secret", None]},
+            {"dataframe_records": [{"a": "a secret", "b": "x"}]},
+            {"dataframe_split": {"columns": ["the first line, a secret", "b"], "data": [["a", "b"]]}},
+            {"inputs": ["a secret"], "params": {"top_k": 0}},
+            {"inputs": ["a secret"] * 101, "params": {"explain": True}},
+        ],
+        ids=["row", "columns", "names", "params", "limit"],
+    )
+    def test_an_error_of_the_model_shows_no_text(self, invoke, body):
+        response = invoke(body)
+        assert response.status_code == 400
+        assert "secret" not in response.text
 
     def test_an_unusable_body_is_a_client_error(self, invoke):
         assert invoke({"texts": TEXTS}).status_code == 400
+
+    def test_malformed_requests_get_an_answer_or_a_client_error(self, post):
+        assert served_requests.play(post, requests=150, seed=5) == []
 
 
 class TestFiles:
@@ -234,8 +466,8 @@ class TestFiles:
             "artifacts/bundle/model.json",
             "artifacts/bundle/vocabulary.json",
             "artifacts/bundle/weights.safetensors",
-            "artifacts/bundle/training-texts.u64",
-            "artifacts/bundle/card.md",
+            f"artifacts/bundle/{CARD_FILE}",
+            f"artifacts/bundle/{TRAINING_TEXTS_FILE}",
             *(f"artifacts/bundle/{name}.py" for name in CARRIED),
         }
 
