@@ -323,7 +323,7 @@ def _log(
         run.run_id,
         name=Path(rows.files[0].path).name,
         digest=rows.digest,
-        path=Path(rows.files[0].path),
+        place=rows.files[0].path,
         context="evaluation",
         rows=len(rows.texts),
     )

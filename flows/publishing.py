@@ -247,7 +247,7 @@ def _log_datasets(run_id: str, outputs: RunOutputs) -> None:
             run_id,
             name=f"documents-{split}",
             digest=documents.digest,
-            path=documents.path(DOCUMENTS_FILE),
+            place=documents.path(DOCUMENTS_FILE),
             context=split,
             rows=sum(counts.values()),
         )
@@ -256,7 +256,7 @@ def _log_datasets(run_id: str, outputs: RunOutputs) -> None:
             run_id,
             name="vectors",
             digest=vectors.digest,
-            path=vectors.path(VECTORS_FILE),
+            place=vectors.path(VECTORS_FILE),
             context="embeddings",
             rows=vectors.count_rows(VECTORS_FILE),
         )

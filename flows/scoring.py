@@ -4,7 +4,6 @@ The version of the model is looked up once, at the start. One MLflow run holds i
 the texts; the page of the Prefect run shows the counts by label.
 """
 
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -184,7 +183,7 @@ def _log_result(run: runs.TrackedRun, request: Request, result: ScoringResult) -
         run.run_id,
         name="input",
         digest=result.input_digest,
-        path=Path(os.fspath(request.sources[0])),
+        place=str(request.sources[0]),
         context="scoring-input",
         rows=result.rows,
     )
@@ -192,7 +191,7 @@ def _log_result(run: runs.TrackedRun, request: Request, result: ScoringResult) -
         run.run_id,
         name="output",
         digest=result.digest or result.input_digest,
-        path=Path(result.output),
+        place=str(result.output),
         context="scoring-output",
         rows=result.rows,
     )

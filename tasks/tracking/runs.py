@@ -27,6 +27,7 @@ from pipeline_config.masking import mask_secrets, mask_values
 from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.escaping import escape_cell
+from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import file_lock, lock_before_naming, try_lock
 from tasks.tracking.client import create_once
 from tasks.tracking.server import mlflow_directory, open_client, run_url, tracking_uri
@@ -195,13 +196,17 @@ def log_file(run_id: str, path: Path, folder: str | None = None) -> None:
     open_client().log_artifact(run_id, str(path), folder)
 
 
-def log_dataset(run_id: str, *, name: str, digest: str, path: Path, context: str, rows: int) -> None:
-    """Log that a run used a dataset: its name, digest, file, role and size."""
+def log_dataset(run_id: str, *, name: str, digest: str, place: Path | str, context: str, rows: int) -> None:
+    """Log that a run used a dataset: its name, digest, file or address, role and size.
+
+    Its source has the type `local` if it is in the artifacts directory and moves with it, otherwise `external`.
+    """
+    inside = isinstance(place, Path) and place.is_relative_to(artifacts_root())
     dataset = Dataset(
         name=name,
         digest=digest[:36],  # MLflow's limit
-        source_type="local",
-        source=json.dumps({"uri": str(path)}),
+        source_type="local" if inside else "external",
+        source=json.dumps({"uri": mask_secrets(str(place))}),
         profile=json.dumps({"num_rows": rows}),
     )
     tags = [InputTag("mlflow.data.context", context), InputTag("sha256", digest)]

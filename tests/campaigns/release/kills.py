@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 from pathlib import Path
 
+from tests.campaigns.release.databases import PREPARE
 from tests.campaigns.release.trials import Trials
 from tests.campaigns.release.whole_runs import Finished, finished_run, output_digests, small_options
 from tests.small_run import CommandLine
@@ -49,9 +50,12 @@ def play(trials: Trials) -> None:
     while trials.tried < trials.count:
         artifacts = trials.folder / f"store-{trials.tried}"
         if trials.tried and trials.draw.random() < 0.8:  # the others start with the set-up of the databases
-            for room, name in (("mlflow", "mlflow.db"), ("prefect", "prefect.db")):
-                (artifacts / room).mkdir(parents=True)
-                shutil.copy(trials.folder / "store-0" / room / name, artifacts / room)
+            for room, prepare in PREPARE.items():
+                made = trials.folder / "made" / room / f"{room}.db"
+                made.parent.mkdir(parents=True, exist_ok=True)
+                if not made.exists():
+                    prepare(made)
+                shutil.copytree(made.parent, artifacts / room)
         line = CommandLine(artifacts)
         kills = [_kill(line, arguments, trials.draw) for _ in range(min(KILLS_PER_STORE, trials.count - trials.tried))]
         problem = _finish(line, arguments, finished)

@@ -55,7 +55,12 @@ def test_what_can_be_scored_passes(root: Path, source: Path, tmp_path: Path) -> 
         ("out.csv", {"threshold": 2.0}, ConfigError, r"--threshold: expected a probability"),
         ("out.csv", {"changes": {"no": 1}}, ConfigError, r"corpus\.no: "),
         ("out.csv", {"changes": {"text_column": ("words",)}}, InputError, r"expected a column 'words', got columns"),
-        ("out.csv", {"alias": "nobody"}, ServiceError, r"models:/gloveflow-tiny@nobody: no such registered model"),
+        (
+            "out.csv",
+            {"alias": "nobody"},
+            ServiceError,
+            r"models:/gloveflow-tiny@nobody: no version has this alias; there are chal",
+        ),
         ("out.csv", {"version": 77}, ServiceError, r"models:/gloveflow-tiny/77: no such version"),
     ],
 )

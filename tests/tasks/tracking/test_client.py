@@ -81,7 +81,7 @@ class TestRepeating:
         client = open_client()
         experiment = client.create_experiment("x", artifact_location=(tracked / "files").as_uri())
         first, second = (client.create_run(experiment).info.run_id for _ in range(2))
-        dataset = {"name": "train", "digest": "1", "path": tracked, "context": "train", "rows": 3}
+        dataset = {"name": "train", "digest": "1", "place": tracked, "context": "train", "rows": 3}
         log_dataset(first, **dataset)
         log, calls = SqlAlchemyStore.log_inputs, []
 

@@ -16,6 +16,7 @@ from tasks.runtime.cancellation import WorkStopped
 from tasks.store import locks
 from tasks.store.artifacts import artifacts_root
 from tasks.tracking import runs
+from tasks.tracking.database import list_foreign_places
 from tasks.tracking.runs import (
     end_dead_runs,
     find_commit,
@@ -257,16 +258,26 @@ class TestLogging:
         log_table(run_id, [], "nothing")
         assert Path(open_client().download_artifacts(run_id, "tables/nothing.csv")).read_text("utf-8").strip() == ""
 
-    def test_dataset_has_its_digest_role_size_and_file(self, run_id, tmp_path):
+    def test_dataset_has_its_digest_role_size_and_file(self, run_id):
         digest = hashlib.sha256(b"documents").hexdigest()
-        log_dataset(
-            run_id, name="documents", digest=digest, path=tmp_path / "documents.parquet", context="training", rows=120
-        )
+        place = artifacts_root() / "store" / "documents.parquet"
+        log_dataset(run_id, name="documents", digest=digest, place=place, context="training", rows=120)
         (logged,) = open_client().get_run(run_id).inputs.dataset_inputs
         assert (logged.dataset.name, logged.dataset.digest) == ("documents", digest[:36])
         assert json.loads(logged.dataset.profile) == {"num_rows": 120}
-        assert json.loads(logged.dataset.source) == {"uri": str(tmp_path / "documents.parquet")}
+        assert json.loads(logged.dataset.source) == {"uri": str(place)}
+        assert logged.dataset.source_type == "local"
         assert {tag.key: tag.value for tag in logged.tags} == {"mlflow.data.context": "training", "sha256": digest}
+
+    @pytest.mark.parametrize("place", ["postgresql://me:secret@db.example/texts", "/home/me/texts.csv"])
+    def test_a_dataset_elsewhere_is_external_and_its_address_holds_no_secret(self, run_id, tmp_path, place):
+        log_dataset(run_id, name="input", digest="0" * 64, place=place, context="scoring-input", rows=1)
+        (logged,) = open_client().get_run(run_id).inputs.dataset_inputs
+        assert logged.dataset.source_type == "external"
+        assert "secret" not in logged.dataset.source
+        assert json.loads(logged.dataset.source)["uri"].endswith(place.partition("@")[2] or place)
+        database = Path(open_client().tracking_uri.removeprefix("sqlite:///"))
+        assert place not in list_foreign_places(database, tmp_path)
 
 
 class TestCommit:
