@@ -353,6 +353,7 @@ class TestEvaluation:
         table = pd.DataFrame({"text": TEXTS, "truth": [answer["label"] for answer in model.predict(TEXTS)]})
         table.loc[0, "truth"] = next(label for label in LABELS if label != table.loc[0, "truth"])
         before = mlflow.get_tracking_uri()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # which MLflow sets too, for the rest of the process
         mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'evaluated.db'}")
         try:
             with mlflow.start_run():
