@@ -150,5 +150,8 @@ class TestOtherPackages:
         assert message.endswith(": install these versions")
 
     def test_a_model_that_fails_on_texts_is_told_apart_from_a_defect(self):
-        with pytest.raises(UnusableModelError, match="models:/gloveflow-toy/1: cannot classify texts: RefusedRequest: row 0: expected a string"):
+        with pytest.raises(
+            UnusableModelError,
+            match="models:/gloveflow-toy/1: cannot classify texts: RefusedRequest: row 0: expected a string",
+        ):
             load_model(MODEL, "champion").classify([7])
