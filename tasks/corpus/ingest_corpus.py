@@ -21,7 +21,7 @@ find_corpus = task(name="find_corpus", task_run_name="find corpus", persist_resu
 )
 
 
-@stage(version=4)
+@stage(version=5)
 def ingest_corpus(output: StageOutput, source: CorpusRef, config: CorpusConfig, seed: int) -> None:
     """Write the documents with their splits, the rejected rows, the unlabelled texts and a profile of the corpus.
 

@@ -210,14 +210,22 @@ def _count_columns(
 
 
 def _are_escaped(sample: Sample, separator: str, width: int) -> bool:
-    """Return whether only backslashes before quotes give every row of a sample its fields."""
+    """Return whether only backslashes before quotes give every row of a sample its fields.
+
+    They must not give fewer rows than standard quotes do: a text that ends in a backslash would then swallow others.
+    """
     if not any('\\"' in line for line in sample.lines):
         return False
 
-    def fits(quoting: str) -> bool:
-        return all(len(row) == width for row in _parse(sample, separator, quoting))
-
-    return not fits("standard") and fits("backslash")
+    widths = {
+        quoting: [len(row) for row in _parse(sample, separator, quoting)] for quoting in ("standard", "backslash")
+    }
+    right = {quoting: found.count(width) for quoting, found in widths.items()}
+    return (
+        right["standard"] < len(widths["standard"])
+        and right["backslash"] == len(widths["backslash"])
+        and right["backslash"] >= right["standard"]
+    )
 
 
 def _look_like_data(row: list[str]) -> bool:

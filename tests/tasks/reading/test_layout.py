@@ -185,6 +185,12 @@ def test_a_backslash_is_a_character_where_standard_quotes_give_every_row_its_fie
     assert read(path) == [("ends in \\", "a"), ('b \\" c', "b")]
 
 
+def test_a_text_that_ends_in_a_backslash_swallows_no_row_where_others_lack_fields(write: Writer) -> None:
+    path = write("c.csv", b'text,label\n"ends in \\",a\none\n"y",b\nplain,b\n')
+    assert resolve_reading(path, "csv", CorpusConfig(source="c").reading).quoting == "standard"
+    assert read(path) == [("ends in \\", "a"), ("one", None, "wrong_number_of_fields"), ("y", "b"), ("plain", "b")]
+
+
 @pytest.mark.parametrize("small", [True, False])
 def test_quotes_can_be_taken_as_they_are(write: Writer, monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
     if small:
