@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from flows.report import describe_code, write_whole
@@ -194,7 +193,7 @@ def answer(version: Version, rows: _Rows, training_texts: np.ndarray | None) -> 
     probabilities = classify(loaded, rows.texts)
     seen = None
     if training_texts is not None:
-        seen = find_seen(hash_documents(pa.chunked_array([pa.array(rows.texts, pa.large_string())])), training_texts)
+        seen = find_seen(hash_documents(rows.texts), training_texts)
     documents = Documents(
         labels=loaded.labels,
         texts=rows.texts,
@@ -236,8 +235,7 @@ def compare_with_version(other: Version, documents: Documents) -> PairedComparis
     except UnusableModelError as error:
         logger.warning("%s cannot be compared: %s", name, error)
         return None
-    hashes = hash_documents(pa.chunked_array([pa.array(documents.texts, pa.large_string())]))
-    new = ~find_seen(hashes, training_texts)
+    new = ~find_seen(hash_documents(documents.texts), training_texts)
     new &= np.ones(len(new), bool) if documents.seen is None else ~documents.seen
     if set(loaded.labels) != set(labels) or not new.any():
         reason = "one of both was trained on all of the texts" if not new.any() else "it has other classes"

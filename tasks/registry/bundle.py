@@ -5,11 +5,13 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
 from pipeline_config.contracts.training import ModelDescription, ServedDescription, TextOptions
 from pipeline_config.schemas import CARD_FILE, PADDING_IDX, TRAINING_TEXTS_FILE, UNK_IDX, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks import served
-from tasks.registry.seen import hash_training_texts, write_training_texts
+from tasks.registry.seen import write_training_texts
 from tasks.served.languages import LANGUAGES
 from tasks.served.tokenizers import is_columnar
 from tasks.store.artifacts import ArtifactRef, file_digest
@@ -24,7 +26,7 @@ def build_bundle(
     *,
     classifier: ArtifactRef,
     vocabulary: ArtifactRef,
-    documents: ArtifactRef,
+    training_texts: np.ndarray,
     config: PipelineConfig,
     temperature: float,
     card: str,
@@ -39,7 +41,7 @@ def build_bundle(
     _write_json(folder / "vocabulary.json", tokens.itos)
     shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / "weights.safetensors")
     (folder / CARD_FILE).write_text(card, "utf-8")
-    write_training_texts(folder / TRAINING_TEXTS_FILE, hash_training_texts(documents))
+    write_training_texts(folder / TRAINING_TEXTS_FILE, training_texts)
     for module in SERVED_MODEL.parent.glob("*.py"):
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)

@@ -173,7 +173,7 @@ def ask_both(of: str, texts: Texts, labels: Texts | None, pair: Sequence[Version
         UnusableModelError: a version cannot be used, or it is not known which texts it was trained on.
     """
     seen = np.zeros(len(texts), bool)
-    hashes = hash_documents(pa.chunked_array([pa.array(texts, pa.large_string())]))
+    hashes = hash_documents(texts)
     for version in pair:
         with open_verified(version) as folder:
             seen |= find_seen(hashes, read_training_texts(folder / "artifacts/bundle"))

@@ -100,7 +100,7 @@ def register_model(
             bundle,
             classifier=classifier,
             vocabulary=vocabulary,
-            documents=documents,
+            training_texts=split.training_texts,
             config=config,
             temperature=temperature,
             card=write_card(card),

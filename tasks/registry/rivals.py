@@ -33,6 +33,7 @@ class HeldOut(NamedTuple):
         labels: the classes of the classifier, in the order of their ids.
         doc_ids: int64[N].
         texts: the texts.
+        hashes: uint64[N], their hashes.
         truth: int[N] class ids.
         ours: float[N, C] probabilities of the classifier.
         baseline: float[N, C] probabilities of the baseline.
@@ -44,6 +45,7 @@ class HeldOut(NamedTuple):
     labels: tuple[str, ...]
     doc_ids: np.ndarray
     texts: pa.ChunkedArray
+    hashes: np.ndarray
     truth: np.ndarray
     ours: np.ndarray
     baseline: np.ndarray
@@ -54,13 +56,13 @@ class HeldOut(NamedTuple):
     def digest(self) -> str:
         """Return what identifies the test split: its texts and their labels."""
         digest = hashlib.sha256(json.dumps(self.labels).encode())
-        rows = np.stack([hash_documents(self.texts), self.truth.astype(np.uint64)], axis=1)
+        rows = np.stack([self.hashes, self.truth.astype(np.uint64)], axis=1)
         digest.update(rows[np.lexsort(rows.T)].tobytes())
         return digest.hexdigest()
 
     def seen_by_classifier(self) -> np.ndarray:
         """Return bool[N]: which test texts the classifier was trained on."""
-        return find_seen(hash_documents(self.texts), self.training_texts)
+        return find_seen(self.hashes, self.training_texts)
 
 
 class Rival(NamedTuple):
@@ -83,10 +85,11 @@ def read_test_split(
         labels=labels,
         doc_ids=doc_ids,
         texts=test["text"],
+        hashes=hash_documents(test["text"]),
         truth=np.array([ids[label] for label in test["label"].to_pylist()]),
         ours=read_answers(evaluation, labels, doc_ids),
         baseline=read_answers(baseline, labels, doc_ids),
-        training_texts=hash_training_texts(documents),
+        training_texts=hash_training_texts(table),
         documents=documents.digest,
         columns=documents.read_table(KEPT_COLUMNS_FILE) if documents.path(KEPT_COLUMNS_FILE).exists() else None,
     )
@@ -120,7 +123,7 @@ def ask_champion(champion: Version, split: HeldOut) -> Rival:
     else:
         answers = models.load_version(champion)(split.texts.to_pylist())
         probabilities = np.array([[answer["probabilities"][label] for label in split.labels] for answer in answers])
-    return Rival(probabilities, find_seen(hash_documents(split.texts), training_texts))
+    return Rival(probabilities, find_seen(split.hashes, training_texts))
 
 
 def _require_classes(found: tuple[str, ...], needed: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ Train and validation texts both count, because validation chose the epoch. The f
 hash of each text, sorted, as little-endian numbers. Texts that differ only in case and white space have one hash.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_config.errors import UnusableModelError
-from pipeline_config.schemas import DOCUMENTS_FILE, TRAINING_TEXTS_FILE
+from pipeline_config.schemas import TRAINING_TEXTS_FILE
 from tasks.corpus.hashing import hash_texts
 from tasks.runtime.arrow import whole_column
-from tasks.store.artifacts import ArtifactRef
 
 _NUMBER = np.dtype("<u8")
 
 
-def hash_documents(texts: pa.ChunkedArray) -> np.ndarray:
+def hash_documents(texts: pa.ChunkedArray | Sequence[str]) -> np.ndarray:
     """Return uint64[N], a hash for each text."""
-    hashes = b"".join(digest[:8] for digest in hash_texts(whole_column(texts)))
-    return np.frombuffer(hashes, _NUMBER)
+    column = whole_column(texts) if isinstance(texts, pa.ChunkedArray) else pa.array(texts, pa.large_string())
+    return np.frombuffer(b"".join(digest[:8] for digest in hash_texts(column)), _NUMBER)
 
 
-def hash_training_texts(documents: ArtifactRef) -> np.ndarray:
+def hash_training_texts(documents: pa.Table) -> np.ndarray:
     """Return uint64[N], sorted: the hashes of the texts of the train and validation splits."""
-    table = documents.read_table(DOCUMENTS_FILE, ["text", "split"])
-    return np.unique(hash_documents(table.filter(pc.not_equal(table["split"], "test"))["text"]))
+    return np.unique(hash_documents(documents.filter(pc.not_equal(documents["split"], "test"))["text"]))
 
 
 def write_training_texts(path: Path, hashes: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
     INTERNAL_ERROR,
     PERMISSION_DENIED,
     REQUEST_LIMIT_EXCEEDED,
@@ -35,7 +36,7 @@ PATIENCE_SECONDS = 6.0
 PAUSE_SECONDS = 0.5  # it doubles
 _REFUSED, _NO_ANSWER = "connection refused", "no answer in time"
 _SQLITE = "sqlite:///"
-_RACE = "IntegrityError"  # two processes wrote the same row: MLflow finds the other's at the next try
+_REFUSED_ROW = ErrorCode.Name(BAD_REQUEST)
 _OUTAGES = {
     ErrorCode.Name(code)
     for code in (INTERNAL_ERROR, PERMISSION_DENIED, REQUEST_LIMIT_EXCEEDED, TEMPORARILY_UNAVAILABLE, UNAUTHENTICATED)
@@ -119,7 +120,7 @@ def _call_in_plain_words(method: Callable[..., Any], uri: str, *args: Any, **kwa
     try:
         return method(*args, **kwargs)
     except MlflowException as error:
-        if error.error_code not in _OUTAGES and _RACE not in str(error.message):
+        if error.error_code not in _OUTAGES and not _is_race(error):
             raise
         _raise_store_error(error, uri)
         raise _describe(uri, method.__name__, error.message) from error
@@ -128,6 +129,11 @@ def _call_in_plain_words(method: Callable[..., Any], uri: str, *args: Any, **kwa
             _raise_store_error(error, uri)
             raise
         raise _describe(uri, method.__name__, str(error)) from error
+
+
+def _is_race(error: MlflowException) -> bool:
+    """Return whether two processes wrote the same row at once: at the next try MLflow finds that of the other."""
+    return bool(error.error_code == _REFUSED_ROW and "IntegrityError" in str(error.message))
 
 
 def _raise_store_error(error: Exception, uri: str) -> None:

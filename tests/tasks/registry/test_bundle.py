@@ -6,8 +6,9 @@ import pytest
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.contracts.training import Architecture, ServedDescription
-from pipeline_config.schemas import MODEL_FILE, WEIGHTS_FILE
+from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, WEIGHTS_FILE
 from tasks.registry.bundle import build_bundle, pip_requirements
+from tasks.registry.seen import hash_training_texts
 from tasks.served.network import TextClassifier
 from tasks.tokens.vocabulary import Vocabulary
 
@@ -17,7 +18,7 @@ def build(toy, folder, config=None):
         folder,
         classifier=toy.classifier,
         vocabulary=toy.vocabulary,
-        documents=toy.documents,
+        training_texts=hash_training_texts(toy.documents.read_table(DOCUMENTS_FILE)),
         config=config or toy.config,
         temperature=1.25,
         card="# toy\n",

@@ -19,6 +19,7 @@ from tasks.registry import gate
 from tasks.registry.looks import LOOKS_TAG, count_look
 from tasks.registry.register_model import require_champion
 from tasks.registry.rivals import HeldOut, Rival, ask_champion, read_test_split
+from tasks.registry.seen import hash_documents
 from tasks.store.artifacts import MANIFEST, ArtifactRef, find_output, manifest_checksum
 from tasks.store.commit import commit_output
 from tasks.tracking import models
@@ -54,10 +55,12 @@ def answers_of(right: float) -> np.ndarray:
 
 def made_split(right: float, **changes) -> HeldOut:
     """A test split of 24 documents, of which the baseline gets 20 right, with answers of which a share is right."""
+    texts = pa.chunked_array([[f"text {'long ' * (i % 2)}{i}" for i in range(24)]], pa.large_string())
     split = HeldOut(
         labels=("food", "météo", "sport"),
         doc_ids=np.arange(24),
-        texts=pa.chunked_array([[f"text {'long ' * (i % 2)}{i}" for i in range(24)]], pa.large_string()),
+        texts=texts,
+        hashes=hash_documents(texts),
         truth=TRUTH,
         ours=answers_of(right),
         baseline=answers_of(20 / 24),

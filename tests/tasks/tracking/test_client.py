@@ -58,6 +58,17 @@ def test_what_does_not_exist_stays_an_error_of_mlflow():
     assert caught.value.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
+@pytest.mark.usefixtures("tracked")
+def test_what_exists_already_stays_one_too():
+    client = open_client()
+    client.create_registered_model("x")
+    client.create_experiment("x")
+    for create in (client.create_registered_model, client.create_experiment):
+        with pytest.raises(MlflowException) as caught:
+            create("x")
+        assert caught.value.error_code == "RESOURCE_ALREADY_EXISTS"
+
+
 def test_a_file_of_ours_that_is_missing_stays_an_error_of_the_system(tracked):
     client = open_client()
     run = client.create_run(client.create_experiment("x", artifact_location=(tracked / "files").as_uri()))
