@@ -7,11 +7,10 @@ start. Files are read as those of a corpus are, in the way that the model carrie
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -19,15 +18,13 @@ from pydantic import BaseModel, ConfigDict
 from flows.report import describe_code, write_whole
 from pipeline_config.contracts.analysis import Analysis, PairedComparison
 from pipeline_config.contracts.evaluation import SCORE_NAMES, Scores
-from pipeline_config.contracts.reading import Reading
-from pipeline_config.errors import InputError, UnusableModelError
+from pipeline_config.errors import UnusableModelError
 from pipeline_config.masking import mask_secrets
 from pipeline_config.schemas import METRICS_FILE
 from tasks.evaluation.analyse import compare_with
-from tasks.evaluation.labelled import Documents, count_words, evaluate_documents
+from tasks.evaluation.labelled import Documents, evaluate_documents
+from tasks.evaluation.labelled_files import LabelledFiles, read_labelled_files
 from tasks.evaluation.metrics import SplitAnswers
-from tasks.reading.inputs import LabelledRows, read_labelled
-from tasks.reading.sources import CorpusFile, digest_files, locate_files
 from tasks.registry.rivals import BUNDLE
 from tasks.registry.seen import find_seen, hash_documents, read_training_texts
 from tasks.reporting.evidence import MODEL_NAMES, Evidence
@@ -36,7 +33,7 @@ from tasks.reporting.subject import Subject
 from tasks.runtime.progress import track_progress
 from tasks.scoring.request import change_reading
 from tasks.store.artifacts import artifacts_root
-from tasks.tracking import metrics, models, runs, versions
+from tasks.tracking import loading, metrics, runs, versions
 from tasks.tracking.model_files import Version, open_verified
 
 logger = logging.getLogger(__name__)
@@ -78,18 +75,6 @@ class EvaluationResult(BaseModel):
     seconds: float
 
 
-class _Rows(NamedTuple):
-    """What was read: the files, their digest, and the documents whose label is a class of the model."""
-
-    files: list[CorpusFile]
-    digest: str
-    texts: list[str]
-    truth: np.ndarray
-    columns: dict[str, list[str | None]]
-    unknown: Counter[str]
-    left_out: Counter[str]
-
-
 def evaluate_file(
     sources: Sequence[str],
     *,
@@ -119,19 +104,12 @@ def evaluate_file(
     runs.end_dead_runs()
     found = versions.require_version(model, version)
     with open_verified(found) as folder:
-        description = models.describe_files(found, folder)
+        description = loading.describe_files(found, folder)
         training_texts = _read_training_texts(folder / BUNDLE)
-    rows = read_rows(sources, change_reading(description.reading, reading), description.labels, query)
+    rows = read_labelled_files(sources, change_reading(description.reading, reading), description.labels, query)
     name = Path(rows.files[0].path).name
-    tags = {
-        "gloveflow.kind": "evaluation",
-        "gloveflow.model": model,
-        "gloveflow.version": str(version),
-        "gloveflow.file": mask_secrets(", ".join(file.path for file in rows.files)),
-        "gloveflow.file_digest": rows.digest,
-    }
     title = f"evaluate {model} {version} on {name}"
-    with runs.open_run(versions.find_experiment(found), name=title, tags=tags) as run:
+    with runs.open_run(versions.find_experiment(found), name=title, tags=_list_tags(found, rows)) as run:
         documents, code = answer(found, rows, training_texts)
         scores, analysis = evaluate_documents(documents, code)
         comparison = (
@@ -144,7 +122,7 @@ def evaluate_file(
     return EvaluationResult(
         model=model,
         version=str(version),
-        files=tuple(file.path for file in rows.files),
+        files=tuple(mask_secrets(file.path) for file in rows.files),
         digest=rows.digest,
         documents=len(rows.texts),
         unknown_labels=dict(rows.unknown.most_common()),
@@ -160,36 +138,9 @@ def evaluate_file(
     )
 
 
-def read_rows(sources: Sequence[str], reading: Reading, labels: Sequence[str], query: str | None) -> _Rows:
-    """Read labelled files, and keep the documents whose label is one of some classes.
-
-    Raises:
-        InputError: a file cannot be read or lacks a column, or no document has such a label.
-    """
-    reading = reading.model_copy(update=dict.fromkeys(("split_column", "group_column", "time_column")))
-    files = locate_files(sources, reading, query)
-    found = read_labelled(files, reading)
-    ids = {label: number for number, label in enumerate(labels)}
-    kept = [place for place, label in enumerate(found.labels) if label in ids]
-    unknown = Counter(label for label in found.labels if label is not None and label not in ids)
-    found.left_out.update({"no_label": sum(label is None for label in found.labels)})
-    left_out = +found.left_out  # without zeros
-    if not kept:
-        raise InputError(_describe_none(files, found, unknown, left_out, reading, labels))
-    return _Rows(
-        files=files,
-        digest=digest_files(files),
-        texts=[found.texts[place] for place in kept],
-        truth=np.array([ids[str(found.labels[place])] for place in kept], np.int64),
-        columns={column: [values[place] for place in kept] for column, values in found.columns.items()},
-        unknown=unknown,
-        left_out=left_out,
-    )
-
-
-def answer(version: Version, rows: _Rows, training_texts: np.ndarray | None) -> tuple[Documents, Any]:
+def answer(version: Version, rows: LabelledFiles, training_texts: np.ndarray | None) -> tuple[Documents, Any]:
     """Return the documents with the answers of a version, and the version's own code."""
-    loaded = models.open_version(version)
+    loaded = loading.open_version(version)
     probabilities = classify(loaded, rows.texts)
     seen = None
     if training_texts is not None:
@@ -208,7 +159,7 @@ def answer(version: Version, rows: _Rows, training_texts: np.ndarray | None) -> 
     return documents, loaded.served
 
 
-def classify(model: models.LoadedModel, texts: Sequence[str]) -> np.ndarray:
+def classify(model: loading.LoadedModel, texts: Sequence[str]) -> np.ndarray:
     """Return the probabilities float64[N, C] that a version gives to texts."""
     probabilities = np.zeros((len(texts), len(model.labels)))
     with track_progress(f"version {model.version}", total=len(texts), unit="texts") as advance:
@@ -231,7 +182,7 @@ def compare_with_version(other: Version, documents: Documents) -> PairedComparis
     try:
         with open_verified(other) as folder:
             training_texts = read_training_texts(folder / BUNDLE)
-        loaded = models.open_version(other)
+        loaded = loading.open_version(other)
     except UnusableModelError as error:
         logger.warning("%s cannot be compared: %s", name, error)
         return None
@@ -254,7 +205,7 @@ def compare_with_version(other: Version, documents: Documents) -> PairedComparis
 def gather_evidence(
     run: runs.TrackedRun,
     version: Version,
-    rows: _Rows,
+    rows: LabelledFiles,
     scores: Scores,
     analysis: Analysis,
     comparison: PairedComparison | None,
@@ -288,6 +239,17 @@ def name_report(model: str, version: str, file: str) -> str:
     return f"{model}-{version}-{stem or 'file'}.html"
 
 
+def _list_tags(version: Version, rows: LabelledFiles) -> dict[str, str]:
+    """Return the tags of the MLflow run."""
+    return {
+        "gloveflow.kind": "evaluation",
+        "gloveflow.model": str(version.name),
+        "gloveflow.version": str(version.version),
+        "gloveflow.file": mask_secrets(", ".join(file.path for file in rows.files)),
+        "gloveflow.file_digest": rows.digest,
+    }
+
+
 def _read_training_texts(bundle: Path) -> np.ndarray | None:
     try:
         return read_training_texts(bundle)
@@ -298,7 +260,7 @@ def _read_training_texts(bundle: Path) -> np.ndarray | None:
 def _log(
     run: runs.TrackedRun,
     version: Version,
-    rows: _Rows,
+    rows: LabelledFiles,
     documents: Documents,
     scores: Scores,
     analysis: Analysis,
@@ -327,22 +289,3 @@ def _log(
     )
     verdict = "\n".join(f"- {finding.text}" for finding in analysis.verdict)
     runs.log_tags(run.run_id, {"mlflow.note.content": f"{version.name} version {version.version}\n\n{verdict}"[:4900]})
-
-
-def _describe_none(
-    files: Sequence[CorpusFile],
-    found: LabelledRows,
-    unknown: Counter[str],
-    left_out: Counter[str],
-    reading: Reading,
-    labels: Sequence[str],
-) -> str:
-    """Return why nothing can be scored."""
-    parts = [f"labels in column {reading.label_column!r}: {count_words(unknown)}"] if unknown else []
-    parts += [f"rows that were left out: {count_words(left_out)}"] if left_out else []
-    rows = len(found.texts) + left_out.total() - left_out["no_label"]
-    return (
-        f"{', '.join(file.path for file in files[:3])}: none of {rows:,} rows has a label that the model knows; its "
-        f"classes are {', '.join(labels[:20])}{'; ' if parts else ''}{'; '.join(parts)}. Name the column with --label, "
-        "or give labels the names of classes with --set corpus.label_map"
-    )

@@ -30,7 +30,7 @@ from tasks.scoring.request import Request, ScoringResult, change_reading
 from tasks.scoring.score_texts import check_request, score_files
 from tasks.scoring.writers import write_parquet
 from tasks.tracking import metrics, runs
-from tasks.tracking.models import load_model, require_served
+from tasks.tracking.loading import load_model, require_served
 from tasks.tracking.reachability import require_tracking_server
 
 

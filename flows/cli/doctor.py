@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from flows.cli.damage import check_databases, check_leftovers, check_outputs, check_servers
 from flows.cli.findings import Finding
 from pipeline_config.errors import GloveflowError
-from pipeline_config.settings import RegistrationConfig
+from pipeline_config.registration import RegistrationConfig
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory
 

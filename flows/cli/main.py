@@ -212,7 +212,7 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
 
     alias = choose_alias(options, config)
     require_tracking_server()
-    from tasks.tracking.models import load_model
+    from tasks.tracking.loading import load_model
 
     open_loggers()
     model = load_model(config.registered_model, alias)

@@ -213,8 +213,8 @@ def _compare_on_file(options: argparse.Namespace, name: str) -> "Answers":
     from tasks.reading.inputs import read_labelled
     from tasks.reading.sources import locate_files
     from tasks.registry.comparison import ask_both
+    from tasks.tracking.loading import describe_files
     from tasks.tracking.model_files import open_verified
-    from tasks.tracking.models import describe_files
     from tasks.tracking.versions import require_version
 
     pair = [require_version(name, number) for number in (options.a, options.b)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from flows.cli.damage import examine_database
 from flows.cli.findings import Finding
 from pipeline_config.errors import ServiceError, StoreError, UnusableModelError
-from pipeline_config.settings import RegistrationConfig
+from pipeline_config.registration import RegistrationConfig
 from tasks.registry.mending import find_lost_scores, is_broken, move_alias_off, restore_scores
 from tasks.store.locks import is_held
 from tasks.tracking import repairs, runs

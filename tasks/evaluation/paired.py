@@ -3,6 +3,7 @@
 Takes arrays; touches no file. Documents with the same truth and the same two answers are one cell of a table, and a
 bootstrap resample of the documents is a multinomial draw of the counts of the cells. Where there are too many cells,
 and for the log-loss, documents are put into blocks at random, and blocks are drawn. Equal arguments give equal results.
+The module is longer than 300 lines because metrics, draws and tests share this table of counts.
 """
 
 import math

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from pipeline_config.contracts.decision import Decision
 from pipeline_config.errors import ConfigError
-from pipeline_config.settings import RegistrationConfig
+from pipeline_config.registration import RegistrationConfig
 from tasks.registry.changes import hand_over
 from tasks.tracking import models, versions
 from tasks.tracking.model_files import Version

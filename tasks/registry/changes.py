@@ -5,7 +5,7 @@ checked against their digests before it gets an alias. Each change leaves who, w
 """
 
 from pipeline_config.errors import ConfigError, UnusableModelError
-from pipeline_config.settings import RegistrationConfig
+from pipeline_config.registration import RegistrationConfig
 from tasks.tracking import models, versions
 from tasks.tracking.model_files import Version, verify_version
 from tasks.tracking.version_files import describe_promotion

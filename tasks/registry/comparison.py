@@ -16,7 +16,7 @@ from tasks.evaluation import paired
 from tasks.evaluation.slices import MOST_CLASSES, cut_lengths, cut_values, measure_slices
 from tasks.registry.seen import find_seen, hash_documents, read_training_texts
 from tasks.store.artifacts import ArtifactRef, find_output
-from tasks.tracking import models, versions
+from tasks.tracking import loading, versions
 from tasks.tracking.model_files import Version, open_verified
 from tasks.tracking.version_list import DOCUMENTS_TAG, RUN_TAG, score_tag
 
@@ -180,7 +180,7 @@ def ask_both(of: str, texts: Texts, labels: Texts | None, pair: Sequence[Version
     kept = np.flatnonzero(~seen).tolist()
     new = [texts[place] for place in kept]
     known = None if labels is None else [labels[place] for place in kept]
-    answers = [[str(one["label"]) for one in models.load_version(version)(new)] if new else [] for version in pair]
+    answers = [[str(one["label"]) for one in loading.load_version(version)(new)] if new else [] for version in pair]
     found = compare_answers(of, new, known, *answers)
     found.left_out = int(seen.sum())
     return found

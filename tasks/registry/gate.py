@@ -11,7 +11,8 @@ import numpy as np
 
 from pipeline_config.contracts.decision import Decision, RuleResult
 from pipeline_config.errors import UnusableModelError
-from pipeline_config.settings import GateRule, PipelineConfig, RegistrationConfig
+from pipeline_config.registration import GateRule, RegistrationConfig
+from pipeline_config.settings import PipelineConfig
 from tasks.evaluation.paired import Answers, count_effective, find_detectable_gain, measure_gain
 from tasks.registry.looks import count_look
 from tasks.registry.rivals import HeldOut, Rival, ask_champion

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from pipeline_config.errors import StoreError, UnusableModelError
-from pipeline_config.settings import RegistrationConfig
+from pipeline_config.registration import RegistrationConfig
 from tasks.registry.changes import is_usable, return_alias
 from tasks.tracking import models, versions
 from tasks.tracking.model_files import Version, verify_version

@@ -19,7 +19,7 @@ from pipeline_config.errors import UnusableModelError
 from pipeline_config.schemas import DOCUMENTS_FILE, KEPT_COLUMNS_FILE, MODEL_FILE, PREDICTIONS_FILE
 from tasks.registry.seen import find_seen, hash_documents, hash_training_texts, read_training_texts
 from tasks.store.artifacts import ArtifactRef, find_output
-from tasks.tracking import models
+from tasks.tracking import loading
 from tasks.tracking.model_files import Version, open_verified, version_uri
 from tasks.tracking.version_list import DOCUMENTS_TAG, EVALUATION_TAG
 
@@ -121,7 +121,7 @@ def ask_champion(champion: Version, split: HeldOut) -> Rival:
     if stored is not None:
         probabilities = read_answers(stored, split.labels, split.doc_ids)
     else:
-        answers = models.load_version(champion)(split.texts.to_pylist())
+        answers = loading.load_version(champion)(split.texts.to_pylist())
         probabilities = np.array([[answer["probabilities"][label] for label in split.labels] for answer in answers])
     return Rival(probabilities, find_seen(split.hashes, training_texts))
 

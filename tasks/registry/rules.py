@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline_config.contracts.analysis import Interval
 from pipeline_config.contracts.decision import Outcome, RuleResult
-from pipeline_config.settings import GateRule
+from pipeline_config.registration import GateRule
 from tasks.evaluation.paired import (
     RESAMPLES,
     Answers,

@@ -71,7 +71,7 @@ def clock() -> Clock:
 
 def measure(way: str, path: Path, model: str, output: Path, most: int) -> dict[str, Any]:
     """Run one way and return its texts, seconds, processor seconds and peak memory."""
-    from tasks.tracking.models import load_model
+    from tasks.tracking.loading import load_model
 
     loaded = load_model(model, "champion")
     texts = [] if way == "ours" else pq.read_table(path, columns=["text"])["text"].to_pylist()[: most or None]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline_config.settings import GateRule
+from pipeline_config.registration import GateRule
 from tasks.evaluation.paired import Answers, find_detectable_gain, find_value
 from tasks.registry.rules import Evidence, judge, split_metric
 

@@ -19,8 +19,9 @@ from flows.scoring import make_request, score_file, score_texts
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
 from tasks.scoring.request import ScoringResult, change_reading
-from tasks.tracking import models
-from tasks.tracking.models import LoadedModel, find_alias
+from tasks.tracking import loading
+from tasks.tracking.loading import LoadedModel
+from tasks.tracking.models import find_alias
 from tasks.tracking.server import open_client
 
 TEXTS = ["the goal of the match", "", "bread and cheese"]
@@ -109,7 +110,7 @@ class TestRegisteredModel:
         assert json.loads(table.data)[-1] == {"label": "(no answer: empty_text)", "rows": 1, "share": ""}
 
     def test_it_carries_the_configured_reading_of_its_corpus(self) -> None:
-        loaded = models.load_model("gloveflow-tiny", "champion")
+        loaded = loading.load_model("gloveflow-tiny", "champion")
         assert loaded.reading == Reading(encoding="utf-8")
         assert loaded.labels == LABELS
 

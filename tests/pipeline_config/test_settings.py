@@ -3,15 +3,14 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline_config.errors import ConfigError
 from pipeline_config.names import check_alias, check_model_name
+from pipeline_config.registration import GateRule, RegistrationConfig
+from pipeline_config.sections import Section
 from pipeline_config.settings import (
     BucketingConfig,
     CorpusConfig,
     EmbeddingsConfig,
-    GateRule,
     ModelConfig,
     PipelineConfig,
-    RegistrationConfig,
-    Section,
     TrainingConfig,
     VocabularyConfig,
 )

@@ -176,7 +176,8 @@ def _make_models(inputs: str) -> str:
 def _promote(chain: dict[str, object], name: str, number: int, score: float) -> None:
     from types import SimpleNamespace
 
-    from pipeline_config.settings import GateRule, PipelineConfig
+    from pipeline_config.registration import GateRule
+    from pipeline_config.settings import PipelineConfig
     from tasks.store.artifacts import ArtifactRef
     from tests.registrations import register
 

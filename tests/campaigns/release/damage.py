@@ -23,7 +23,7 @@ from tasks.store.artifacts import ArtifactRef, find_output
 from tasks.store.commit import commit_output
 from tasks.store.output import StageOutput
 from tasks.store.stage import describe_output
-from tasks.tracking.models import load_model
+from tasks.tracking.loading import load_model
 from tasks.tracking.runs import end_dead_runs
 from tasks.training.checkpoints import CHECKPOINT, Checkpoints
 from tests.campaigns.release.trials import Trials

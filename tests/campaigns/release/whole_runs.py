@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tasks.tracking.models import load_model
+from tasks.tracking.loading import load_model
 from tests.small_run import CommandLine, set_options, small_run, write_inputs
 
 MODEL = "gloveflow-tiny"

@@ -15,7 +15,7 @@ from prefect.states import Completed, Running
 
 from flows.cli.main import run_command
 from flows.cli.registry_damage import _open_flow_runs, check_aliases, check_flow_runs
-from pipeline_config.settings import RegistrationConfig
+from pipeline_config.registration import RegistrationConfig
 from tasks.store.locks import lock_before_naming
 from tests.flows.conftest import copy_finished
 from tests.registrations import model_folder

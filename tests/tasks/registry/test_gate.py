@@ -12,8 +12,9 @@ from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.contracts.training import ModelDescription
 from pipeline_config.errors import GateError, ServiceError
+from pipeline_config.registration import GateRule
 from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
-from pipeline_config.settings import GateRule, PipelineConfig
+from pipeline_config.settings import PipelineConfig
 from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.registry import gate
 from tasks.registry.looks import LOOKS_TAG, count_look
@@ -22,9 +23,9 @@ from tasks.registry.rivals import HeldOut, Rival, ask_champion, read_test_split
 from tasks.registry.seen import hash_documents
 from tasks.store.artifacts import MANIFEST, ArtifactRef, find_output, manifest_checksum
 from tasks.store.commit import commit_output
-from tasks.tracking import models
+from tasks.tracking import loading, models
+from tasks.tracking.loading import load_model
 from tasks.tracking.model_files import FILES_TAG
-from tasks.tracking.models import load_model
 from tasks.tracking.server import open_client
 from tests.registrations import (
     MODEL,
@@ -276,7 +277,7 @@ class TestChampionOnNewDocuments:
         )
         champion = models.find_alias(MODEL, "champion")
         with monkeypatch.context() as patch:
-            patch.setattr(models, "load_version", None)
+            patch.setattr(loading, "load_version", None)
             stored = ask_champion(champion, split)
         shutil.rmtree(registered.evaluation.directory)
         np.testing.assert_allclose(stored.probabilities, ask_champion(champion, split).probabilities, atol=1e-6)

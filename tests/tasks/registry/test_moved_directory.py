@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.store.databases import connected
-from tasks.tracking.models import load_model
+from tasks.tracking.loading import load_model
 from tasks.tracking.runs import log_file, track_run
 from tasks.tracking.server import open_client
 from tests.registrations import MODEL, register

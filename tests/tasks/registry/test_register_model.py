@@ -12,7 +12,8 @@ from pipeline_config.schemas import CARD_FILE, DOCUMENTS_FILE, PREDICTIONS_FILE
 from tasks.registry.bundle import SERVED_MODEL
 from tasks.registry.register_model import describe_scores, register_model
 from tasks.tracking import models
-from tasks.tracking.models import find_alias, load_model
+from tasks.tracking.loading import load_model
+from tasks.tracking.models import find_alias
 from tasks.tracking.runs import track_run
 from tasks.tracking.server import open_client
 from tests.registrations import MODEL, alias, model_folder, register, train_another, versions

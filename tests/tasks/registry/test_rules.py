@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline_config.settings import GateRule
+from pipeline_config.registration import GateRule
 from tasks.evaluation.paired import Answers
 from tasks.registry.rules import Evidence, describe_rule, judge
 from tests.campaigns.gate_decisions import MadeSplit, simulate

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.scoring.network import BATCH_TEXTS, BATCH_TOKENS, NetworkClassifier, plan_batches
 from tasks.scoring.registered import AnswerClassifier, make_scoring_model
-from tasks.tracking.models import LoadedModel, load_model
+from tasks.tracking.loading import LoadedModel, load_model
 from tests.registrations import MODEL
 
 TEXTS = [

@@ -12,8 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline_config.errors import UnusableModelError
+from tasks.tracking.loading import load_model, load_version
 from tasks.tracking.model_files import FILES_TAG, verify_version
-from tasks.tracking.models import find_alias, find_version, load_model, load_version
+from tasks.tracking.models import find_alias, find_version
 from tasks.tracking.server import open_client
 from tests.registrations import MODEL
 

@@ -6,9 +6,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.utils import mlflow_tags
 
-from pipeline_config.errors import ServiceError
 from tasks.tracking import models, server
-from tasks.tracking.models import find_alias, load_model
+from tasks.tracking.models import find_alias
 from tasks.tracking.server import open_client
 
 
@@ -34,14 +33,6 @@ class TestRegistryLookups:
                 find_alias("known", "champion")
         else:
             assert find_alias("known", "champion") is None
-
-    @pytest.mark.usefixtures("unaliased")
-    @pytest.mark.parametrize("name", ["unknown", "known"], ids=["no model", "no alias"])
-    def test_loading_what_is_not_registered_says_what_to_do(self, name):
-        message = f"models:/{name}@champion: no such registered model; `gloveflow run` makes one"
-        with pytest.raises(ServiceError) as caught:
-            load_model(name, "champion")
-        assert str(caught.value) == message
 
 
 class TestPrivateNames:
