@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from flows.evaluating import EvaluationResult
     from pipeline_config.settings import PipelineConfig
 
-WIDTH = 80
-
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Add what `evaluate` takes."""
@@ -79,7 +77,7 @@ def find_number(root: Path, name: str, options: argparse.Namespace, config: "Pip
     from tasks.tracking.version_list import list_versions
 
     alias = choose_alias(options, config)
-    records = [record for record in list_versions(root) if record.name == name]
+    records = list_versions(root, name)
     if options.version is not None:
         if any(record.version == options.version for record in records):
             return int(options.version)
@@ -100,7 +98,7 @@ def find_other(root: Path, name: str, number: int, options: argparse.Namespace, 
     """
     from tasks.tracking.version_list import list_versions
 
-    records = [record for record in list_versions(root) if record.name == name]
+    records = list_versions(root, name)
     if options.against is None:
         found = [record.version for record in records if config.registration.alias in record.aliases]
     else:

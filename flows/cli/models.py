@@ -1,7 +1,6 @@
 """`gloveflow models`: list, show, compare, promote, roll back and delete registered versions."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,6 @@ from pipeline_config.errors import ConfigError, UnusableModelError
 if TYPE_CHECKING:
     from pipeline_config.settings import PipelineConfig
     from tasks.registry.comparison import Answers
-
-Command = Callable[[argparse.Namespace, Path], int]
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +77,7 @@ def list_models(options: argparse.Namespace, root: Path) -> int:
 
     if options.model:
         _check_name(options.model)
-    records = [record for record in list_versions(root) if options.model in (None, record.name)]
+    records = list_versions(root, options.model)
     if options.model and not records:
         raise ConfigError(f"{options.model}: no such registered model; `gloveflow models` lists them")
     if options.json:
@@ -101,7 +98,7 @@ def _show(options: argparse.Namespace, root: Path) -> int:
     from tasks.tracking.versions import read_changes, require_version
 
     version = require_version(name, options.version)
-    (record,) = [found for found in list_versions(root) if found[:2] == (name, options.version)]
+    (record,) = [found for found in list_versions(root, name) if found.version == options.version]
     files = "intact"
     try:
         verify_version(version)

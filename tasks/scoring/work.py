@@ -36,7 +36,6 @@ class Record(NamedTuple):
         rejected: number of rows without an answer, in the output or not, by reason.
         undecodable: number of values of other columns than the text that are not in the encoding, by column.
         counts: what the profile counts.
-        tokens: number of tokens that the network read.
     """
 
     rows: int

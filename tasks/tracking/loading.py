@@ -80,8 +80,7 @@ def require_served(name: str, alias: str, number: int | None = None) -> ModelVer
             raise ServiceError(f"{uri}: cannot be looked up: {error.message}") from error
         version = None
     if version is None:
-        records = [record for record in list_versions(artifacts_root()) if record.name == name]
-        raise ServiceError(describe_absent(name, alias, number, records))
+        raise ServiceError(describe_absent(name, alias, number, list_versions(artifacts_root(), name)))
     return version
 
 

@@ -44,7 +44,7 @@ def find_version_files(root: Path, name: str, *, alias: str, number: int | None)
     """
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    records = [record for record in list_versions(root) if record.name == name]
+    records = list_versions(root, name)
     found = [r for r in records if (alias in r.aliases if number is None else r.version == number)]
     if not found:
         raise ServiceError(describe_absent(name, alias, number, records))

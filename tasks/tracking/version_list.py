@@ -6,7 +6,7 @@ Another server is asked through MLflow's client. Also the names of the tags of a
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,11 +60,12 @@ def read_approval(tags: Mapping[str, str]) -> str | None:
     return "expired" if until <= datetime.now(UTC) else state
 
 
-def list_versions(root: Path) -> list[VersionRecord]:
-    """Return all registered versions, by name and number.
+def list_versions(root: Path, model: str | None = None) -> list[VersionRecord]:
+    """Return registered versions, by name and number.
 
     Args:
         root: the artifacts directory.
+        model: name of a registered model; None is all of them.
 
     Raises:
         ServiceError: the registry cannot be read.
@@ -74,8 +75,12 @@ def list_versions(root: Path) -> list[VersionRecord]:
         if not database.exists():
             return []
         with contextlib.suppress(sqlite3.Error):  # a database of another version: MLflow migrates it
-            return list(_read_database(database))
-    return sorted(_ask_server(), key=lambda record: record[:2])
+            return _select(_read_database(database), model)
+    return _select(sorted(_ask_server(), key=lambda record: record[:2]), model)
+
+
+def _select(records: Iterable[VersionRecord], model: str | None) -> list[VersionRecord]:
+    return [record for record in records if model in (None, record.name)]
 
 
 def _read_database(path: Path) -> Iterator[VersionRecord]:
