@@ -30,7 +30,7 @@ from flows.cli.options import (
 )
 from flows.cli.server_records import read_servers
 from pipeline_config.errors import EXIT_CODES, EXIT_INTERRUPTED, GloveflowError, InputError
-from tasks.store.disk_errors import find_store_error
+from tasks.store.disk_errors import allow_open_files, find_store_error
 
 
 class _ShowVersion(argparse.Action):
@@ -59,6 +59,7 @@ def run_command(arguments: list[str] | None = None) -> int:
     if options.debug:
         os.environ["GLOVEFLOW_DEBUG"] = "1"
     try:
+        allow_open_files()
         command: Callable[[argparse.Namespace, Path], int] = options.command
         return command(options, prepare_environment(options.artifacts, use_running=command not in (_serve, _ui)))
     except KeyboardInterrupt:

@@ -3,12 +3,15 @@
 import contextlib
 import errno
 import os
+import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline_config.errors import GloveflowError, StoreError
 
+OPEN_FILES = 1024
+NEEDED_FILES = 256  # a run has some 40 open, and its server 30
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_HANDLES = {errno.EMFILE, errno.ENFILE}
 _EXHAUSTED = {*_FULL, *_NO_HANDLES, errno.EFBIG}
@@ -83,6 +86,24 @@ def require_handles(error: OSError, path: Path) -> None:
     """
     if error.errno in _NO_HANDLES:
         raise _describe(path, error.errno, str(error.strerror)) from error
+
+
+def allow_open_files() -> None:
+    """Let this process and its children open `OPEN_FILES` files at once, or as many as the system lets it.
+
+    Raises:
+        StoreError: the system allows less than `NEEDED_FILES`, which a library may wait for without end.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
+        return
+    soft = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft < NEEDED_FILES:
+        raise StoreError(
+            f"this process may have {soft} files open at once, expected at least {NEEDED_FILES}: "
+            f"{_ADVICE[errno.EMFILE]}, nothing was lost"
+        )
 
 
 def _describe(path: Path, number: int | None, reason: str) -> StoreError:

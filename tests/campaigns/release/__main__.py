@@ -8,18 +8,21 @@ The same seed plays the same trials. Ctrl-C ends the campaign with the table of 
 """
 
 import argparse
+import os
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.campaigns.release.parts import PARTS
 from tests.campaigns.release.trials import Part, Trials
 
 
 def main() -> None:
     """Play the parts that are asked for and print the table."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # as in a command, before the import
+    from tests.campaigns.release.parts import PARTS
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of: {', '.join(PARTS)}")
     parser.add_argument("--seed", type=int, default=0)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 from alembic.script import ScriptDirectory
 from prefect.server.database import provide_database_interface
 from prefect.server.database.alembic_commands import alembic_config, alembic_upgrade
@@ -82,7 +84,7 @@ def _make_older(name: str, path: Path) -> None:
             scripts = ScriptDirectory.from_config(alembic_config())
             scripts.version_locations = [str(provide_database_interface().orm.versions_dir)]
             revisions = [script.revision for script in scripts.walk_revisions()]
-            alembic_upgrade(revisions[5])  # the newest is the first
+            anyio.run(anyio.to_thread.run_sync, alembic_upgrade, revisions[5])  # the newest is the first
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE of_a_user (value TEXT)")
         database.execute("INSERT INTO of_a_user VALUES ('kept')")

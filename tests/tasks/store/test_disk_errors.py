@@ -2,13 +2,14 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import sqlite3
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline_config.errors import StoreError
-from tasks.store.disk_errors import find_store_error, store_errors
+from tasks.store.disk_errors import allow_open_files, find_store_error, store_errors
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,25 @@ def test_the_file_is_named_that_could_not_be_written(tmp_path, monkeypatch, numb
     found = find_store_error(caught.value, tmp_path)
     assert str(found).startswith(f"{tmp_path / 'room' / 'file'}: {expected}")
     assert str(found).endswith(", nothing was lost")
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "allowed"),
+    [(64, 4096, 1024), (64, 512, 512), (64, resource.RLIM_INFINITY, 1024), (4096, 8192, None)],
+)
+def test_a_command_lets_itself_open_more_files(monkeypatch, soft, hard, allowed):
+    limits = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr("resource.setrlimit", lambda _, both: limits.append(both))
+    allow_open_files()
+    assert limits == ([] if allowed is None else [(allowed, hard)])
+
+
+def test_a_machine_that_allows_too_few_open_files_is_told(monkeypatch):
+    monkeypatch.setattr("resource.getrlimit", lambda _: (64, 128))
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
+    with pytest.raises(StoreError, match=r"may have 128 files open at once, expected at least 256: .*ulimit -n 1024"):
+        allow_open_files()
 
 
 def test_a_file_elsewhere_that_may_not_be_read_is_no_error_of_the_store(tmp_path):
