@@ -17,6 +17,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled
 
+from flows.approval import ask_on_page
 from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
 from flows.publishing import log_decision, log_results, publish_link, publish_results
 from flows.recovery import hold_flow_run, sweep
@@ -115,6 +116,11 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         registration, report = log_and_register(run, outputs, spread, config)
         publish_results(outputs.evaluation, registration, url=run.url, spread=spread)
         require_champion(registration, config)
+    answered = ask_on_page(registration, config.registration)
+    if answered != registration:
+        log_decision(run.run_id, answered.decision)
+        publish_results(outputs.evaluation, answered, url=run.url, spread=spread)
+        report = publish_report(run, outputs, answered, config, spread)
     return PipelineResult(
         stages=[summarize_stage(future) for future in list_stage_runs(data, trainings[best])],
         test_scores={
@@ -122,7 +128,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
             for name, scores in outputs.evaluation.read_model(Metrics).test.by_model()
         },
         spread=spread,
-        registration=registration,
+        registration=answered,
         mlflow_url=run.url,
         flow_run_url=_flow_run_url(),
         store={stage: str(output.directory) for stage, output in outputs.by_stage().items()},

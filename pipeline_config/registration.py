@@ -103,10 +103,10 @@ class RegistrationConfig(Section):
         description="test documents to which a clean process has to give the answers of the evaluation before a new "
         "version takes the alias; 0 leaves this out, which saves about 5 seconds",
     )
-    approval: Literal["none", "person"] = Field(
+    approval: Literal["none", "person", "pause"] = Field(
         "none",
         description="person: a version that the gate lets pass waits, as challenger, until a person decides with "
-        "gloveflow models approve or reject",
+        "gloveflow models approve or reject; pause: the flow run waits meanwhile, and asks on its Prefect page, too",
     )
     approval_hours: Annotated[float, Field(gt=0, le=8760)] = Field(
         24.0, description="hours that such a version waits; after them the champion stays"

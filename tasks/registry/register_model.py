@@ -145,7 +145,7 @@ def check_promotion(version: Version, decision: Decision, split: HeldOut, config
         if not result.passed:
             start = f"version {decision.champion} stays {gate.alias}" if decision.champion else f"not {gate.alias}"
             return decision.model_copy(update={"promoted": False, "reason": f"{start}: {result.reason}"})
-    return ask_approval(name, number, decision, gate) if gate.approval == "person" else decision
+    return decision if gate.approval == "none" else ask_approval(name, number, decision, gate)
 
 
 def _register_version(run: runs.TrackedRun, bundle: Path, card: CardFacts, facts: dict[str, str]) -> Version:
