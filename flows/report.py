@@ -65,6 +65,7 @@ def gather_evidence(
         scores={MODEL_NAMES["lstm"]: metrics.test.lstm, MODEL_NAMES["baseline"]: metrics.test.baseline},
         validation={MODEL_NAMES["lstm"]: metrics.validation.lstm},
         analysis=outputs.evaluation.read_model(Analysis),
+        comparisons=[registration.comparison] if registration.comparison else [],
         decision=registration.decision,
         epochs=outputs.classifier.read_table(EPOCHS_FILE).to_pylist(),
         profile=outputs.documents.read_model(CorpusProfile),

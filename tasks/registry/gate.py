@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline_config.contracts.analysis import PairedComparison
 from pipeline_config.contracts.decision import Decision, RuleResult
 from pipeline_config.errors import UnusableModelError
 from pipeline_config.registration import GateRule, RegistrationConfig
 from pipeline_config.settings import PipelineConfig
+from tasks.evaluation.analyse import compare_with
+from tasks.evaluation.metrics import SplitAnswers
 from tasks.evaluation.paired import Answers, count_effective, find_detectable_gain, measure_gain
 from tasks.registry.looks import count_look
 from tasks.registry.rivals import HeldOut, Rival, ask_champion
@@ -65,7 +68,14 @@ def _spends(rule: GateRule) -> bool:
     return rule.require == "better" and rule.against in ("champion", "baseline")
 
 
-def pass_gate(version: str, *, digest: str, split: HeldOut, config: PipelineConfig) -> Decision:
+class Ruling(NamedTuple):
+    """A decision, and the comparison with the champion; None without a champion that can be compared."""
+
+    decision: Decision
+    comparison: PairedComparison | None = None
+
+
+def pass_gate(version: str, *, digest: str, split: HeldOut, config: PipelineConfig) -> Ruling:
     """Decide whether a version takes the alias. The caller holds the lock of the registry.
 
     Args:
@@ -80,7 +90,7 @@ def pass_gate(version: str, *, digest: str, split: HeldOut, config: PipelineConf
         case = _Case(version, split, None, None, 0, gate)
         decision = _decide(case, name)
         reason = f"{gate.alias}: this version already has the alias"
-        return decision.model_copy(update={"promoted": True, "champion": version, "reason": reason})
+        return Ruling(decision.model_copy(update={"promoted": True, "champion": version, "reason": reason}))
     rival, problem = None, None
     if champion is not None:
         try:
@@ -89,10 +99,24 @@ def pass_gate(version: str, *, digest: str, split: HeldOut, config: PipelineConf
             problem = str(error)
     rival_digest = "" if champion is None else champion.tags.get(models.DIGEST_TAG, str(champion.version))
     look = count_look(name, split.digest(), (digest, rival_digest))
-    decision = _decide(_Case(version, split, champion, rival, look, gate), name, problem)
+    case = _Case(version, split, champion, rival, look, gate)
+    decision = _decide(case, name, problem)
     if look >= gate.looks:
         logger.warning("%s", _describe_spent(look, gate))
-    return decision
+    return Ruling(decision, _compare(case))
+
+
+def _compare(case: _Case) -> PairedComparison | None:
+    """Return the comparison with the champion, with examples, on the documents that neither was trained on."""
+    split, kept = case.split, np.flatnonzero(~case.seen)
+    if case.champion is None or case.rival is None or not len(kept):
+        return None
+    texts = dict(zip(split.doc_ids[kept].tolist(), split.texts.take(kept).to_pylist(), strict=True))
+    ours, other = (
+        SplitAnswers(split.doc_ids[kept], split.truth[kept], probabilities[kept])
+        for probabilities in (split.ours, case.rival.probabilities)
+    )
+    return compare_with(f"version {case.champion.version}", ours, other, list(split.labels), lambda _: texts)
 
 
 def _decide(case: _Case, name: str, problem: str | None = None) -> Decision:

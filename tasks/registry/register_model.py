@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import task
 from pydantic import BaseModel, ConfigDict
 
-from pipeline_config.contracts.analysis import Analysis
+from pipeline_config.contracts.analysis import Analysis, PairedComparison
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics, ModelScores
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class Registration(BaseModel):
-    """The result of a registration: the version, whether it is new, and the gate's decision about the alias."""
+    """The result of a registration: the version, whether it is new, the gate's decision, and what it is compared with."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,6 +55,7 @@ class Registration(BaseModel):
     created: bool
     alias: str
     decision: Decision
+    comparison: PairedComparison | None = None
 
     @property
     def promoted(self) -> bool:
@@ -119,7 +120,7 @@ def register_model(
         number = str(version.version)
         models.link_model(run.run_id, models.model_id_of(version), list_scores(metrics.test))
         models.set_alias(name, gate.challenger_alias, number)
-        decision = pass_gate(number, digest=digest, split=split, config=config)
+        decision, comparison = pass_gate(number, digest=digest, split=split, config=config)
         if decision.promoted and decision.champion != number:
             decision = check_promotion(version, decision, split, config)
         versions.set_tag(name, number, DECISION_TAG, decision.reason)
@@ -128,7 +129,9 @@ def register_model(
             broken = not decision.comparable and _is_broken(name, gate.alias)
             give_alias(name, number, gate, why=decision.reason, keep_previous=broken)
     logger.info("%-20s %s version %s: %s", "register_model", name, number, decision.reason)
-    return Registration(model=name, version=number, created=created, alias=gate.alias, decision=decision)
+    return Registration(
+        model=name, version=number, created=created, alias=gate.alias, decision=decision, comparison=comparison
+    )
 
 
 def check_promotion(version: Version, decision: Decision, split: HeldOut, config: PipelineConfig) -> Decision:

@@ -58,6 +58,10 @@ def test_the_evidence_is_of_the_run_and_begins_with_the_classifier(on_finished: 
     assert list(evidence.scores.items()) == [("LSTM", test.lstm), ("TF-IDF + logistic regression", test.baseline)]
     assert list(evidence.labels) == ["food", "sports", "weather"]
     assert evidence.decision == registration.decision
+    assert list(evidence.comparisons) == []  # it is the first version
+    compared = registration.model_copy(update={"comparison": evidence.analysis.comparisons[0]})
+    again = gather_evidence(run, outputs, compared, config, {})
+    assert list(again.comparisons) == [compared.comparison]
     assert len(evidence.lengths) == sum(evidence.profile.documents["train"].values())
     subject = evidence.subject
     assert (subject.model, subject.version) == (registration.model, registration.version)

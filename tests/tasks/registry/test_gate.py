@@ -80,9 +80,8 @@ def first(monkeypatch):
 
     def decide(right: float, *rules: GateRule, **settings) -> Decision:
         settings |= {"rules": rules} if rules else {}
-        return gate.pass_gate(
-            "2", digest="2", split=made_split(right), config=gated(PipelineConfig(name="toy"), **settings)
-        )
+        config = gated(PipelineConfig(name="toy"), **settings)
+        return gate.pass_gate("2", digest="2", split=made_split(right), config=config).decision
 
     return decide
 
@@ -467,6 +466,23 @@ class TestUnusableChampion:
         monkeypatch.setattr(models, "find_alias", fail)
         with pytest.raises(ServiceError, match="no answer"):
             gate.pass_gate("2", digest="", split=None, config=registered.config)
+
+
+def test_the_comparison_with_the_champion_shows_what_only_one_of_both_gets_right(challenge, monkeypatch):
+    seen = np.arange(24) >= 23
+    monkeypatch.setattr(gate, "ask_champion", lambda *_: Rival(answers_of(20 / 24), seen))
+    config = gated(PipelineConfig(name="toy"))
+    found = gate.pass_gate("2", digest="2", split=made_split(1.0), config=config).comparison
+    assert (found.other, found.documents, found.only_classifier, found.only_other) == ("version 1", 23, 3, 0)
+    assert found.accuracy.value == pytest.approx(3 / 23)
+    assert {example.text for example in found.examples} == {"text 20", "text long 21", "text 22"}
+    example = next(example for example in found.examples if example.doc_id == 20)
+    assert (example.label, example.classifier, example.other) == ("sport", "sport", "food")
+
+
+def test_without_a_champion_nothing_is_compared(first):
+    config = gated(PipelineConfig(name="toy"))
+    assert gate.pass_gate("2", digest="2", split=made_split(1.0), config=config).comparison is None
 
 
 class TestEditedOutputs:
