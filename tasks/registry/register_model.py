@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class Registration(BaseModel):
-    """The result of a registration: the version, whether it is new, the gate's decision, and what it is compared with."""
+    """What came of a registration: the version, the decision of the gate, and the comparison with the champion."""
 
     model_config = ConfigDict(frozen=True)
 
