@@ -45,12 +45,13 @@ def prepare_database(
     new = path.with_name(f".{path.name}.new")
     with store_errors(path):
         make_directory(path.parent)
+        _remove(new)  # of a process that was killed
     if not path.exists():
-        with _scratch(new):
+        with _removing(new):
             _build(new, make)
             _rename(new, path)
     elif not _is_usable(path, revision, tables):
-        with _scratch(new), connected(path) as place:
+        with _removing(new), connected(path) as place:
             _migrate_copy(path, place, new, make)
 
 
@@ -94,9 +95,8 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextlib.contextmanager
-def _scratch(path: Path) -> Iterator[None]:
-    """Remove a temporary database before the body, where a killed process may have left it, and after the body."""
-    _remove(path)
+def _removing(path: Path) -> Iterator[None]:
+    """Remove a temporary database after the body."""
     try:
         with store_errors(path):
             yield

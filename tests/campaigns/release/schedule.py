@@ -25,6 +25,7 @@ from tests.small_run import CommandLine
 DUE_SECONDS = 120.0  # from the start of `serve`, or from the kill, until the next run begins
 RUN_SECONDS = 180.0
 VICTIMS = ("serve", "run", "prefect_server", "mlflow_server", "everything")
+GOES_ON = ("prefect_server", "mlflow_server")  # the run that goes on without them holds back the next one
 OPEN = "state_type IN ('RUNNING', 'PENDING', 'CANCELLING') AND state_name != 'NotReady'"
 
 
@@ -104,6 +105,8 @@ def _play_trial(service: Service, victim: str, draw: random.Random) -> str | Non
         time.sleep(0.1)
     if service.keep_running():
         killed = datetime.now(UTC)
+    if victim in GOES_ON and not _wait(lambda: not _list_running(service), RUN_SECONDS, service):
+        return "the run does not end"
     query = f"SELECT id FROM flow_run WHERE start_time > '{killed:%Y-%m-%d %H:%M:%S}' AND state_type != 'CANCELLED'"
     if not _wait(lambda: service.read("prefect/prefect.db", query), DUE_SECONDS, service):
         return f"no run began within {DUE_SECONDS:.0f} s; the last lines: {_tail(service.log)}"

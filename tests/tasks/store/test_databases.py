@@ -126,6 +126,14 @@ class TestKills:
         assert rows(older, "step_2") == ["seed", "kept"]
 
 
+def test_what_a_kill_at_the_very_end_of_a_migration_left_is_removed(older: Path) -> None:
+    prepare(older)
+    for suffix in ("", "-wal", "-shm"):
+        older.with_name(f".{older.name}.new{suffix}").write_bytes(b"left")
+    prepare(older)
+    assert [path.name for path in older.parent.iterdir() if path.name.startswith(f".{older.name}.new")] == []
+
+
 def test_a_database_that_was_half_made_in_place_is_replaced(half_made: Path) -> None:
     with pytest.raises(sqlite3.OperationalError, match="table step_1 already exists"):
         migrate_to(STEPS, path=half_made)
