@@ -104,8 +104,8 @@ class CommandLine:
             start_new_session=True,
         )
 
-    def run(self, *arguments: str, before: str = "") -> tuple[int, str]:
-        """Run a command to its end and return exit code and output."""
+    def run(self, *arguments: str, before: str = "", seconds: float = 240) -> tuple[int, str]:
+        """Run a command to its end, which has to come within some seconds, and return exit code and output."""
         process = self.start(*arguments, before=before)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=seconds)
         return process.returncode, output

@@ -19,6 +19,7 @@ from tests.campaigns.release.whole_runs import Finished, finished_run, output_di
 from tests.small_run import CommandLine
 
 KILLS_PER_STORE = 6
+END_SECONDS = 600.0
 CALLS = {  # where a call is made, and how many there are in a run, about
     "os.fsync": ("import os as at", "fsync", 110),
     "os.rename": ("import os as at", "rename", 25),
@@ -28,18 +29,31 @@ CALLS = {  # where a call is made, and how many there are in a run, about
     "a step of the training": ("import tasks.training.history as history; at = history.History", "report_step", 100),
     "a save of a checkpoint": ("import tasks.training.checkpoints as c; at = c.Checkpoints", "save", 20),
 }
-# Python that makes a run kill itself before or after the n-th call of a function
+# Python that makes a run kill itself before or after the n-th call of a function. What is no part of the standard library
+# is imported with the flow: Prefect reads its settings when it is imported.
 AT_A_CALL = """
 import os, signal
-{where}
-call, calls = at.{name}, []
-def count(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == {number} and not {after}: os.kill(os.getpid(), signal.SIGKILL)
-    result = call(*args, **kwargs)
-    if len(calls) == {number}: os.kill(os.getpid(), signal.SIGKILL)
-    return result
-at.{name} = count
+import flows.cli.session as session
+def count_calls():
+    {where}
+    call, calls = at.{name}, []
+    def count(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == {number} and not {after}: os.kill(os.getpid(), signal.SIGKILL)
+        result = call(*args, **kwargs)
+        if len(calls) == {number}: os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    at.{name} = count
+def run_flow(root, load, run=session.run_flow, **parameters):
+    def load_and_count():
+        flow = load()
+        count_calls()
+        return flow
+    return run(root, load_and_count, **parameters)
+if "{where}" == "import os as at":
+    count_calls()
+else:
+    session.run_flow = run_flow
 """
 
 
@@ -74,7 +88,7 @@ def _kill(line: CommandLine, arguments: list[str], draw: random.Random) -> str:
         where, function, calls = CALLS[name]
         number, after = draw.randrange(1, calls + 1), draw.random() < 0.5
         before = AT_A_CALL.format(where=where, name=function, number=number, after=after)
-        code, _ = line.run(*arguments, before=before)
+        code, _ = line.run(*arguments, before=before, seconds=END_SECONDS)
         return f"{'after' if after else 'before'} {name}, number {number}" + (" (not reached)" if code == 0 else "")
     run = line.start(*arguments)
     seconds, victim = draw.uniform(0, 15), draw.choice(["command", "group", "server", "everything"])
@@ -100,7 +114,7 @@ def _list_children(pid: int) -> list[int]:
 
 def _finish(line: CommandLine, arguments: list[str], finished: Finished) -> str | None:
     """Run to the end and return what is not as after an unbroken run."""
-    code, output = line.run(*arguments)
+    code, output = line.run(*arguments, seconds=END_SECONDS)
     if code != 0 or "Traceback" in output:
         return f"the next run ended with {code}: {output[-1500:]}"
     digests = output_digests(line.artifacts)
