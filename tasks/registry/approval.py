@@ -55,6 +55,9 @@ def approve(name: str, number: int, gate: RegistrationConfig, *, why: str) -> st
         compared = version.tags.get(CHAMPION_TAG, "")
         champion = models.find_alias(name, gate.alias)
         now = NO_CHAMPION if champion is None else str(champion.version)
+        if now == str(number):  # an approval that was killed before its last step
+            versions.set_tag(name, now, APPROVAL_TAG, "approved")
+            return f"{name} version {number} has the alias {gate.alias}"
         if now != compared:
             had = "no version" if compared == NO_CHAMPION else f"version {compared}"
             has = "no version has" if champion is None else f"version {now} has"
