@@ -112,9 +112,8 @@ def evaluate_file(
     with runs.open_run(versions.find_experiment(found), name=title, tags=_list_tags(found, rows)) as run:
         documents, code = answer(found, rows, training_texts)
         scores, analysis = evaluate_documents(documents, code)
-        comparison = (
-            None if against is None else compare_with_version(versions.require_version(model, against), documents)
-        )
+        other = None if against is None else versions.require_version(model, against)
+        comparison = None if other is None else compare_with_version(other, documents)
         page = render_page(gather_evidence(run, found, rows, scores, analysis, comparison))
         path = artifacts_root() / "reports" / name_report(model, str(version), name)
         write_whole(path, page)

@@ -84,42 +84,21 @@ def register_model(
     What decides comes from verified files, never from the facts of an output, which no digest covers.
     """
     name, gate = config.registered_model, config.registration
-    metrics, analysis = evaluation.read_model(Metrics), evaluation.read_model(Analysis)
-    temperature = analysis.calibration.temperature
     card = CardFacts(
         config=config,
-        metrics=metrics,
-        analysis=analysis,
+        metrics=evaluation.read_model(Metrics),
+        analysis=evaluation.read_model(Analysis),
         profile=documents.read_model(CorpusProfile),
         documents_digest=documents.digest,
         requirements=pip_requirements(config.tokenization.tokenizer),
     )
     split = read_test_split(classifier=classifier, evaluation=evaluation, baseline=baseline, documents=documents)
-    with tempfile.TemporaryDirectory() as folder, models.registry_lock():
-        bundle = Path(folder, "bundle")
-        build_bundle(
-            bundle,
-            classifier=classifier,
-            vocabulary=vocabulary,
-            training_texts=split.training_texts,
-            config=config,
-            temperature=temperature,
-            card=write_card(card),
-        )
-        digest = tree_digest({path.name: path for path in (*bundle.iterdir(), SERVED_MODEL)})
-        version = models.find_version(name, digest)
-        created = version is None
-        if version is None:
-            facts = {
-                DOCUMENTS_TAG: documents.digest,
-                EVALUATION_TAG: f"{evaluation.key} {evaluation.digest}",
-                models.DIGEST_TAG: digest,
-                CORPUS_TAG: describe_corpus(config),
-            }
-            version = _register_version(run, bundle, card, facts)
+    with models.registry_lock():
+        version, created = _ensure_version(run, card, split, classifier, vocabulary, evaluation)
         number = str(version.version)
-        models.link_model(run.run_id, models.model_id_of(version), list_scores(metrics.test))
+        models.link_model(run.run_id, models.model_id_of(version), list_scores(card.metrics.test))
         models.set_alias(name, gate.challenger_alias, number)
+        digest = version.tags[models.DIGEST_TAG]
         decision, comparison = pass_gate(number, digest=digest, split=split, config=config)
         if decision.promoted and decision.champion != number:
             decision = check_promotion(version, decision, split, config)
@@ -149,6 +128,40 @@ def check_promotion(version: Version, decision: Decision, split: HeldOut, config
             start = f"version {decision.champion} stays {gate.alias}" if decision.champion else f"not {gate.alias}"
             return decision.model_copy(update={"promoted": False, "reason": f"{start}: {result.reason}"})
     return decision if gate.approval == "none" else ask_approval(name, number, decision, gate)
+
+
+def _ensure_version(
+    run: runs.TrackedRun,
+    card: CardFacts,
+    split: HeldOut,
+    classifier: ArtifactRef,
+    vocabulary: ArtifactRef,
+    evaluation: ArtifactRef,
+) -> tuple[Version, bool]:
+    """Return the version with this content, and whether it is new. The caller holds the lock of the registry."""
+    config = card.config
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder, "bundle")
+        build_bundle(
+            bundle,
+            classifier=classifier,
+            vocabulary=vocabulary,
+            training_texts=split.training_texts,
+            config=config,
+            temperature=card.analysis.calibration.temperature,
+            card=write_card(card),
+        )
+        digest = tree_digest({path.name: path for path in (*bundle.iterdir(), SERVED_MODEL)})
+        version = models.find_version(config.registered_model, digest)
+        if version is not None:
+            return version, False
+        facts = {
+            DOCUMENTS_TAG: card.documents_digest,
+            EVALUATION_TAG: f"{evaluation.key} {evaluation.digest}",
+            models.DIGEST_TAG: digest,
+            CORPUS_TAG: describe_corpus(config),
+        }
+        return _register_version(run, bundle, card, facts), True
 
 
 def _register_version(run: runs.TrackedRun, bundle: Path, card: CardFacts, facts: dict[str, str]) -> Version:
