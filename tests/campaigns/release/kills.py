@@ -1,7 +1,7 @@
 """Whole runs that are killed with SIGKILL, at exact points and at random moments; then the next run must mend it all.
 
 Several kills hit one artifacts directory, one run after the other, before a run is let through to its end. A trial is
-one kill. On three of four directories the runs are forks that kill themselves at a call, and share a Prefect server; on the
+one kill; a run that ends before it is none. On three of four directories the runs are forks that kill themselves at a call, and share a Prefect server; on the
 others they are commands with a server of their own, which are killed from outside, with their servers or without.
 """
 
@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def play(trials: Trials) -> None:
             for _ in kills[1:] if problem else kills:
                 trials.passed()
             if problem:
-                trials.record_lost(f"after {'; '.join(kills)}: {problem}")
+                trials.record_lost(f"after {'; '.join(kills) or 'no kill'}: {problem}")
             shutil.rmtree(artifacts)
 
 
@@ -70,15 +71,17 @@ def _copy_databases(made: Path, artifacts: Path) -> None:
 
 def _play_forks(runs: SmallRuns, artifacts: Path, draw: random.Random, number: int) -> tuple[list[str], str | None]:
     """Kill forks at calls, and return where, and what is wrong after a run to its end."""
-    kills = []
-    for _ in range(number):
+    kills: list[str] = []
+    while len(kills) < number:
         name, after = draw.choice(list(CALLS)), draw.random() < 0.5
-        call = draw.randrange(1, CALLS[name][2] + 1)
+        call = draw.randrange(1, CALLS[name][2] // (2 if kills else 1) + 1)  # a run that goes on has less to do
         code, output = runs.commands.run(
             artifacts, *runs.options, before=partial(_kill_at, *CALLS[name][:2], call, after=after)
         )
-        kills.append(f"{'after' if after else 'before'} {name}, number {call}{' (not reached)' if code == 0 else ''}")
-        if code not in (0, -signal.SIGKILL):
+        if code == 0:
+            break
+        kills.append(f"{'after' if after else 'before'} {name}, number {call}")
+        if code != -signal.SIGKILL:
             return kills, f"the run ended with {code}: {output[-1500:]}"
     problem = runs.finish(artifacts)
     return kills, problem or find_leftovers(artifacts, runs.folder / "prefect" / "prefect" / "prefect.db")
@@ -110,7 +113,7 @@ def _play_commands(runs: SmallRuns, artifacts: Path, draw: random.Random, number
     line = CommandLine(artifacts)
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"):
         line.environment.pop(name, None)
-    kills = [_kill(line, runs.options, draw) for _ in range(number)]
+    kills = list(takewhile(bool, (_kill(line, runs.options, draw) for _ in range(number))))
     code, output = line.run(*runs.options, seconds=END_SECONDS)
     if code != 0 or "Traceback" in output:
         return kills, f"the next run ended with {code}: {output[-1500:]}"
@@ -121,11 +124,12 @@ def _play_commands(runs: SmallRuns, artifacts: Path, draw: random.Random, number
 
 
 def _kill(line: CommandLine, arguments: list[str], draw: random.Random) -> str:
-    """Kill a run, or one of its servers, and return when."""
+    """Kill a run, or one of its servers, and return when; an empty text if it ended before."""
     run = line.start(*arguments)
     seconds, victim = draw.uniform(0, 15), draw.choice(["command", "group", "server", "everything"])
     with contextlib.suppress(subprocess.TimeoutExpired):
         run.wait(seconds)
+        return ""
     servers = _list_children(run.pid)
     with contextlib.suppress(ProcessLookupError):
         if victim != "server":
