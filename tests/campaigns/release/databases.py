@@ -1,5 +1,6 @@
 """Set-ups and upgrades of both databases that are killed at sizes of their growing files, in forks of one process."""
 
+import asyncio
 import contextlib
 import random
 import shutil
@@ -8,14 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import anyio
-import anyio.to_thread
 from alembic.script import ScriptDirectory
 from prefect.server.database import provide_database_interface
 from prefect.server.database.alembic_commands import alembic_config, alembic_upgrade
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.database.dependencies import temporary_database_config
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
+from prefect.utilities.asyncutils import run_sync_in_worker_thread
 
 from flows.cli.prefect_server import prepare_prefect_database
 from tasks.tracking.database import prepare_mlflow_database
@@ -84,7 +84,7 @@ def _make_older(name: str, path: Path) -> None:
             scripts = ScriptDirectory.from_config(alembic_config())
             scripts.version_locations = [str(provide_database_interface().orm.versions_dir)]
             revisions = [script.revision for script in scripts.walk_revisions()]
-            anyio.run(anyio.to_thread.run_sync, alembic_upgrade, revisions[5])  # the newest is the first
+            asyncio.run(run_sync_in_worker_thread(alembic_upgrade, revisions[5]))  # the newest is the first
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("CREATE TABLE of_a_user (value TEXT)")
         database.execute("INSERT INTO of_a_user VALUES ('kept')")

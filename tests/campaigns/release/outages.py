@@ -51,6 +51,7 @@ class Setting(NamedTuple):
     digests: dict[str, str]
     calls: dict[str, int]
     servers: dict[str, str]
+    logins: dict[str, tuple[str, str]]
 
 
 def play(trials: Trials) -> None:
@@ -115,7 +116,7 @@ def _play_one(setting: Setting, name: str, outage: Outage, number: int, folder: 
         problems.append(f"the next run ended with {again.code}: {again.output[-300:]}")
     if output_digests(store) != setting.digests:
         problems.append("other outputs than the unbroken run after the next run")
-    problems += _left_in_mlflow(setting.servers["mlflow"], label) + _left_in_prefect(setting.servers["prefect"], label)
+    problems += _left_in_mlflow(setting, label) + _left_in_prefect(setting, label)
     if problems:
         shutil.rmtree(store, ignore_errors=True)
         return [f"({called})", *problems, f"output: {ended.output[-1500:]}"]
@@ -145,34 +146,39 @@ def _told(ended: Ended, began: float) -> float | None:
     return next((round(at - began, 1) for at, line in ended.lines if any(text in line for text in TELLING)), None)
 
 
-def _left_in_mlflow(url: str, label: str) -> list[str]:
+def _left_in_mlflow(setting: Setting, label: str) -> list[str]:
     """Return what runs and versions of a trial are left that should not be."""
-    api, problems = f"{url}/api/2.0/mlflow", []
-    found = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": f"gloveflow/{label}"}).json()
+    problems = []
+
+    def ask(method: str, name: str, **what: Any) -> Any:
+        address = f"{setting.servers['mlflow']}/api/2.0/mlflow/{name}"
+        return httpx.request(method, address, auth=setting.logins["mlflow"], **what).json()
+
+    found = ask("GET", "experiments/get-by-name", params={"experiment_name": f"gloveflow/{label}"})
     if "experiment" in found:
         query = {"experiment_ids": [found["experiment"]["experiment_id"]], "max_results": 100}
-        runs = httpx.post(f"{api}/runs/search", json=query).json().get("runs", [])
+        runs = ask("POST", "runs/search", json=query).get("runs", [])
         states = sorted(run["info"]["status"] for run in runs)
         if "RUNNING" in states or states.count("FINISHED") not in (1, 2):
             problems.append(f"MLflow runs {states}")
         query = {"experiment_ids": query["experiment_ids"], "max_results": 100}
-        models = httpx.post(f"{api}/logged-models/search", json=query).json().get("models", [])
+        models = ask("POST", "logged-models/search", json=query).get("models", [])
         states = sorted(model["info"]["status"] for model in models)
         if "LOGGED_MODEL_PENDING" in states or states.count("LOGGED_MODEL_READY") != 1:
             problems.append(f"logged models {states}")
-    versions = httpx.get(f"{api}/model-versions/search", params={"filter": f"name='gloveflow-{label}'"}).json()
+    versions = ask("GET", "model-versions/search", params={"filter": f"name='gloveflow-{label}'"})
     if len(versions.get("model_versions", [])) != 1:
         problems.append(f"{len(versions.get('model_versions', []))} versions")
     return problems
 
 
-def _left_in_prefect(url: str, label: str) -> list[str]:
+def _left_in_prefect(setting: Setting, label: str) -> list[str]:
     """Return the flow and task runs of a trial that are left open."""
     query: dict[str, Any] = {
         "flow_runs": {"name": {"like_": f"{label} "}, "state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
     }
-    login = ("gloveflow", os.environ["PREFECT_API_AUTH_STRING"].partition(":")[2])
-    left = httpx.post(f"{url}/api/flow_runs/filter", json=query, auth=login).json()
+    address = f"{setting.servers['prefect']}/api/flow_runs/filter"
+    left = httpx.post(address, json=query, auth=setting.logins["prefect"]).json()
     return [f"Prefect runs {[run['state_name'] for run in left]}"] if left else []
 
 
@@ -205,7 +211,7 @@ def _setting(folder: Path) -> Iterator[Setting]:
             proxies = {"mlflow": mlflow, "prefect": prefect}
             runs = ForkedRuns(environment)
             try:
-                yield _run_unbroken(folder, options, proxies, runs, {server.name: server.url for server in servers})
+                yield _run_unbroken(folder, options, proxies, runs, servers)
             finally:
                 runs.close()
     finally:
@@ -215,7 +221,7 @@ def _setting(folder: Path) -> Iterator[Setting]:
 
 
 def _run_unbroken(
-    folder: Path, options: list[str], proxies: dict[str, FailingProxy], runs: ForkedRuns, servers: dict[str, str]
+    folder: Path, options: list[str], proxies: dict[str, FailingProxy], runs: ForkedRuns, servers: list[Server]
 ) -> Setting:
     """Run twice: for the outputs, then without the last stages for the number of calls."""
     store = folder / "unbroken"
@@ -235,4 +241,13 @@ def _run_unbroken(
             flush=True,
         )
     calls = {name: len(proxy.calls) for name, proxy in proxies.items()}
-    return Setting(proxies, runs, store, options, digests, calls, servers)
+    return Setting(
+        proxies,
+        runs,
+        store,
+        options,
+        digests,
+        calls,
+        servers={server.name: server.url for server in servers},
+        logins={server.name: ("gloveflow", server.secret.text.partition(":")[2]) for server in servers},
+    )
