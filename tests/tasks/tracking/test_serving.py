@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import random
 import shutil
 import threading
 from pathlib import Path
@@ -15,13 +16,14 @@ from mlflow.pyfunc import scoring_server
 
 from pipeline_config.errors import ServiceError, UnusableModelError
 from tasks.tracking import serving
+from tasks.tracking.loading import load_model
 from tasks.tracking.model_files import write_files_tag
 from tasks.tracking.models import find_alias, set_alias
 from tasks.tracking.scoring_app import MAX_BYTES, VERSION_HEADER, ScoringApp, Served, StrictModel
 from tasks.tracking.server import open_client
 from tasks.tracking.serving import AliasWatch, open_served
 from tasks.tracking.version_files import FILES_TAG
-from tests.campaigns import served_requests
+from tests.campaigns import same_answers, served_requests
 from tests.registrations import MODEL, add_versions, damage, model_folder
 
 TEXTS = ["the soup and the bread", "goal for the team"]
@@ -279,6 +281,27 @@ class TestFollowingTheAlias:
             watch.start()
             assert asked.wait(30)
         assert "RuntimeError: odder" in caplog.text
+
+
+def test_served_scored_and_in_process_answers_agree(registered, tmp_path):
+    draw = random.Random(5)
+    words = ["soup", "bread", "goal", "team", "rain", "snow", "wind", "the", "a", "was", "unheard", "!", "7"]
+    texts = [" ".join(draw.choices(words, k=draw.randint(1, 30))) for _ in range(300)]
+    app = ScoringApp(open_served(find_alias(MODEL, "champion")))
+    found = same_answers.compare(
+        lambda body: ask(app, body).json()["predictions"], load_model(MODEL, "champion"), MODEL, texts, tmp_path
+    )
+    assert found.pop("served: difference") <= same_answers.TOLERANCE
+    assert found.pop("scored: difference") <= same_answers.TOLERANCE
+    assert found == {"served: labels": 0, "scored: labels": 0}
+
+
+def test_a_comparison_of_other_answers_says_so(registered, tmp_path):
+    loaded = load_model(MODEL, "champion")
+    texts = ["soup and bread", "goal for the team"] * 20
+    found = same_answers.compare(lambda body: loaded.classify(body["inputs"][::-1]), loaded, MODEL, texts, tmp_path)
+    assert found["served: difference"] > 0.01
+    assert found["served: labels"] == 40
 
 
 def test_a_version_whose_code_fails_is_refused(registered, tmp_path):
