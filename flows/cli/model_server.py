@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -35,6 +36,12 @@ def add_serve_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--poll", type=_seconds, default=5.0, metavar="SECONDS", help="how often to look at the alias (default: 5)"
     )
+    parser.add_argument(
+        "--write-container",
+        type=Path,
+        metavar="DIRECTORY",
+        help="serve nothing; write a Dockerfile with the version and its server into a new directory",
+    )
 
 
 def serve_model(options: argparse.Namespace, root: Path) -> int:
@@ -46,6 +53,10 @@ def serve_model(options: argparse.Namespace, root: Path) -> int:
     from flows.cli.console import show_log_lines
     from tasks.tracking.reachability import require_tracking_server
 
+    if options.write_container:
+        require_tracking_server()
+        _write_container(asked, options.write_container)
+        return 0
     listener = listen_at(options.host, options.port)
     require_tracking_server()
     show_log_lines()
@@ -153,6 +164,18 @@ def _serve(asked: dict[str, Any], listener: socket.socket, workers: int) -> None
     supervisor.run()
     if any(process.exitcode == _START_FAILED for process in supervisor.processes):
         raise ServiceError("serve-model: a process of the server did not start; it said why")
+
+
+def _write_container(asked: dict[str, Any], folder: Path) -> None:
+    from flows.cli.console import print_lines
+    from tasks.tracking.containers import write_container
+    from tasks.tracking.loading import require_served
+    from tasks.tracking.model_files import version_uri
+
+    version = require_served(asked["name"], asked["alias"], asked["version"])
+    write_container(version, folder)
+    command = f"docker build --tag model {shlex.quote(str(folder))}"
+    print_lines([f"{folder} holds what serves {version_uri(version)}; `{command}` builds the container"])
 
 
 def _port(text: str) -> int:

@@ -220,7 +220,10 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     options = parser.parse_args()
-    model = StrictModel(mlflow.pyfunc.load_model(options.model))
+    try:
+        model = StrictModel(mlflow.pyfunc.load_model(options.model))
+    except (MlflowException, ImportError, OSError, ValueError) as error:
+        raise SystemExit(f"{options.model}: cannot be loaded: {error}") from None
     app = ScoringApp(Served(options.name or options.model, model))
     serve(serving_config(app, host=options.host, port=options.port))
 

@@ -207,6 +207,19 @@ def test_a_port_that_is_taken_is_told(on_finished: Any, capsys: pytest.CaptureFi
         listen_at("nowhere.invalid", 1)
 
 
+def test_a_container_is_written_instead_of_serving(
+    on_finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["serve-model", "--model", MODEL, "--write-container", str(tmp_path / "box")]
+    assert run_command(command) == 0
+    assert f"docker build --tag model {tmp_path / 'box'}" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "box").iterdir()} == {
+        "Dockerfile", "model", "requirements.txt", "server.py"
+    }  # fmt: skip
+    assert run_command(command) == 2
+    assert "expected a new or empty directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "option", [["--port", "70000"], ["--poll", "0"], ["--workers", "0"], ["--version", "1", "--alias", "a"]]
 )
