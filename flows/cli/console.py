@@ -252,9 +252,9 @@ def print_findings(findings: "list[Finding]") -> None:
 
 
 def print_lines(lines: list[str]) -> None:
-    """Print lines without secrets."""
+    """Print lines without secrets, at once."""
     for line in lines:
-        print(mask_secrets(line))
+        print(mask_secrets(line), flush=True)
 
 
 def print_json(value: Any) -> None:

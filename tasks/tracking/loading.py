@@ -116,17 +116,20 @@ def describe_files(version: ModelVersion, folder: Path) -> Described:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         packages = list_other_packages(folder)
-        raise UnusableModelError(_describe_failure(version, "has no usable description", error, packages)) from error
+        raise UnusableModelError(describe_failure(version, "has no usable description", error, packages)) from error
 
 
-def open_version(version: ModelVersion) -> LoadedModel:
-    """Check the files of a registered version, then load it.
+def load_checked(version: ModelVersion) -> tuple[Any, Described, list[str]]:
+    """Check the files of a registered version, then load it as MLflow's servers do.
 
     No code of a version runs whose files differ from their digests in the registry.
 
+    Returns:
+        The model, what its description says, and the packages that are here in another version than it was made with.
+
     Raises:
         UnusableModelError: its files cannot be had or differ from their digests, or its code fails with the packages
-            that are installed here; its function raises it, too.
+            that are installed here.
     """
     with open_verified(version) as folder:
         packages = list_other_packages(folder)
@@ -134,9 +137,17 @@ def open_version(version: ModelVersion) -> LoadedModel:
             with model_code_lock:
                 model = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:  # whatever the model's code raises
-            raise UnusableModelError(_describe_failure(version, "cannot be loaded", error, packages)) from error
-        described = describe_files(version, folder)
+            raise UnusableModelError(describe_failure(version, "cannot be loaded", error, packages)) from error
+        return model, describe_files(version, folder), packages
 
+
+def open_version(version: ModelVersion) -> LoadedModel:
+    """Check the files of a registered version, then load it.
+
+    Raises:
+        UnusableModelError: as in `load_checked`; its function raises it, too.
+    """
+    model, described, packages = load_checked(version)
     served = model.unwrap_python_model()
     if hasattr(served, "limits"):
         served.limits = None  # they are for requests from elsewhere
@@ -145,7 +156,7 @@ def open_version(version: ModelVersion) -> LoadedModel:
         try:
             return cast("list[dict[str, Any]]", model.predict(texts, params=params or None))
         except Exception as error:
-            raise UnusableModelError(_describe_failure(version, "cannot classify texts", error, packages)) from error
+            raise UnusableModelError(describe_failure(version, "cannot classify texts", error, packages)) from error
 
     schema = model.metadata.get_params_schema()
     return LoadedModel(
@@ -159,6 +170,14 @@ def open_version(version: ModelVersion) -> LoadedModel:
     )
 
 
-def _describe_failure(version: ModelVersion, what: str, error: Exception, packages: list[str]) -> str:
+def describe_failure(version: ModelVersion, what: str, error: Exception, packages: list[str]) -> str:
+    """Return the message that a version cannot be used.
+
+    Args:
+        version: the version.
+        what: what it cannot do.
+        error: what its code raised.
+        packages: of `load_checked`.
+    """
     needs = f"; it was registered with {', '.join(packages)}: install these versions" if packages else ""
     return f"{version_uri(version)}: {what}: {type(error).__name__}: {error}{needs}"

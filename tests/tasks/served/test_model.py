@@ -367,6 +367,11 @@ class TestEvaluation:
             mlflow.set_tracking_uri(before)
         assert result.metrics["accuracy_score"] == 0.75
 
+    def test_mlflow_predicts_with_it_in_this_environment(self, registered_model, model, tmp_path):
+        output = tmp_path / "answers.json"
+        mlflow.models.predict(str(registered_model), {"text": TEXTS}, env_manager="local", output_path=str(output))
+        assert json.loads(output.read_text()) == {"predictions": model.predict(TEXTS)}
+
     @pytest.mark.filterwarnings("ignore:.*validate_serving_input.* is deprecated:FutureWarning")
     def test_mlflow_can_serve_its_own_example(self, registered_model, model):
         example = (registered_model / "serving_input_example.json").read_text()
