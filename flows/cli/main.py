@@ -213,10 +213,14 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
 
     alias = choose_alias(options, config)
     require_tracking_server()
-    from tasks.tracking.loading import load_model
+    from tasks.tracking.quick_loading import load_quickly
 
     open_loggers()
-    model = load_model(config.registered_model, alias)
+    model = load_quickly(root, config.registered_model, alias)
+    if model is None:
+        from tasks.tracking.loading import load_model  # here: it imports mlflow, which takes seconds
+
+        model = load_model(config.registered_model, alias)
     if options.explain and "explain" not in model.options:
         raise InputError(
             f"predict: --explain: models:/{config.registered_model}/{model.version} was registered by a release whose "
