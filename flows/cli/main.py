@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.cli.environment import prepare_environment
 from flows.cli.evaluation import add_evaluate, evaluate
+from flows.cli.exporting import add_export, export
 from flows.cli.models import add_models, list_models
 from flows.cli.options import (
     Parser,
@@ -103,6 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("predict", _predict, [configured, served], add_predict),
         ("score", _score, [configured, served], add_score),
         ("evaluate", evaluate, [configured], add_evaluate),
+        ("export", export, [configured, served], add_export),
         ("config", _config, [configured, corpus], add_config),
         ("models", list_models, [], add_models),
         ("doctor", _doctor, [configured], add_doctor),
