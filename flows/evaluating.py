@@ -25,7 +25,6 @@ from tasks.evaluation.analyse import compare_with
 from tasks.evaluation.labelled import Documents, evaluate_documents
 from tasks.evaluation.labelled_files import LabelledFiles, read_labelled_files
 from tasks.evaluation.metrics import SplitAnswers
-from tasks.registry.rivals import BUNDLE
 from tasks.registry.seen import find_seen, hash_documents, read_training_texts
 from tasks.reporting.evidence import MODEL_NAMES, Evidence
 from tasks.reporting.page import render_page
@@ -34,7 +33,8 @@ from tasks.runtime.progress import track_progress
 from tasks.scoring.request import change_reading
 from tasks.store.artifacts import artifacts_root
 from tasks.tracking import loading, metrics, runs, versions
-from tasks.tracking.model_files import Version, open_verified
+from tasks.tracking.loaded import BUNDLE, LoadedModel, describe_files
+from tasks.tracking.model_files import Version, open_verified, version_uri
 
 logger = logging.getLogger(__name__)
 BATCH = 2048
@@ -104,7 +104,7 @@ def evaluate_file(
     runs.end_dead_runs()
     found = versions.require_version(model, version)
     with open_verified(found) as folder:
-        description = loading.describe_files(found, folder)
+        description = describe_files(version_uri(found), folder)
         training_texts = _read_training_texts(folder / BUNDLE)
     rows = read_labelled_files(sources, change_reading(description.reading, reading), description.labels, query)
     name = Path(rows.files[0].path).name
@@ -158,7 +158,7 @@ def answer(version: Version, rows: LabelledFiles, training_texts: np.ndarray | N
     return documents, loaded.served
 
 
-def classify(model: loading.LoadedModel, texts: Sequence[str]) -> np.ndarray:
+def classify(model: LoadedModel, texts: Sequence[str]) -> np.ndarray:
     """Return the probabilities float64[N, C] that a version gives to texts."""
     probabilities = np.zeros((len(texts), len(model.labels)))
     with track_progress(f"version {model.version}", total=len(texts), unit="texts") as advance:

@@ -6,6 +6,7 @@ kernel ends a lock with its process, and removing the file would let two process
 
 import contextlib
 import os
+import shlex
 import shutil
 import sqlite3
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from flows.cli.findings import Finding, locked_at_once
 from flows.cli.server_records import DEFAULT_PORTS, dead_servers, forget_servers, read_servers
+from tasks.scoring.work import list_unfinished
 from tasks.store.artifacts import describe_damage
 from tasks.store.locks import is_held
 from tasks.store.private_files import make_directory
@@ -58,6 +60,24 @@ def check_leftovers(root: Path) -> Iterator[Finding]:
         for path in sorted(root.glob(f"{name}/.{name}.db.new*")):
             if not is_held(lock):
                 yield _leftover(path, partial(_remove_locked, path, lock))
+
+
+def check_scorings(root: Path) -> Iterator[Finding]:
+    """List scorings that were begun and not finished; those with finished rows stay, because the next one uses them."""
+    for found in list_unfinished(root):
+        name = found.output or "an output whose name is not known"
+        if is_held(found.lock):
+            yield Finding(True, "scoring", f"{name} is being written")
+        elif not found.rows:
+            yield _leftover(found.folder, partial(_remove_locked, found.folder, found.lock))
+        else:
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.changed))
+            yield Finding(
+                True,
+                "scoring",
+                f"{name} was not finished, {when}: {found.rows:,} rows are kept, {found.size / 2**20:.1f} MiB; the "
+                f"same `gloveflow score` goes on from them, and `rm -r {shlex.quote(str(found.folder))}` gives them up",
+            )
 
 
 def check_databases(root: Path) -> Iterator[Finding]:

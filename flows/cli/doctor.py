@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from flows.cli.damage import check_databases, check_leftovers, check_outputs, check_servers
+from flows.cli.damage import check_databases, check_leftovers, check_outputs, check_scorings, check_servers
 from flows.cli.findings import Finding
 from pipeline_config.errors import GloveflowError
 from pipeline_config.registration import RegistrationConfig
@@ -37,6 +37,7 @@ def examine(root: Path, gate: RegistrationConfig) -> list[Finding]:
         check_store,
         check_outputs,
         check_leftovers,
+        check_scorings,
         check_databases,
         check_servers,
         lambda root: _check_records(root, gate),

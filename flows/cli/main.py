@@ -11,6 +11,7 @@ from pathlib import Path
 from flows.cli.environment import prepare_environment
 from flows.cli.evaluation import add_evaluate, evaluate
 from flows.cli.model_server import add_serve_model, serve_model
+from flows.cli.exporting import add_export, export
 from flows.cli.models import add_models, list_models
 from flows.cli.options import (
     Parser,
@@ -105,6 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
         ("score", _score, [configured, served], add_score),
         ("evaluate", evaluate, [configured], add_evaluate),
         ("serve-model", serve_model, [configured], add_serve_model),
+        ("export", export, [configured, served], add_export),
         ("config", _config, [configured, corpus], add_config),
         ("models", list_models, [], add_models),
         ("doctor", _doctor, [configured], add_doctor),
@@ -215,10 +217,14 @@ def _predict(options: argparse.Namespace, root: Path) -> int:
 
     alias = choose_alias(options, config)
     require_tracking_server()
-    from tasks.tracking.loading import load_model
+    from tasks.tracking.quick_loading import load_quickly
 
     open_loggers()
-    model = load_model(config.registered_model, alias)
+    model = load_quickly(root, config.registered_model, alias)
+    if model is None:
+        from tasks.tracking.loading import load_model  # here: it imports mlflow, which takes seconds
+
+        model = load_model(config.registered_model, alias)
     if options.explain and "explain" not in model.options:
         raise InputError(
             f"predict: --explain: models:/{config.registered_model}/{model.version} was registered by a release whose "

@@ -210,13 +210,13 @@ def _compare_on_file(options: argparse.Namespace, name: str) -> "Answers":
     from tasks.reading.inputs import read_labelled
     from tasks.reading.sources import locate_files
     from tasks.registry.comparison import ask_both
-    from tasks.tracking.loading import describe_files
-    from tasks.tracking.model_files import open_verified
+    from tasks.tracking.loaded import describe_files
+    from tasks.tracking.model_files import open_verified, version_uri
     from tasks.tracking.versions import require_version
 
     pair = [require_version(name, number) for number in (options.a, options.b)]
     with open_verified(pair[0]) as folder:
-        reading = describe_files(pair[0], folder).reading
+        reading = describe_files(version_uri(pair[0]), folder).reading
     changes = {"text_column": options.text} if options.text else {}
     others = dict.fromkeys(("split_column", "group_column", "time_column"))
     reading = reading.model_copy(update={**others, **changes, "label_column": options.label})

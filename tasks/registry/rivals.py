@@ -20,10 +20,9 @@ from pipeline_config.schemas import DOCUMENTS_FILE, KEPT_COLUMNS_FILE, MODEL_FIL
 from tasks.registry.seen import find_seen, hash_documents, hash_training_texts, read_training_texts
 from tasks.store.artifacts import ArtifactRef, find_output
 from tasks.tracking import loading
+from tasks.tracking.loaded import BUNDLE
 from tasks.tracking.model_files import Version, open_verified, version_uri
 from tasks.tracking.version_list import DOCUMENTS_TAG, EVALUATION_TAG
-
-BUNDLE = "artifacts/bundle"
 
 
 class HeldOut(NamedTuple):

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline_config.errors import UnusableModelError
 from tasks.scoring.network import NetworkClassifier
 from tasks.scoring.request import Classifier, ScoringModel
-from tasks.tracking.loading import Classify, LoadedModel
+from tasks.tracking.loaded import Classify, LoadedModel
 
 _BATCH = 2048
 _PARTS = ("labels", "text", "token_ids", "tokenizers", "network")  # what `NetworkClassifier` uses of a model's code

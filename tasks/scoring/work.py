@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from pipeline_config.errors import InputError
+from pipeline_config.masking import mask_secrets
 from tasks.scoring.profile import Counts, add_counts
 from tasks.store.artifacts import artifacts_root, file_digest
 from tasks.store.disk_errors import store_errors
@@ -25,6 +26,7 @@ from tasks.store.private_files import make_directory
 
 FORMAT = 1  # raise it when the rows of the same input get other answers, or chunks end elsewhere
 _FILES = ("rows", "rejected")
+_NAME = "output.txt"  # what messages call the output, beside the work on it
 
 
 class Record(NamedTuple):
@@ -132,9 +134,10 @@ def open_work(output: str, key: Mapping[str, Any]) -> Iterator[Work]:
     """
     place = _place(output)
     folder = place / _hash({"format": FORMAT, **key})
-    with file_lock(place.with_name(f".{place.name}.lock"), waiting_for=f"another scoring to write {output}"):
+    with file_lock(_lock(place), waiting_for=f"another scoring to write {output}"):
         with store_errors(place):
             make_directory(place)
+            (place / _NAME).write_text(mask_secrets(output), "utf-8", "surrogatepass")
             for other in place.iterdir():
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
@@ -151,6 +154,50 @@ def open_work(output: str, key: Mapping[str, Any]) -> Iterator[Work]:
 def has_work(output: str) -> bool:
     """Return whether a scoring to an output was begun and not finished."""
     return _place(output).is_dir()
+
+
+class Unfinished(NamedTuple):
+    """A scoring that was begun and whose output is not complete.
+
+    Attributes:
+        output: what messages call its output; None if it is not known.
+        folder: where its work is.
+        lock: the file that the process holds that works on it.
+        rows: number of rows of the finished chunks.
+        size: bytes of all its files.
+        changed: when it was last written to, in seconds since 1970.
+    """
+
+    output: str | None
+    folder: Path
+    lock: Path
+    rows: int
+    size: int
+    changed: float
+
+
+def list_unfinished(root: Path) -> list[Unfinished]:
+    """Return the scorings of an artifacts directory that are not finished; one may be running."""
+    return [_describe(place) for place in sorted(root.glob("scoring/*")) if place.is_dir()]
+
+
+def _describe(place: Path) -> Unfinished:
+    output, rows = None, 0
+    with contextlib.suppress(OSError, ValueError):
+        output = (place / _NAME).read_text("utf-8", "surrogatepass")
+    for record in place.glob("*/*-record"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            rows += int(json.loads(record.read_text("utf-8"))["record"]["rows"])
+    found = []
+    for path in (place, *place.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # it is being finished
+            found.append(path.stat())
+    size = sum(status.st_size for status in found)
+    return Unfinished(output, place, _lock(place), rows, size, max((s.st_mtime for s in found), default=0.0))
+
+
+def _lock(place: Path) -> Path:
+    return place.with_name(f".{place.name}.lock")
 
 
 def _place(output: str) -> Path:

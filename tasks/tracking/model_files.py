@@ -7,10 +7,8 @@ is loaded is what was checked, even if a process changes the files meanwhile. Re
 
 import contextlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,15 +19,9 @@ from mlflow.exceptions import MlflowException
 from pipeline_config.errors import UnusableModelError
 from tasks.store.disk_errors import find_store_error
 from tasks.tracking.server import open_client
-from tasks.tracking.version_files import FILES_TAG, find_difference, hash_files
+from tasks.tracking.version_files import FILES_TAG, find_difference, hash_files, remove_leftovers
 
 Version: TypeAlias = ModelVersion  # for modules that do not import mlflow
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what MLflow writes into the directory of a model that it loads: the version's name, and byte code."""
-    (folder / "registered_model_meta").unlink(missing_ok=True)
-    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
 
 
 def write_files_tag(folder: Path) -> str:
@@ -61,20 +53,6 @@ def verify_version(version: Version) -> None:
     """
     with open_verified(version):
         pass
-
-
-def list_other_packages(folder: Path) -> list[str]:
-    """Return the packages of a model's `requirements.txt` that are here in another version, or not at all, in words."""
-    different = []
-    for line in (folder / "requirements.txt").read_text("utf-8").splitlines():
-        name, _, needed = line.partition("==")
-        try:
-            here = metadata.version(name).partition("+")[0]
-        except metadata.PackageNotFoundError:
-            here = "none"
-        if here != needed:
-            different.append(f"{name} {needed} (installed: {here})")
-    return different
 
 
 def version_uri(version: Version) -> str:

@@ -21,10 +21,10 @@ from mlflow.types.schema import ColSpec, DataType, Map, ParamSchema, ParamSpec, 
 from pipeline_config.errors import GloveflowError, ServiceError, UnusableModelError
 from tasks.store.locks import file_lock
 from tasks.tracking.client import create_once
-from tasks.tracking.model_files import remove_leftovers, verify_version, write_files_tag
+from tasks.tracking.model_files import verify_version, write_files_tag
 from tasks.tracking.runs import TrackedRun
 from tasks.tracking.server import ABSENT, mlflow_directory, open_client
-from tasks.tracking.version_files import FILES_TAG
+from tasks.tracking.version_files import FILES_TAG, remove_leftovers
 
 logger = logging.getLogger(__name__)
 DIGEST_TAG = "gloveflow.model_digest"

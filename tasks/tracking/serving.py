@@ -9,7 +9,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline_config.errors import GloveflowError, UnusableModelError
-from tasks.tracking.loading import describe_failure, load_checked
+from tasks.tracking.loaded import describe_failure
+from tasks.tracking.loading import load_checked
 from tasks.tracking.model_files import version_uri
 from tasks.tracking.models import find_alias
 from tasks.tracking.scoring_app import ScoringApp, Served, StrictModel
@@ -30,7 +31,9 @@ def open_served(version: ModelVersion) -> Served:
         answers = model.predict(list(TRIED))
         usable = [answer["label"] in described.labels and math.isfinite(answer["score"]) for answer in answers]
     except Exception as error:  # whatever the model's code raises
-        raise UnusableModelError(describe_failure(version, "cannot classify texts", error, packages)) from error
+        raise UnusableModelError(
+            describe_failure(version_uri(version), "cannot classify texts", error, packages)
+        ) from error
     if usable != [True] * len(TRIED):
         raise UnusableModelError(f"{version_uri(version)}: answers two texts without a label and a probability of each")
     return Served(version_uri(version), StrictModel(model))

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def find_version_files(root: Path, name: str, *, alias: str, number: int | None)
     with contextlib.suppress(sqlite3.Error, ValueError, TypeError):
         folder = _read_folder(root / "mlflow" / "mlflow.db", name, found[0].version)
         digests = json.loads(found[0].tags[FILES_TAG]) if FILES_TAG in found[0].tags else None
-        if folder.is_dir() and isinstance(digests, dict):
+        ours = folder.resolve().is_relative_to((root / "mlflow" / "files").resolve())  # false in a copied directory
+        if ours and folder.is_dir() and isinstance(digests, dict):
             return VersionFiles(found[0].version, folder, digests)
     return None
 
@@ -99,6 +101,12 @@ def find_problem(files: VersionFiles) -> str | None:
     """Return which file of a version is missing, changed or added, or None."""
     found = {name: digest for name, digest in hash_files(files.folder).items() if not name.startswith(_LEFTOVERS)}
     return find_difference(found, files.digests)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what MLflow writes into the directory of a model that it loads: the version's name, and byte code."""
+    (folder / "registered_model_meta").unlink(missing_ok=True)
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError, InputError, ServiceError, StoreError
 from tasks.scoring.request import ScoringResult, change_reading
 from tasks.tracking import loading
-from tasks.tracking.loading import LoadedModel
+from tasks.tracking.loaded import LoadedModel
 from tasks.tracking.models import find_alias
 from tasks.tracking.server import open_client
 

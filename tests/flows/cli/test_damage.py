@@ -1,18 +1,22 @@
 """Each kind of damage in an artifacts directory: the doctor names it, says what it would do, and mends only that."""
 
+import contextlib
 import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from flows.cli import damage, doctor
 from flows.cli.findings import Finding
+from tasks.scoring.work import Record, open_work
 from tasks.store.artifacts import find_output
 from tasks.store.commit import commit_output
 from tasks.store.locks import lock_before_naming, try_lock
@@ -34,7 +38,9 @@ def write(output: StageOutput) -> None:
 
 
 def find(root: Path) -> list[Finding]:
-    checks = (damage.check_outputs, damage.check_leftovers, damage.check_databases, damage.check_servers)
+    checks = (
+        damage.check_outputs, damage.check_leftovers, damage.check_scorings, damage.check_databases, damage.check_servers,
+    )  # fmt: skip
     return [finding for check in checks for finding in check(root) if finding.mend or not finding.ok]
 
 
@@ -146,6 +152,41 @@ def test_what_a_process_still_uses_is_left_alone(root: Path, name: str, lock: st
         if lock != name:
             assert "left alone" in doctor.repair([finding])[0]
             assert path.exists()
+
+
+def begin_scoring(output: str, *, rows: int) -> None:
+    """Leave the work of a scoring that ended before its end."""
+    table = pa.table({"text": ["a secret text"] * rows})
+    with contextlib.suppress(KeyboardInterrupt), open_work(output, {}) as work:
+        if rows:
+            work.commit(0, table, table, Record(rows, 0, {}, {}, {}))
+        raise KeyboardInterrupt
+
+
+def test_an_abandoned_scoring_is_listed_with_what_can_be_done_and_stays(root: Path) -> None:
+    begin_scoring("out/scored.csv", rows=1200)
+    before, now = snapshot(root), time.strftime("%Y-%m-%d")
+    (finding,) = damage.check_scorings(root)
+    assert (finding.ok, finding.mend) == (True, None)
+    assert finding.text.startswith(f"out/scored.csv was not finished, {now}")
+    assert "1,200 rows are kept, 0." in finding.text
+    (folder,) = (path for path in (root / "scoring").iterdir() if path.is_dir())
+    assert f"the same `gloveflow score` goes on from them, and `rm -r {folder}` gives them up" in finding.text
+    assert doctor.repair([finding]) == ["nothing to mend"]
+    assert snapshot(root) == before
+
+
+def test_a_scoring_that_runs_or_that_finished_nothing(root: Path) -> None:
+    with open_work("scored.csv", {}):
+        (finding,) = damage.check_scorings(root)
+        assert (finding.ok, finding.text) == (True, "scored.csv is being written")
+    assert list(damage.check_scorings(root)) == []
+    begin_scoring("table t of postgresql://user:secret@host/db", rows=0)
+    assert not any("secret" in path.read_text() for path in root.rglob("output.txt"))
+    (finding,) = damage.check_scorings(root)
+    assert (finding.subject, finding.remedy) == ("leftover", "remove it")
+    doctor.repair([finding])
+    assert list(damage.check_scorings(root)) == []
 
 
 def test_a_server_whose_process_is_gone_is_forgotten_alone(root: Path) -> None:

@@ -38,7 +38,9 @@ def test_help_lists_the_presets_and_the_default(capsys: pytest.CaptureFixture[st
     assert f"one of {', '.join(list_presets())} (default: {DEFAULT_PRESET}, or none if you name a corpus)" in text
 
 
-@pytest.mark.parametrize("command", ["run", "inspect", "serve", "ui", "predict", "score", "config", "models", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["run", "inspect", "serve", "ui", "predict", "score", "export", "config", "models", "doctor"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_command([command, "--help"])
@@ -178,6 +180,14 @@ def test_predict_refuses_a_threshold_that_is_no_probability(threshold: str, caps
 def test_predict_without_a_model_says_how_to_get_one(artifacts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["predict", "a text"]) == 5
     assert "no such registered model; `gloveflow run` makes one" in capsys.readouterr().err
+
+
+def test_export_without_its_packages_says_what_to_install(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flows.cli.exporting._PACKAGES", ("numpy", "onnx_of_nobody"))
+    assert run_command(["export", "--output", str(artifacts / "exported")]) == 2
+    assert "onnx_of_nobody not installed; `pip install 'gloveflow[onnx]'`" in capsys.readouterr().err
 
 
 def test_doctor_finds_nothing_wrong_with_this_installation(

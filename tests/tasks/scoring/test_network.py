@@ -6,7 +6,8 @@ import pytest
 
 from tasks.scoring.network import BATCH_TEXTS, BATCH_TOKENS, NetworkClassifier, plan_batches
 from tasks.scoring.registered import AnswerClassifier, make_scoring_model
-from tasks.tracking.loading import LoadedModel, load_model
+from tasks.tracking.loaded import LoadedModel
+from tasks.tracking.loading import load_model
 from tests.registrations import MODEL
 
 TEXTS = [
