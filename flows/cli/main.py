@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flows.cli.environment import prepare_environment
 from flows.cli.evaluation import add_evaluate, evaluate
-from flows.cli.model_server import add_serve_model, serve_model
 from flows.cli.exporting import add_export, export
+from flows.cli.model_server import add_serve_model, serve_model
 from flows.cli.models import add_models, list_models
 from flows.cli.options import (
     Parser,

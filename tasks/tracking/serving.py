@@ -26,17 +26,16 @@ def open_served(version: ModelVersion) -> Served:
     Raises:
         UnusableModelError: its files differ from their digests, or it cannot be loaded, or its answers are none.
     """
+    uri = version_uri(version)
     model, described, packages = load_checked(version)
     try:
         answers = model.predict(list(TRIED))
         usable = [answer["label"] in described.labels and math.isfinite(answer["score"]) for answer in answers]
     except Exception as error:  # whatever the model's code raises
-        raise UnusableModelError(
-            describe_failure(version_uri(version), "cannot classify texts", error, packages)
-        ) from error
+        raise UnusableModelError(describe_failure(uri, "cannot classify texts", error, packages)) from error
     if usable != [True] * len(TRIED):
-        raise UnusableModelError(f"{version_uri(version)}: answers two texts without a label and a probability of each")
-    return Served(version_uri(version), StrictModel(model))
+        raise UnusableModelError(f"{uri}: answers two texts without a label and a probability of each")
+    return Served(uri, StrictModel(model))
 
 
 class AliasWatch:
