@@ -1,17 +1,18 @@
 """Runs whose process is gone: find them, end them in Prefect and MLflow, and free what they held.
 
-Every flow run holds a lock file in `<artifacts>/prefect/live` until its process ends, however it ends. A file that
-nobody holds is a run whose process is gone.
+Every flow run holds a lock file in `<artifacts>/prefect/live` until its process ends, however it ends, and so does
+every command that runs a flow. A file that nobody holds is a run whose process is gone.
 """
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
@@ -35,11 +36,23 @@ from tasks.tracking.runs import end_dead_runs
 logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 30.0
 _STARTED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+_OPEN = (*_STARTED, StateType.SCHEDULED, StateType.PAUSED)
+_PROCESS = "process-"  # what a tag of `hold_process` begins with
 
 
 def hold_flow_run(identity: str) -> None:
     """Hold the lock file of a flow run until this process ends."""
     lock_before_naming(_live() / f"{identity}.lock")
+
+
+def hold_process() -> str:
+    """Hold a lock file until this process ends; return the tag that its flow runs get.
+
+    By it a sweep finds a flow run that was killed after Prefect had made it and before it began.
+    """
+    tag = f"{_PROCESS}{os.getpid()}-{uuid4().hex[:8]}"
+    lock_before_naming(_live() / f"{tag}.lock")
+    return tag
 
 
 def sweep() -> None:
@@ -52,9 +65,19 @@ def sweep() -> None:
         httpx.HTTPError: Prefect does not answer.
     """
     with _ended_flow_runs() as ended:
-        identities = sorted({*end_dead_runs(), *ended})
+        tags = [name for name in ended if name.startswith(_PROCESS)]
+        identities = sorted({*end_dead_runs(), *_find_tagged(tags), *(set(ended) - set(tags))})
         close_flow_runs(identities)
         close_task_runs(identities)
+
+
+def _find_tagged(tags: list[str]) -> list[str]:
+    """Return the flow runs with one of the tags that have not ended."""
+    if not tags:
+        return []
+    query = FlowRunFilter.model_validate({"tags": {"any_": tags}, "state": {"type": {"any_": _OPEN}}})
+    with get_client(sync_client=True) as client:
+        return [str(run.id) for run in client.read_flow_runs(flow_run_filter=query)]
 
 
 def close_task_runs(flow_run_ids: list[str]) -> None:

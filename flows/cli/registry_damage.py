@@ -41,7 +41,8 @@ def check_records(root: Path, gate: RegistrationConfig) -> Iterator[Finding]:
 
 def check_flow_runs(root: Path) -> Iterator[Finding]:
     """Find the flow runs whose process is gone and that Prefect still shows as open."""
-    live = [path for path in sorted(root.glob("prefect/live/*.lock")) if not is_held(path)]
+    files = (path for path in sorted(root.glob("prefect/live/*.lock")) if not path.name.startswith("process-"))
+    live = [path for path in files if not is_held(path)]
     open_ones = _open_flow_runs(root / "prefect" / "prefect.db", [path.stem for path in live])
     if open_ones:
         yield Finding(

@@ -52,7 +52,10 @@ def run_flow(root: Path, load: Callable[[], Callable[..., Any]], **parameters: A
         flow = load()
         # set again, because a library may have replaced the handler below Python's: polars does, and mlflow imports it
         signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
+        from prefect import tags
         from prefect.settings import temporary_settings
+
+        from flows.recovery import hold_process
 
         open_loggers()
         wait_for_server()
@@ -63,7 +66,7 @@ def run_flow(root: Path, load: Callable[[], Callable[..., Any]], **parameters: A
         outages = contextlib.ExitStack()
         try:
             outages.enter_context(_tell_of_outages())
-            with temporary_settings(_client_settings()):
+            with temporary_settings(_client_settings()), tags(hold_process()):
                 state = observed(**parameters, return_state=True)
         except KeyboardInterrupt as error:
             raise Interrupted(_describe_interrupt(error)) from None

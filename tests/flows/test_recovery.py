@@ -18,7 +18,15 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.states import Pending, Running
 
 from flows import recovery
-from flows.recovery import close_late_task_runs, close_task_runs, hold_flow_run, recover_deployment, sweep, sweeping
+from flows.recovery import (
+    close_late_task_runs,
+    close_task_runs,
+    hold_flow_run,
+    hold_process,
+    recover_deployment,
+    sweep,
+    sweeping,
+)
 
 HOLD = """
 import sys, time
@@ -81,6 +89,19 @@ def lock_file(identity: UUID, artifacts: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     return path
+
+
+def test_a_run_that_was_killed_before_it_began_is_found_by_the_tag_of_its_process(
+    prefect_api: str, artifacts: Path
+) -> None:
+    tags = [hold_process(), "process-1-of-a-killed-one"]
+    dead = artifacts / "prefect" / "live" / f"{tags[1]}.lock"
+    dead.touch()
+    with get_client(sync_client=True) as client:
+        runs = [client.create_flow_run(toy, tags=[tag], state=Pending()).id for tag in tags]
+        sweep()
+        assert [client.read_flow_run(run).state.name for run in runs] == ["Pending", "Crashed"]
+    assert not dead.exists()
 
 
 class TestSweep:
