@@ -20,6 +20,7 @@ _DEFAULTS = {
     # in PREFECT_HOME, so that a slot of a deployment is given back even if the server was killed meanwhile
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the command line prints the project's own lines
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # its tracebacks of outages, which we tell
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 3.0
 ANSWER_SECONDS = 6.0  # how long a call waits for Prefect, which by itself waits a minute
 TELL_AGAIN_SECONDS = 30.0
+_undelivered = threading.Event()  # set if Prefect did not take what was sent at the end
 
 
 class Interrupted(GloveflowError):  # noqa: N818 (an interruption is not an error)
@@ -98,8 +99,10 @@ def flush_and_close_task_runs(flow_run_ids: list[UUID], *, close: bool) -> None:
     from prefect.logging.handlers import APILogWorker
     from prefect.states import Crashed
 
-    EventsWorker.drain_all(timeout=FLUSH_SECONDS)
-    APILogWorker.drain_all(timeout=FLUSH_SECONDS)
+    for worker in (EventsWorker, APILogWorker):
+        _, waiting = worker.drain_all(timeout=FLUSH_SECONDS)  # type: ignore[misc]
+        if waiting:
+            _undelivered.set()
     if not flow_run_ids or not close:
         return
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
@@ -115,8 +118,12 @@ def flush_and_close_task_runs(flow_run_ids: list[UUID], *, close: bool) -> None:
 
 
 def exit_process(code: int) -> None:
-    """End the process with an exit code. After an interruption it does not wait for threads that still run."""
-    if threading.active_count() > 1 and code == Interrupted.exit_code:
+    """End the process with an exit code.
+
+    After an interruption it does not wait for threads that still run. Nor does it wait where Prefect did not take the
+    last events and log lines in time, because Prefect's client would try each of them again.
+    """
+    if _undelivered.is_set() or (threading.active_count() > 1 and code == Interrupted.exit_code):
         leave_at_once(code)
     sys.exit(code)
 

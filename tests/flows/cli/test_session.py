@@ -229,6 +229,7 @@ class TestExit:
         """The codes of `os._exit`, which does nothing else here."""
         codes: list[int] = []
         monkeypatch.setattr(os, "_exit", codes.append)
+        monkeypatch.setattr(session, "_undelivered", threading.Event())
         return codes
 
     @pytest.mark.parametrize("code", [0, 3])
@@ -248,6 +249,17 @@ class TestExit:
         finally:
             blocked.set()
             thread.join()
+
+    def test_a_process_does_not_wait_for_what_prefect_does_not_take(
+        self, exits: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from prefect.events.worker import EventsWorker
+
+        monkeypatch.setattr(EventsWorker, "drain_all", lambda **_: (set(), {"an event"}))
+        flush_and_close_task_runs([], close=False)
+        with pytest.raises(SystemExit):  # which `os._exit` would have prevented
+            exit_process(5)
+        assert exits == [5]
 
     def test_an_interrupted_process_without_other_threads_ends_as_usual(
         self, exits: list[int], monkeypatch: pytest.MonkeyPatch
