@@ -56,7 +56,7 @@ def test_a_killed_registration_is_completed_by_the_next(waiting):
     ask, gate = waiting
     call = 1
     while kill_after(call, ask):
-        call += 4
+        call += 8
         assert alias("champion") == "1"
         assert list_numbers() in ([1], [1, 2])
     assert call > 15

@@ -144,7 +144,7 @@ class TestOtherPackages:
             raise ImportError("cannot import name 'lstm'")
 
         monkeypatch.setattr("mlflow.pyfunc.load_model", fail)
-        monkeypatch.setattr("tasks.tracking.model_files.metadata.version", lambda name: f"{name}-9")
+        monkeypatch.setattr("tasks.tracking.loaded.metadata.version", lambda name: f"{name}-9")
         message = refusal()
         assert "models:/gloveflow-toy/1: cannot be loaded: ImportError: cannot import name 'lstm'; it was" in message
         assert "(installed: torch-9)" in message
