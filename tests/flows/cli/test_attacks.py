@@ -2,6 +2,7 @@
 
 import base64
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,7 +39,12 @@ def login(prefect_api: str) -> dict[str, str]:
 
 def post_run(deployment: str, headers: dict[str, str]) -> int:
     body = {"parameters": {"config": {"tokenization": {"tokenizer": "os:system"}}}, "enforce_parameter_schema": False}
-    return httpx.post(deployment, json=body, headers=headers).status_code
+    for _ in range(30):
+        code = httpx.post(deployment, json=body, headers=headers, timeout=30).status_code
+        if code != 503:  # its database is busy: Prefect's own client asks again, too
+            break
+        time.sleep(0.5)
+    return code
 
 
 def host_of(url: str, name: str) -> dict[str, str]:
