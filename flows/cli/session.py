@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -23,7 +24,8 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 3.0
 ANSWER_SECONDS = 6.0  # how long a call waits for Prefect, which by itself waits a minute
 TELL_AGAIN_SECONDS = 30.0
-_undelivered = threading.Event()  # set if Prefect did not take what was sent at the end
+LAST_SECONDS = 10.0
+_undelivered: set[Future[bool]] = set()  # what Prefect had not taken after `FLUSH_SECONDS`
 
 
 class Interrupted(GloveflowError):  # noqa: N818 (an interruption is not an error)
@@ -100,9 +102,7 @@ def flush_and_close_task_runs(flow_run_ids: list[UUID], *, close: bool) -> None:
     from prefect.states import Crashed
 
     for worker in (EventsWorker, APILogWorker):
-        _, waiting = worker.drain_all(timeout=FLUSH_SECONDS)  # type: ignore[misc]
-        if waiting:
-            _undelivered.set()
+        _undelivered.update(worker.drain_all(timeout=FLUSH_SECONDS)[1])  # type: ignore[index]
     if not flow_run_ids or not close:
         return
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
@@ -120,10 +120,10 @@ def flush_and_close_task_runs(flow_run_ids: list[UUID], *, close: bool) -> None:
 def exit_process(code: int) -> None:
     """End the process with an exit code.
 
-    After an interruption it does not wait for threads that still run. Nor does it wait where Prefect did not take the
-    last events and log lines in time, because Prefect's client would try each of them again.
+    After an interruption it does not wait for threads that still run. For a server that is away, Prefect's client would
+    try each of the last events and log lines again and again: they have `LAST_SECONDS`.
     """
-    if _undelivered.is_set() or (threading.active_count() > 1 and code == Interrupted.exit_code):
+    if wait(_undelivered, LAST_SECONDS).not_done or (threading.active_count() > 1 and code == Interrupted.exit_code):
         leave_at_once(code)
     sys.exit(code)
 

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -229,7 +230,8 @@ class TestExit:
         """The codes of `os._exit`, which does nothing else here."""
         codes: list[int] = []
         monkeypatch.setattr(os, "_exit", codes.append)
-        monkeypatch.setattr(session, "_undelivered", threading.Event())
+        monkeypatch.setattr(session, "_undelivered", set())
+        monkeypatch.setattr(session, "LAST_SECONDS", 0.2)
         return codes
 
     @pytest.mark.parametrize("code", [0, 3])
@@ -255,10 +257,15 @@ class TestExit:
     ) -> None:
         from prefect.events.worker import EventsWorker
 
-        monkeypatch.setattr(EventsWorker, "drain_all", lambda **_: (set(), {"an event"}))
+        event: Future[bool] = Future()
+        monkeypatch.setattr(EventsWorker, "drain_all", lambda **_: (set(), {event}))
         flush_and_close_task_runs([], close=False)
         with pytest.raises(SystemExit):  # which `os._exit` would have prevented
             exit_process(5)
+        assert exits == [5]
+        event.set_result(True)  # a slow server has taken it: the process ends as usual
+        with pytest.raises(SystemExit):
+            exit_process(0)
         assert exits == [5]
 
     def test_an_interrupted_process_without_other_threads_ends_as_usual(
