@@ -103,6 +103,7 @@ def evaluate_file(
     started = time.perf_counter()
     runs.end_dead_runs()
     found = versions.require_version(model, version)
+    other = None if against is None else versions.require_version(model, against)
     with open_verified(found) as folder:
         description = describe_files(version_uri(found), folder)
         training_texts = _read_training_texts(folder / BUNDLE)
@@ -112,7 +113,6 @@ def evaluate_file(
     with runs.open_run(versions.find_experiment(found), name=title, tags=_list_tags(found, rows)) as run:
         documents, code = answer(found, rows, training_texts)
         scores, analysis = evaluate_documents(documents, code)
-        other = None if against is None else versions.require_version(model, against)
         comparison = None if other is None else compare_with_version(other, documents)
         page = render_page(gather_evidence(run, found, rows, scores, analysis, comparison))
         path = artifacts_root() / "reports" / name_report(model, str(version), name)
