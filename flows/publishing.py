@@ -24,6 +24,7 @@ from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.masking import masked_errors
+from pipeline_config.rules import ChosenSettings
 from pipeline_config.schemas import (
     DECISION_FILE,
     DOCUMENTS_FILE,
@@ -36,7 +37,7 @@ from pipeline_config.schemas import (
 from tasks.registry.register_model import Registration, describe_scores
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef
-from tasks.tracking import metrics, runs, server
+from tasks.tracking import metrics, run_settings, runs, server
 
 logger = logging.getLogger(__name__)
 _LSTM_SCORES = ("balanced_accuracy", "mcc", "ece")  # beside the headlines, which the baseline has, too
@@ -75,6 +76,16 @@ def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, flo
     keys = {stage: output.model_dump(include={"key", "digest", "facts"}) for stage, output in by_stage.items()}
     runs.log_json(identity, keys, "reports/outputs.json")
     runs.log_tags(identity, {"mlflow.note.content": describe_scores(evaluation.read_model(Metrics))})
+
+
+def publish_chosen(run_id: str, chosen: ChosenSettings) -> None:
+    """Log the settings that rules chose, each with its reason: a line, parameters and a table of the MLflow run."""
+    settings = run_settings.list_settings(chosen.config)
+    for key, reason in chosen.reasons.items():
+        logger.info("%s = %s, by the rule: %s", key, settings[key], reason)
+    run_settings.log_chosen_settings(run_id, chosen.config, chosen.reasons)
+    rows = [{"setting": key, "value": settings[key], "reason": reason} for key, reason in chosen.reasons.items()]
+    runs.log_table(run_id, rows, "settings_by_rule")
 
 
 def log_decision(run_id: str, decision: Decision) -> None:

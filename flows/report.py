@@ -27,6 +27,7 @@ from tasks.store.commit import sync
 from tasks.store.disk_errors import store_errors
 from tasks.store.locks import file_lock
 from tasks.tracking import runs, versions
+from tasks.tracking.run_settings import list_settings
 from tasks.tracking.version_list import RUN_TAG
 
 
@@ -115,7 +116,7 @@ def compare_with(model: str, version: str, config: PipelineConfig) -> tuple[Diff
     except ConfigError:
         return None
     record = versions.read_run(tags[RUN_TAG]) if RUN_TAG in tags else None
-    return find_differences(runs.list_settings(config), record.settings) if record else None
+    return find_differences(list_settings(config), record.settings) if record else None
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -76,7 +76,9 @@ def resolve_config(
     origins = {key: "default" for key, _ in flatten(PipelineConfig().model_dump())}
     for origin, layer in layers:
         _merge(merged, layer)
-        origins.update({key: origin for key, _ in flatten(layer)})
+        for key, _ in flatten(layer):
+            origins = {name: layer_of for name, layer_of in origins.items() if not key.startswith(f"{name}.")}
+            origins[key] = origin
     hide_secrets(merged)
     try:
         config = PipelineConfig.model_validate(merged)

@@ -1,8 +1,9 @@
 """The configuration of one pipeline run: one frozen section per stage, every default on its field.
 
 The flow takes a `PipelineConfig` as its single parameter; each task gets its own section. Unknown keys and
-values out of range are refused. `None` means disabled. Nothing is written back into a configuration. The module is
-longer than 300 lines so that one page holds the fields of all stages; those of `registration` have their own.
+values out of range are refused. `None` means disabled. `auto` is the default of values that depend on the corpus: a
+rule chooses them once it is tokenized (`rules.py`), into a new configuration. Nothing is written back into one. The
+module is longer than 300 lines so that one page holds the fields of all stages; those of `registration` have their own.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from pipeline_config.errors import ConfigError
 from pipeline_config.names import require_experiment_name, require_names, require_separator
 from pipeline_config.registration import RegistrationConfig
 from pipeline_config.renamed import rename_settings
-from pipeline_config.sections import Fraction, Positive, Rate, Section, Seed
+from pipeline_config.sections import AUTO, ByRule, Fraction, Positive, Rate, Section, Seed
 
 ExperimentName = Annotated[str, AfterValidator(require_experiment_name)]
 Separator = Annotated[str, AfterValidator(require_separator)]
@@ -201,12 +202,14 @@ class VocabularyConfig(Section):
     specials: Annotated[tuple[str, ...], Field(min_length=2)] = Field(
         ("<pad>", "<unk>"), description="tokens with the first ids: padding, unknown token, and any others"
     )
-    min_freq: Positive = Field(2, description="occurrences in the train split that a token needs")
-    max_size: Annotated[int, Field(ge=3)] | None = Field(
-        30_000, description="largest number of tokens, specials included; None keeps all"
+    min_freq: Annotated[Positive, ByRule()] = Field(
+        AUTO, description="occurrences in the train split that a token needs"
     )
-    extend_from_vectors: Annotated[int, Field(ge=0)] = Field(
-        0, description="number of tokens from the start of the vectors that are added, even if the corpus lacks them"
+    max_size: Annotated[int, Field(ge=3)] | None = Field(
+        100_000, description="largest number of tokens, specials included; None keeps all"
+    )
+    extend_from_vectors: Annotated[int, Field(ge=0), ByRule()] = Field(
+        AUTO, description="number of tokens from the start of the vectors that are added, even if the corpus lacks them"
     )
 
     @model_validator(mode="after")
@@ -265,7 +268,7 @@ class AlignmentConfig(Section):
 class BucketingConfig(Section):
     """`bucket_corpus`: how documents are truncated, grouped by length and batched."""
 
-    max_length: Positive = Field(300, description="largest number of tokens kept of a document")
+    max_length: Annotated[Positive, ByRule()] = Field(AUTO, description="largest number of tokens kept of a document")
     truncation: Literal["head", "tail", "head_tail"] = Field(
         "head", description="part of a longer document that is kept; head_tail keeps half of each"
     )
@@ -276,7 +279,7 @@ class BucketingConfig(Section):
         "the buckets of optimal, batches of about equal numbers of tokens; none: at random",
     )
     num_buckets: Positive = Field(16, description="largest number of buckets")
-    batch_size: Positive = Field(64, description="documents per batch")
+    batch_size: Annotated[Positive, ByRule()] = Field(AUTO, description="documents per batch")
     token_budget: Positive | None = Field(
         None,
         description="largest number of padded tokens per batch of token_budget; None is batch_size times the "
@@ -303,13 +306,14 @@ class ModelConfig(Section):
         "mean_max", description="how the outputs become one vector; last takes the last real output of each direction"
     )
     dropout: Rate = Field(0.5, description="dropout between layers and before the linear layer")
-    embedding_dropout: Rate = Field(0.5, description="dropout of whole embedding dimensions of a document")
-    word_dropout: Rate = Field(0.0, description="dropout of whole tokens, which the network then sees as unknown")
+    embedding_dropout: Rate = Field(0.3, description="dropout of whole embedding dimensions of a document")
+    word_dropout: Rate = Field(0.1, description="dropout of whole tokens, which the network then sees as unknown")
     recurrent_dropout: Rate = Field(0.0, description="dropout of hidden-to-hidden weights")
     layer_norm: bool = Field(False, description="normalize the pooled vector")
-    pool_embeddings: bool = Field(False, description="append mean and maximum of the embeddings to the pooled outputs")
-    bigram_buckets: Annotated[int, Field(ge=0, le=1 << 26)] = Field(
-        0, description="rows of the table of a linear classifier over hashed token pairs, added to the logits; 0: off"
+    pool_embeddings: bool = Field(True, description="append mean and maximum of the embeddings to the pooled outputs")
+    bigram_buckets: Annotated[int, Field(ge=0, le=1 << 26), ByRule()] = Field(
+        AUTO,
+        description="rows of the table of a linear classifier over hashed token pairs, added to the logits; 0: off",
     )
     freeze_embeddings: bool = Field(False, description="do not train the pre-trained vectors")
 
@@ -322,9 +326,9 @@ class TrainingConfig(Section):
     seeds: tuple[Seed, ...] = Field(
         (), description="train once per seed and keep the best by validation; empty trains once, with the run's seed"
     )
-    epochs: Positive = Field(8, description="most passes over the train split")
+    epochs: Annotated[Positive, ByRule()] = Field(AUTO, description="most passes over the train split")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="update rule")
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(2e-3, description="peak learning rate")
+    learning_rate: Annotated[float, Field(gt=0, le=1), ByRule()] = Field(AUTO, description="peak learning rate")
     embedding_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="peak learning rate of the embeddings; None is learning_rate"
     )
@@ -335,10 +339,9 @@ class TrainingConfig(Section):
         1e-4, description="weight decay: decoupled for adamw, an L2 penalty for adam"
     )
     schedule: Literal["one_cycle", "cosine", "plateau", "constant"] = Field(
-        "one_cycle",
-        description="learning rate over the steps; plateau halves it after an epoch without a better metric",
+        "cosine", description="learning rate over the steps; plateau halves it after an epoch without a better metric"
     )
-    warmup: Fraction = Field(0.3, description="share of all steps in which the learning rate rises to its peak")
+    warmup: Fraction = Field(0.15, description="share of all steps in which the learning rate rises to its peak")
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(1.0, description="largest gradient norm; None: off")
     accumulation: Positive = Field(1, description="batches per optimizer step")
     class_weights: Literal["balanced"] | None = Field(
@@ -353,7 +356,7 @@ class TrainingConfig(Section):
         "loss; 0: off",
     )
     ema_decay: Rate | None = Field(
-        None, description="decay per step of the moving average of the weights that is validated and kept; None: off"
+        0.98, description="decay per step of the moving average of the weights that is validated and kept; None: off"
     )
     precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
         "auto", description="number format of the products; auto is bf16 on CPUs with AMX tiles, fp32 elsewhere"
@@ -362,7 +365,7 @@ class TrainingConfig(Section):
         "macro_f1", description="validation metric that decides which epoch is best"
     )
     patience: Positive | None = Field(
-        3, description="epochs without a better metric after which training ends; None: off"
+        None, description="epochs without a better metric after which training ends; None: off"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto is CUDA where there is one")
     layout: Literal["padded", "packed"] = Field(

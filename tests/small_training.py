@@ -45,7 +45,10 @@ def make_network(seed: int = 0, **changes) -> TextClassifier:
 
 
 def configure(**changes) -> TrainingConfig:
-    fixed = {"epochs": 2, "learning_rate": 0.02, "device": "cpu", "precision": "fp32", "log_every_steps": 1}
+    fixed = {
+        "epochs": 2, "learning_rate": 0.02, "device": "cpu", "precision": "fp32", "log_every_steps": 1,
+        "schedule": "one_cycle", "warmup": 0.3, "ema_decay": None, "patience": 3,
+    }  # fmt: skip
     return TrainingConfig(**{**fixed, **changes})
 
 

@@ -18,7 +18,10 @@ from pipeline_config.preset_files import DEFAULT_PRESET
 from tasks.runtime.loggers import OUR_LOGGERS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flows.cli.findings import Finding
+    from flows.cli.inspection import ChosenValue
     from flows.cli.server_process import Server
     from flows.outputs import PipelineResult, StageSummary
     from pipeline_config.contracts import analysis
@@ -264,8 +267,8 @@ def print_json(value: Any) -> None:
     print(json.dumps(mask_values(value), ensure_ascii=False, indent=1))
 
 
-def print_config(resolved: "ResolvedConfig", *, as_yaml: bool) -> None:
-    """Print each value with the layer that set it, or all values as a YAML file for `--config`."""
+def print_config(resolved: "ResolvedConfig", chosen: "Mapping[str, ChosenValue]", *, as_yaml: bool) -> None:
+    """Print each value with the layer or the rule that set it, or all values as a YAML file for `--config`."""
     values = resolved.config.model_dump(mode="json")
     if as_yaml:
         import yaml
@@ -275,4 +278,6 @@ def print_config(resolved: "ResolvedConfig", *, as_yaml: bool) -> None:
     from pipeline_config.resolve import flatten
 
     for key, value in flatten(values):
-        print(f"{key:34} {'null' if value is None else value!s:34} {resolved.origins[key]}")
+        choice = chosen.get(key)
+        shown, origin = (choice.value, f"by the rule: {choice.reason}") if choice else (value, resolved.origins[key])
+        print(f"{key:34} {'null' if shown is None else shown!s:34} {origin}")

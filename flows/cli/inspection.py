@@ -7,6 +7,7 @@ import tempfile
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
+from flows.cli.console import print_error
 from flows.cli.inputs import write_to
 from pipeline_config.contracts.corpus import CorpusProfile, FileRows
-from pipeline_config.errors import ConfigError
+from pipeline_config.contracts.tokens import CorpusFacts
+from pipeline_config.errors import ConfigError, GloveflowError
+from pipeline_config.rules import choose_settings, get_setting, list_open_settings
 from pipeline_config.schemas import DOCUMENTS_FILE, UNLABELLED_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.reading.sources import CorpusFile, locate_corpus
@@ -24,6 +28,7 @@ from tasks.runtime.arrow import whole_column
 from tasks.served.text import TEXT
 from tasks.served.tokenizers import load_tokenizer
 from tasks.tokens.availability import check_tokenizer
+from tasks.tokens.corpus_facts import describe_lengths
 from tasks.tokens.unspaced import check_segmentation
 from tasks.vectors.published import PACKAGED, full_name, read_packaged_tokens
 
@@ -69,6 +74,13 @@ class Tokens(BaseModel):
     vectors: str
 
 
+class ChosenValue(BaseModel):
+    """What a rule chooses for a setting, and why."""
+
+    value: Any
+    reason: str
+
+
 class Inspection(BaseModel):
     """What was found; see `CorpusProfile` for what `profile` holds.
 
@@ -79,6 +91,7 @@ class Inspection(BaseModel):
         rejected: examples of rejected rows, by reason.
         unlabelled: examples of train texts without a label.
         tokens: what training would read.
+        chosen: what the rules would choose for the settings that are `auto`, by dotted key.
         training_seconds: a rough estimate for two CPU cores, all epochs and seeds.
         command: what to run.
     """
@@ -89,6 +102,7 @@ class Inspection(BaseModel):
     rejected: dict[str, list[Example]]
     unlabelled: list[Example]
     tokens: Tokens
+    chosen: dict[str, ChosenValue]
     training_seconds: float
     command: str
 
@@ -110,7 +124,10 @@ def inspect(config: PipelineConfig, *, command: str) -> Inspection:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         profile, rejected, findings = write_to(folder, source, config)
-        tokens = _measure_tokens(_sample_texts(folder / DOCUMENTS_FILE, profile), profile, config)
+        lists = _tokenize(_sample_texts(folder / DOCUMENTS_FILE, profile), config.tokenization.tokenizer)
+        lengths = pc.list_value_length(lists).to_numpy()
+        chosen = choose_settings(config, _estimate_facts(lengths, profile))
+        tokens = _measure_tokens(lists, lengths, profile, chosen.config)
         unlabelled = pq.read_table(folder / UNLABELLED_FILE, partitioning=None).slice(0, EXAMPLES).to_pylist()
     return Inspection(
         files=source.files,
@@ -119,9 +136,27 @@ def inspect(config: PipelineConfig, *, command: str) -> Inspection:
         rejected=_choose_examples(rejected, profile.files),
         unlabelled=[_make_example(row["doc_id"], row["text"], profile.files) for row in unlabelled],
         tokens=tokens,
-        training_seconds=estimate_seconds(tokens, config),
+        chosen={
+            key: ChosenValue(value=get_setting(chosen.config, key), reason=reason)
+            for key, reason in chosen.reasons.items()
+        },
+        training_seconds=estimate_seconds(tokens, chosen.config),
         command=command,
     )
+
+
+def choose_for_corpus(config: PipelineConfig) -> dict[str, ChosenValue]:
+    """Return what the rules choose for the settings that are `auto`; nothing if the corpus cannot be read.
+
+    Reads the corpus only if there are such settings.
+    """
+    if not list_open_settings(config) or config.corpus.source is None:
+        return {}
+    try:
+        return inspect(config, command="").chosen
+    except GloveflowError as error:
+        print_error(f"settings that are auto depend on the corpus, which cannot be read: {error}")
+        return {}
 
 
 def estimate_seconds(tokens: Tokens, config: PipelineConfig) -> float:
@@ -149,13 +184,24 @@ def _sample_texts(path: Path, profile: CorpusProfile) -> pa.Array:
     return pa.chunked_array(chosen, TEXT).combine_chunks()
 
 
-def _measure_tokens(texts: pa.Array, profile: CorpusProfile, config: PipelineConfig) -> Tokens:
+def _tokenize(texts: pa.Array, name: str) -> pa.Array:
     try:
-        tokenize = load_tokenizer(config.tokenization.tokenizer)
+        tokenize = load_tokenizer(name)
     except ValueError as error:
         raise ConfigError(f"tokenization.tokenizer: {error}") from error
-    lists = tokenize(texts)
-    lengths = pc.list_value_length(lists).to_numpy()
+    return tokenize(texts)
+
+
+def _estimate_facts(lengths: np.ndarray, profile: CorpusProfile) -> CorpusFacts:
+    """Return the facts of the train split, from the lengths of a sample of it."""
+    counts = profile.documents["train"]
+    documents = sum(counts.values())
+    sample = describe_lengths(lengths, classes=sum(count > 0 for count in counts.values()))
+    tokens = round(sample.tokens * documents / sample.documents)
+    return sample.model_copy(update={"documents": documents, "tokens": tokens})
+
+
+def _measure_tokens(lists: pa.Array, lengths: np.ndarray, profile: CorpusProfile, config: PipelineConfig) -> Tokens:
     kept = np.minimum(lengths, config.bucketing.max_length)
     counts = pc.value_counts(pc.list_flatten(lists))
     dictionary = pa.table({"token": counts.field("values"), "train_count": counts.field("counts")})
@@ -163,7 +209,7 @@ def _measure_tokens(texts: pa.Array, profile: CorpusProfile, config: PipelineCon
     covered, misses, vectors = _measure_coverage(dictionary, config)
     return Tokens(
         tokenizer=config.tokenization.tokenizer,
-        sample=len(texts),
+        sample=len(lists),
         train=round(float(kept.mean()) * sum(profile.documents["train"].values())),
         per_document=float(lengths.mean()),
         cut=float((lengths > config.bucketing.max_length).mean()),

@@ -37,6 +37,8 @@ def describe(found: Inspection) -> Iterator[str]:
         f"split; {tokens.cut:.1%} of the documents are cut at bucketing.max_length"
     )
     yield f"vectors    {_show_coverage(tokens)}"
+    for number, (key, choice) in enumerate(found.chosen.items()):
+        yield f"{'settings' if number == 0 else '':10} {key} = {choice.value}: {choice.reason}"
     yield from (f"note       {finding}" for finding in found.findings)
     yield (
         f"training   about {_show_seconds(found.training_seconds)} on two CPU cores. This is rough: a stated rate of "

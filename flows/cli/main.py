@@ -300,10 +300,13 @@ def _score(options: argparse.Namespace, root: Path) -> int:
 
 
 def _config(options: argparse.Namespace, root: Path) -> int:
-    """Show the resolved configuration and which layer set each value."""
+    """Show the resolved configuration and which layer, or which rule for this corpus, set each value."""
+    resolved = resolve(options)
     from flows.cli.console import print_config
+    from flows.cli.inspection import choose_for_corpus
 
-    print_config(resolve(options), as_yaml=options.yaml)
+    chosen = {} if options.yaml else choose_for_corpus(resolved.config)
+    print_config(resolved, chosen, as_yaml=options.yaml)
     return 0
 
 

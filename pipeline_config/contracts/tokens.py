@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 from pipeline_config.contracts.json_file import JsonFile
 
 
@@ -29,3 +31,21 @@ class VocabularyDescription(JsonFile):
 
     specials: tuple[str, ...]
     tokenizer: str
+
+
+class CorpusFacts(BaseModel):
+    """What the train split of a tokenized corpus is like; the rules for settings go by it.
+
+    Attributes:
+        documents: number of documents.
+        classes: number of classes.
+        tokens: number of tokens of all documents.
+        usual_length: smallest number of tokens with which, if longer documents are cut, 98 % of all tokens are kept.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    documents: int
+    classes: int
+    tokens: int
+    usual_length: int

@@ -13,7 +13,8 @@ class BagOfBigrams(nn.Module):
 
     This is the wide part of a wide-and-deep model (Cheng et al. 2016) with the binary features of Wang & Manning
     (2012). Bigrams are hashed (Weinberger et al. 2009). The sum is divided by the square root of the number of
-    features, so that long texts do not get larger logits.
+    features, so that long texts do not get larger logits. The gradient of the weights is sparse: a step costs what the
+    features of its texts cost, not what the table would.
 
     Args:
         num_embeddings: V.
@@ -34,7 +35,7 @@ class BagOfBigrams(nn.Module):
         new = features >= 0
         new[:, 1:] &= features[:, 1:] != features[:, :-1]
         counted = new.to(self.weight.dtype)
-        summed = weighted_sum(nn.functional.embedding(features.clamp(min=0), self.weight), counted)
+        summed = weighted_sum(nn.functional.embedding(features.clamp(min=0), self.weight, sparse=True), counted)
         return BIGRAM_SCALE * summed / counted.sum(dim=1, keepdim=True).sqrt()
 
     def hash_pairs(self, input_ids: Tensor) -> Tensor:

@@ -17,19 +17,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from pipeline_config.errors import GloveflowError, ServiceError
 from pipeline_config.masking import mask_secrets, mask_values
-from pipeline_config.resolve import flatten
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.escaping import escape_cell
 from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import file_lock, lock_before_naming, try_lock
 from tasks.tracking.client import create_once
+from tasks.tracking.run_settings import log_settings
 from tasks.tracking.server import mlflow_directory, open_client, run_url, tracking_uri
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ def track_run(config: PipelineConfig, *, name: str, tags: Mapping[str, str]) -> 
         ServiceError: MLflow does not answer.
     """
     with open_run(f"gloveflow/{config.name}", name=name, tags=tags) as run:
-        _log_config(open_client(), run.run_id, config)
+        log_settings(run.run_id, config)
         yield run
 
 
@@ -163,12 +162,6 @@ def log_tags_if_possible(run_id: str, tags: Mapping[str, str]) -> None:
         logger.warning("the MLflow run lacks %s: %s", ", ".join(tags), error)
 
 
-def list_settings(config: PipelineConfig) -> dict[str, str]:
-    """Return every setting as a run has it among its parameters: by its dotted key, without secrets."""
-    values = mask_values(config.model_dump(mode="json"))
-    return {key: "null" if value is None else str(value) for key, value in flatten(values)}
-
-
 def log_text(run_id: str, text: str, name: str) -> None:
     """Log a text as a file of the run; a second call replaces it."""
     open_client().log_text(run_id, text, name)
@@ -264,12 +257,6 @@ def _experiment(client: MlflowClient, name: str) -> str:
 def _experiment_id(client: MlflowClient, name: str) -> str | None:
     found = client.get_experiment_by_name(name)
     return None if found is None else str(found.experiment_id)
-
-
-def _log_config(client: MlflowClient, run_id: str, config: PipelineConfig) -> None:
-    client.log_batch(run_id, params=[Param(key, value) for key, value in list_settings(config).items()])
-    values = mask_values(config.model_dump(mode="json"))
-    client.log_text(run_id, yaml.safe_dump(values, sort_keys=False), "config.yaml")
 
 
 def _give_up(client: MlflowClient, run: Run, status: str) -> None:

@@ -5,7 +5,7 @@ far, so a training that resumes from a checkpoint needs no scheduler state.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,20 +16,45 @@ from tasks.served.network import TextClassifier
 
 START, END = 1 / 25, 1 / 25 / 1e4  # learning rates of one_cycle at its first and last step, as shares of the peak
 PLATEAU_FACTOR = 0.5
+WIDE_RATE = 5.0  # learning rate of the bag of bigrams, as a multiple of the others
 
 
-def build_optimizer(network: TextClassifier, config: TrainingConfig) -> torch.optim.Optimizer:
+def build_optimizers(network: TextClassifier, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """Return Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019) over the trainable weights.
 
-    The embedding matrix is a parameter group with its own learning rate.
+    The embedding matrix is a parameter group with its own learning rate. The bag of bigrams, if there is one, has an
+    optimizer of its own: Adagrad (Duchi et al. 2011), which changes only the rows that a step uses.
     """
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    matrix = network.embedding.weight
-    others = [weight for weight in network.parameters() if weight.requires_grad and weight is not matrix]
+    matrix, table = network.embedding.weight, sparse_weight(network)
+    apart = {id(matrix), id(table)}
+    others = [weight for weight in network.parameters() if weight.requires_grad and id(weight) not in apart]
     groups: list[dict[str, object]] = [{"params": others}]
     if matrix.requires_grad:
         groups.append({"params": [matrix], "lr": config.embedding_learning_rate or config.learning_rate})
-    return kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    deep = kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    if table is None:
+        return [deep]
+    torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # torch warns if this is not said
+    return [deep, torch.optim.Adagrad([table], lr=WIDE_RATE * config.learning_rate)]
+
+
+def sparse_weight(network: TextClassifier) -> nn.Parameter | None:
+    """Return the weights whose gradient is sparse, those of the bag of bigrams, or None."""
+    return None if network.bigrams is None else network.bigrams.weight
+
+
+def clip_gradients(weights: Iterable[Tensor], largest: float | None) -> float:
+    """Scale gradients, dense or sparse, so that their common norm is at most `largest`; return the norm before."""
+    gradients = []
+    for weight in weights:
+        if weight.grad is not None and weight.grad.is_sparse:
+            weight.grad = weight.grad.coalesce()
+        if weight.grad is not None:
+            gradients.append(weight.grad.values() if weight.grad.is_sparse else weight.grad)
+    norm = nn.utils.get_total_norm(gradients)
+    torch._foreach_mul_(gradients, ((largest or math.inf) / (norm + 1e-6)).clamp(max=1.0))
+    return float(norm)
 
 
 def learning_rate_factor(config: TrainingConfig, *, step: int, steps: int, scores: Sequence[float] = ()) -> float:
@@ -58,11 +83,12 @@ def learning_rate_factor(config: TrainingConfig, *, step: int, steps: int, score
     return warm * float(PLATEAU_FACTOR**worse)
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> float:
+def set_learning_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> float:
     """Set the rate of every parameter group to a share of its peak, and return the rate of the first group."""
-    for group in optimizer.param_groups:
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group in groups:
         group["lr"] = group.setdefault("peak", group["lr"]) * factor
-    return float(optimizer.param_groups[0]["lr"])
+    return float(groups[0]["lr"])
 
 
 def balance_classes(label_ids: np.ndarray, num_classes: int) -> np.ndarray:

@@ -68,7 +68,7 @@ def check_machine(training: TrainingConfig) -> None:
         set_precision(training.precision, pick_device(training.device))
 
 
-@stage(version=6, unkeyed=("run_id",), retries=1, retry_delay_seconds=5, retry_condition_fn=is_worth_a_retry)
+@stage(version=7, unkeyed=("run_id",), retries=1, retry_delay_seconds=5, retry_condition_fn=is_worth_a_retry)
 def train_classifier(
     output: StageOutput,
     buckets: ArtifactRef,

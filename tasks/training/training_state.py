@@ -29,9 +29,11 @@ from tasks.training.optimization import (
     average_weights,
     backpropagate,
     balance_classes,
-    build_optimizer,
+    build_optimizers,
+    clip_gradients,
     learning_rate_factor,
     set_learning_rates,
+    sparse_weight,
     take_trained_rows,
 )
 
@@ -57,13 +59,11 @@ class Training:
         self.weights: dict[str, Tensor] = {
             n: weight for n, weight in network.named_parameters() if weight.requires_grad
         }
-        self.average = (
-            {name: weight.detach().clone() for name, weight in self.weights.items()}
-            if (config.ema_decay is not None)
-            else {}
-        )
+        averaged = {} if config.ema_decay is None else self.weights
+        table = sparse_weight(network)  # an average of all its rows would cost more than the rest of a step
+        self.average = {name: weight.detach().clone() for name, weight in averaged.items() if weight is not table}
         self.best: dict[str, Tensor] = {}
-        self.optimizer = build_optimizer(network, config)
+        self.optimizers = build_optimizers(network, config)
         self.history = History()
         self.plans = [
             plan_steps(train, batch_size=batch_size, accumulation=config.accumulation, seed=seed, epoch=epoch)
@@ -103,19 +103,20 @@ class Training:
         started, history = time.perf_counter(), self.history
         self.generator.manual_seed(draw_seed(self.seed, history.step))
         loss, tokens, positions = self._accumulate(batches)
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm or math.inf))
+        norm = clip_gradients(self.network.parameters(), self.config.clip_norm)
         documents = np.concatenate(batches)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.optimizer.zero_grad()
+            self.network.zero_grad()
             raise TrainingError(
                 f"step {history.step + 1}: loss {loss}, gradient norm {norm}, expected finite numbers; documents "
                 f"{self.train.doc_ids[documents][:10].tolist()} ...; try a smaller training.learning_rate"
             )
         scores = [self._score(epoch) for epoch in history.epochs]
         factor = learning_rate_factor(self.config, step=history.step, steps=self.total_steps, scores=scores)
-        rate = set_learning_rates(self.optimizer, factor)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        rate = set_learning_rates(self.optimizers, factor)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.network.zero_grad()
         if self.config.ema_decay is not None:
             average_weights(self.average, self.weights, decay=self.config.ema_decay, step=history.step)
         history.step += 1
@@ -156,9 +157,10 @@ class Training:
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return what a checkpoint holds: tensors, and the history as JSON values."""
-        optimizer = self.optimizer.state_dict()["state"]
         groups: dict[str, dict[str, Tensor]] = {"weights": self.weights, "average": self.average, "best": self.best}
-        groups |= {f"optimizer/{number}": state for number, state in optimizer.items()}
+        for kind, optimizer in enumerate(self.optimizers):
+            states = optimizer.state_dict()["state"]
+            groups |= {f"optimizer/{kind}/{number}": state for number, state in states.items()}
         tensors = {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
         return tensors, asdict(self.history)
 
@@ -170,8 +172,10 @@ class Training:
             groups.setdefault(group, {})[name] = tensor.to(self.device)
         self._put(groups["weights"])
         self.average, self.best = groups.get("average", {}), groups.get("best", {})
-        states = {int(g.partition("/")[2]): value for g, value in groups.items() if g.startswith("optimizer/")}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        for kind, optimizer in enumerate(self.optimizers):
+            start = f"optimizer/{kind}/"
+            states = {int(g.removeprefix(start)): value for g, value in groups.items() if g.startswith(start)}
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
         self.history = History(**state)
 
     def _accumulate(self, batches: list[np.ndarray]) -> tuple[float, int, int]:
@@ -212,7 +216,7 @@ class Training:
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
         """Use the averaged weights inside the body, if an average is kept."""
-        raw = {name: weight.detach().clone() for name, weight in self.weights.items()} if self.average else {}
+        raw = {name: self.weights[name].detach().clone() for name in self.average}
         self._put(self.average)
         try:
             yield

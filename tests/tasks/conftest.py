@@ -100,11 +100,22 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ChainOutpu
             "registration": {"smoke_documents": 0},  # five seconds; tests/tasks/registry/test_smoke.py has it
             "corpus": {"source": str(corpus), "validation_fraction": 0.2, "test_fraction": 0.2},
             "embeddings": {"source": str(glove), "dim": EMBEDDING_DIM},
+            "vocabulary": {"min_freq": 2, "extend_from_vectors": 0},
             "bucketing": {"batch_size": 8, "num_buckets": 3, "max_length": 12},
-            "model": {"hidden_size": 6, "dropout": 0.2},
+            "model": {
+                "hidden_size": 6,
+                "dropout": 0.2,
+                "embedding_dropout": 0.5,
+                "word_dropout": 0.0,
+                "pool_embeddings": False,
+                "bigram_buckets": 0,
+            },
             "training": {
                 "epochs": 3,
                 "learning_rate": 0.05,
+                "schedule": "one_cycle",
+                "warmup": 0.3,
+                "ema_decay": None,
                 "device": "cpu",
                 "precision": "fp32",
                 "threads": 1,

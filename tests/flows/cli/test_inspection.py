@@ -123,6 +123,7 @@ def test_the_estimate_grows_with_tokens_epochs_seeds_and_the_network() -> None:
     )
 
     def seconds(**sections: Any) -> float:
+        sections["training"] = {"epochs": 8, **sections.get("training", {})}
         return estimate_seconds(tokens, PipelineConfig.model_validate(sections))
 
     default = seconds()

@@ -64,7 +64,7 @@ def test_config_shows_what_arguments_set(capsys: pytest.CaptureFixture[str]) -> 
     arguments = ["a.csv", "b.csv", "--text", "subject, body", "--label", "1", "--set", "seed=3", "--yaml"]
     assert run_command(["config", *arguments]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert (shown["name"], shown["seed"], shown["bucketing"]["max_length"]) == ("a", 3, 300)
+    assert (shown["name"], shown["seed"], shown["bucketing"]["max_length"]) == ("a", 3, "auto")
     corpus = {key: shown["corpus"][key] for key in ("source", "text_column", "label_column", "encoding")}
     assert corpus == {
         "source": ["a.csv", "b.csv"], "text_column": ["subject", "body"], "label_column": "1", "encoding": "auto"

@@ -32,5 +32,5 @@ def script_macro_f1(monkeypatch):
 def learn_by_sgd(monkeypatch):
     """Take plain gradient steps of size 1, so that the change of the weights is the gradient."""
     monkeypatch.setattr(
-        training_state, "build_optimizer", lambda network, _config: torch.optim.SGD(network.parameters(), lr=1.0)
+        training_state, "build_optimizers", lambda network, _config: [torch.optim.SGD(network.parameters(), lr=1.0)]
     )

@@ -52,7 +52,7 @@ class TestLearning:
         logits = network(torch.from_numpy(input_ids), torch.from_numpy(lengths))
         rows = logits.double().log_softmax(dim=1)[range(10), split.label_ids.tolist()]
         monkeypatch.setattr(
-            training_state, "build_optimizer", lambda network, _config: torch.optim.SGD(network.parameters(), lr=0.0)
+            training_state, "build_optimizers", lambda network, _config: [torch.optim.SGD(network.parameters(), lr=0.0)]
         )
         config = configure(epochs=1, schedule="constant")
         history, _ = fit(network, split, split, config=config, batch_size=4, seed=0)  # batches of 4, 4 and 2
@@ -246,6 +246,7 @@ VARIANTS = {
         {"embeddings": torch.ones(VOCABULARY, 4)},
         {"frozen_epochs": 2, "schedule": "plateau", "class_weights": "balanced", "embedding_learning_rate": 0.001},
     ),
+    "bigrams, average": ({**FULL_DROPOUT, "bigram_buckets": 20}, {"ema_decay": 0.9, "accumulation": 2}),
     "frozen throughout, early stop": (
         {"embeddings": torch.ones(VOCABULARY, 4), "freeze_embeddings": True},
         {"patience": 1, "metric": "loss"},

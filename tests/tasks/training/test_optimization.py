@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,10 +7,12 @@ import torch
 from pipeline_config.settings import TrainingConfig
 from tasks.served.network import TextClassifier
 from tasks.training.optimization import (
+    WIDE_RATE,
     average_weights,
     backpropagate,
     balance_classes,
-    build_optimizer,
+    build_optimizers,
+    clip_gradients,
     learning_rate_factor,
     set_learning_rates,
 )
@@ -76,32 +80,68 @@ class TestSchedules:
         assert factors(10, schedule="plateau", warmup=0.4) == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 7)
 
     def test_every_group_gets_its_share_of_its_own_peak(self):
-        optimizer = build_optimizer(make_network(), configure(embedding_learning_rate=0.001))
+        optimizers = build_optimizers(make_network(bigram_buckets=5), configure(embedding_learning_rate=0.001))
+        peaks = [0.02, 0.001, WIDE_RATE * 0.02]
         for factor in (0.5, 0.1):
-            assert set_learning_rates(optimizer, factor) == pytest.approx(0.02 * factor)
-            assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02 * factor, 0.001 * factor])
+            assert set_learning_rates(optimizers, factor) == pytest.approx(0.02 * factor)
+            rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
+            assert rates == pytest.approx([peak * factor for peak in peaks])
 
 
 class TestOptimizer:
     @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
     def test_kind_and_settings_are_the_configured_ones(self, name, kind):
-        optimizer = build_optimizer(make_network(), configure(optimizer=name, weight_decay=0.25))
+        (optimizer,) = build_optimizers(make_network(), configure(optimizer=name, weight_decay=0.25))
         assert type(optimizer) is kind
         assert optimizer.param_groups[0]["weight_decay"] == 0.25
         assert optimizer.param_groups[0]["lr"] == 0.02
 
     def test_frozen_vectors_are_left_out(self):
         network = make_network(embeddings=torch.ones(VOCABULARY, 4), freeze_embeddings=True)
-        (group,) = build_optimizer(network, configure()).param_groups
+        (optimizer,) = build_optimizers(network, configure())
+        (group,) = optimizer.param_groups
         weights = {id(weight) for weight in group["params"]}
         assert id(network.embedding.weight) not in weights
         assert weights == {id(weight) for weight in network.parameters() if weight.requires_grad}
 
     def test_trained_embeddings_are_a_group_of_their_own(self):
         network = make_network()
-        others, (matrix,) = (group["params"] for group in build_optimizer(network, configure()).param_groups)
+        (optimizer,) = build_optimizers(network, configure())
+        others, (matrix,) = (group["params"] for group in optimizer.param_groups)
         assert matrix is network.embedding.weight
         assert {id(weight) for weight in (*others, matrix)} == {id(weight) for weight in network.parameters()}
+
+    def test_a_step_changes_only_the_bigrams_of_its_texts(self):
+        network = make_network(bigram_buckets=50)
+        optimizers = build_optimizers(network, configure())
+        table = network.bigrams
+        input_ids, lengths = torch.tensor([[3, 4, 0], [5, 5, 6]]), torch.tensor([2, 3])
+        network(input_ids, lengths)[:, 0].sum().backward()
+        assert table.weight.grad.is_sparse
+        clip_gradients(network.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        pairs = table.hash_pairs(input_ids)[[0, 1, 1], [0, 0, 1]].tolist()
+        assert set(table.weight.any(dim=1).nonzero().flatten().tolist()) == {3, 4, 5, 6, *pairs}
+        # the first step of Adagrad moves each weight by its learning rate
+        assert table.weight[table.weight != 0].abs().tolist() == pytest.approx(
+            [WIDE_RATE * 0.02] * (4 + len(set(pairs)))
+        )
+
+
+@pytest.mark.parametrize("largest", [None, 0.1, 1e9])
+def test_clipping_is_that_of_torch_for_dense_and_sparse_gradients(largest):
+    def gradients(sparse):
+        rows = torch.nn.Embedding(7, 3, sparse=sparse, _weight=torch.ones(7, 3))
+        other = torch.nn.Parameter(torch.ones(2))
+        (rows(torch.tensor([1, 4, 4])).square().sum() + (3 * other).sum()).backward()
+        return [rows.weight, other]
+
+    dense, sparse = gradients(sparse=False), gradients(sparse=True)
+    expected = torch.nn.utils.clip_grad_norm_(dense, largest or math.inf)
+    assert clip_gradients(sparse, largest) == pytest.approx(float(expected))
+    assert torch.equal(sparse[0].grad.to_dense(), dense[0].grad)
+    assert torch.equal(sparse[1].grad, dense[1].grad)
 
 
 def test_balanced_classes_weigh_the_same():
