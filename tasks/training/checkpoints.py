@@ -72,7 +72,7 @@ class Checkpoints:
         self._saved = time.monotonic()
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the tensors and the state of the checkpoint, or None if there is no readable one.
+        """Return the tensors and the state of the checkpoint, or None if there is no readable one that fits.
 
         Raises:
             TrainingError: the checkpoint is of another machine, and that is not accepted.
@@ -93,19 +93,29 @@ class Checkpoints:
             )
             return None
         content = json.loads(header["content"])
-        self._accept(path, content["machines"])
-        return tensors, content["state"]
+        return (tensors, content["state"]) if self._accept(path, content["machines"]) else None
 
-    def _accept(self, path: Path, machines: list[dict[str, Any]]) -> None:
+    def _accept(self, path: Path, machines: list[dict[str, Any]]) -> bool:
+        """Return whether a training resumes from a checkpoint of some machines; it starts over if threads differ."""
         last = machines[-1]
-        differences = [f"{k}: {last.get(k)!r}, here {v!r}" for k, v in self.machine.items() if last.get(k) != v]
+        differences = {k: f"{k}: {last.get(k)!r}, here {v!r}" for k, v in self.machine.items() if last.get(k) != v}
+        if differences.keys() == {"threads"} and not self.accept_others:
+            logger.warning(
+                "%s was made with another number of threads (%s), so training starts from the beginning; it resumes "
+                "with training.threads=%s",
+                path,
+                differences["threads"],
+                last.get("threads"),
+            )
+            return False
         if differences and not self.accept_others:
             raise TrainingError(
-                f"{path}: this checkpoint was made on another machine ({'; '.join(differences)}), so the numbers would "
-                "differ from those of an unbroken training. Set training.resume_elsewhere=true to resume from it, or "
-                "delete the file to start from the beginning"
+                f"{path}: this checkpoint was made on another machine ({'; '.join(differences.values())}), so the numbers "
+                "would differ from those of an unbroken training. Set training.resume_elsewhere=true to resume from it, "
+                "or delete the file to start from the beginning"
             )
         self.machines = machines if differences else machines[:-1]
+        return True
 
 
 def _digest(tensors: dict[str, Tensor], text: str) -> str:

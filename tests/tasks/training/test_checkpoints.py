@@ -82,6 +82,12 @@ class TestMachines:
         assert "made on another machine (cpu: 'a', here 'b')" in str(caught.value)
         assert "training.resume_elsewhere=true" in str(caught.value)
 
+    def test_with_another_number_of_threads_training_starts_over_with_a_warning(self, saved, caplog):
+        assert load(saved, {**HERE, "threads": 3}) is None
+        assert f"made with another number of threads (threads: {HERE['threads']}, here 3)" in caplog.text
+        assert f"resumes with training.threads={HERE['threads']}" in caplog.text
+        assert load(saved)[1] == STATE  # the file is still there
+
     def test_it_is_used_if_allowed_and_every_machine_is_recorded(self, saved):
         there = Checkpoints(saved, {"cpu": "b", "threads": 2}, accept_others=True)
         assert there.load()[1] == STATE
