@@ -4,11 +4,13 @@ Where chunks end depends only on the input, so a scoring that goes on finds the 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.reading.inputs import InputBlock, Inputs
 from tasks.runtime.arrow import whole_column
@@ -56,6 +58,28 @@ def read_chunks(inputs: Inputs) -> Iterator[Chunk]:
                 blocks, rows, size, found = [], 0, 0, found + 1
     if blocks or not found:
         yield _join(blocks, inputs.schema)
+
+
+def cut_chunks(chunks: Iterable[Chunk], rows: int, size: int) -> Iterator[Chunk]:
+    """Yield smaller chunks, for work that takes long: of so many rows, and so many bytes of text, or one row.
+
+    The rejected rows of a chunk are in the first of its parts.
+    """
+    for chunk in chunks:
+        ends = np.cumsum(pc.fill_null(pc.binary_length(chunk.texts), 0).to_numpy(zero_copy_only=False))
+        start = 0
+        while True:
+            limit = (ends[start - 1] if start else 0) + size
+            stop = min(max(start + 1, int(np.searchsorted(ends, limit, side="right"))), start + rows)
+            yield Chunk(
+                chunk.table.slice(start, stop - start),
+                chunk.texts.slice(start, stop - start),
+                chunk.rejected.slice(0, None if start == 0 else 0),
+                chunk.undecodable if start == 0 else {},
+            )
+            if stop >= len(chunk.texts):
+                break
+            start = stop
 
 
 def _join(blocks: list[tuple[str, InputBlock]], schema: pa.Schema) -> Chunk:
