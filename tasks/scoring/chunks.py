@@ -16,7 +16,7 @@ from tasks.reading.inputs import InputBlock, Inputs
 from tasks.runtime.arrow import whole_column
 
 CHUNK_ROWS = 1 << 14
-CHUNK_BYTES = 4 << 20  # of text; a block of the input is never cut, and has up to 8 MiB or 65,536 rows
+CHUNK_BYTES = 4 << 20  # of text
 REJECTED_ROWS = pa.schema(
     [
         pa.field("file", pa.string()),
@@ -46,6 +46,11 @@ class Chunk(NamedTuple):
 
 def read_chunks(inputs: Inputs) -> Iterator[Chunk]:
     """Yield the rows of all files, in order; an input without rows has one empty chunk."""
+    return cut_chunks(_join_blocks(inputs), CHUNK_ROWS, CHUNK_BYTES)
+
+
+def _join_blocks(inputs: Inputs) -> Iterator[Chunk]:
+    """Yield chunks that are large enough; a block of the input has up to 8 MiB or 65,536 rows."""
     blocks: list[tuple[str, InputBlock]] = []
     rows = size = found = 0
     for file in inputs.files:
@@ -61,7 +66,7 @@ def read_chunks(inputs: Inputs) -> Iterator[Chunk]:
 
 
 def cut_chunks(chunks: Iterable[Chunk], rows: int, size: int) -> Iterator[Chunk]:
-    """Yield smaller chunks, for work that takes long: of so many rows, and so many bytes of text, or one row.
+    """Yield chunks of so many rows and bytes of text at most; one row may have more.
 
     The rejected rows of a chunk are in the first of its parts.
     """

@@ -1,4 +1,4 @@
-"""Chunks that are cut for work that takes long."""
+"""Chunks that are cut to a size."""
 
 import pyarrow as pa
 import pytest
