@@ -123,10 +123,12 @@ def _play_commands(runs: SmallRuns, artifacts: Path, draw: random.Random, number
     return kills, find_leftovers(artifacts, artifacts / "prefect" / "prefect.db")
 
 
-def kill_command(line: CommandLine, arguments: list[str], draw: random.Random, latest: float = 15) -> str:
-    """Kill a command, or its server, within so many seconds, and return when; an empty text if it ended before."""
+def kill_command(
+    line: CommandLine, arguments: list[str], draw: random.Random, *, earliest: float = 0, latest: float = 15
+) -> str:
+    """Kill a command, or its server, between two moments, and return when; an empty text if it ended before."""
     run = line.start(*arguments)
-    seconds, victim = draw.uniform(0, latest), draw.choice(["command", "group", "server", "everything"])
+    seconds, victim = draw.uniform(earliest, latest), draw.choice(["command", "group", "server", "everything"])
     with contextlib.suppress(subprocess.TimeoutExpired):
         run.wait(seconds)
         return ""

@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -42,7 +43,9 @@ def play(trials: Trials) -> None:
         expected, seconds = wanted[kind, name]
         number = min(trials.draw.randint(1, MOST_KILLS), trials.count - trials.tried)
         arguments = _command(trials.folder, kind, name, "killed")
-        kills = list(takewhile(bool, (kill_command(line, arguments, trials.draw, seconds) for _ in range(number))))
+        moments = {"earliest": seconds / 3, "latest": seconds}  # before, it only imports packages
+        kill = partial(kill_command, line, arguments, trials.draw, **moments)
+        kills = list(takewhile(bool, (kill() for _ in range(number))))
         problem = _finish(line, arguments, trials.folder / "killed", expected)
         for _ in kills[1:] if problem else kills:
             trials.passed()
