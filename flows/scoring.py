@@ -20,6 +20,7 @@ from flows.recovery import hold_flow_run, sweep
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.masking import masked_errors, split_user
 from pipeline_config.names import check_alias, check_model_name
+from pipeline_config.settings import Runtime
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
 from tasks.runtime.parent import end_with_parent
@@ -47,6 +48,8 @@ def score_file(
     table: str | None = None,
     threshold: float | None = None,
     top_k: int | None = None,
+    explain: int | None = None,
+    runtime: Runtime = "torch",
 ) -> ScoringResult:
     """Write a model's answers to the texts in files.
 
@@ -62,6 +65,8 @@ def score_file(
         table: name of the table to write, for a database.
         threshold: labels with a lower probability are marked in the column `abstained`.
         top_k: so many labels with their probabilities, in place of the probabilities of all classes.
+        explain: up to so many tokens that weighed most for the label, in the column `explanation`.
+        runtime: what computes the network; `onnx` needs the extra of that name.
 
     Raises:
         ConfigError: model or alias is no such name, or an option is wrong.
@@ -71,7 +76,8 @@ def score_file(
     open_loggers()
     allow_work()
     end_with_parent()
-    request = make_request(source, output, query=query, table=table, threshold=threshold, top_k=top_k)
+    options = {"threshold": threshold, "top_k": top_k, "explain": explain, "runtime": runtime}
+    request = make_request(source, output, query=query, table=table, **options)
     try:
         with masked_errors():
             return _score_and_record(request, model=model, alias=alias, version=version, reading=reading or {})
@@ -96,25 +102,20 @@ def score_texts(
     change_reading(Reading(), reading or {})  # before the model is loaded, which takes seconds
     check_request(request)
     loaded = load_model(model, alias, version)
-    return score_files(request, make_scoring_model(model, loaded), change_reading(loaded.reading, reading or {}))
+    scoring_model = make_scoring_model(model, loaded, request.runtime)
+    return score_files(request, scoring_model, change_reading(loaded.reading, reading or {}))
 
 
 def make_request(
-    source: str | Sequence[str],
-    output: str,
-    *,
-    query: str | None = None,
-    table: str | None = None,
-    threshold: float | None = None,
-    top_k: int | None = None,
+    source: str | Sequence[str], output: str, *, query: str | None = None, table: str | None = None, **options: Any
 ) -> Request:
-    """Return what to score, from the parameters of the flow.
+    """Return what to score, from the parameters of the flow; `options` are further fields of `Request`.
 
     Raises:
         ConfigError, InputError: the output cannot be one.
     """
     sources = [source] if isinstance(source, str) else list(source)
-    return Request(sources, parse_output(output, table), query, threshold, top_k)
+    return Request(sources, parse_output(output, table), query, **options)
 
 
 def label_table(result: ScoringResult) -> list[dict[str, Any]]:
@@ -142,6 +143,8 @@ def _score_and_record(
         "output": request.output.shown,
         "threshold": request.threshold,
         "top_k": request.top_k,
+        "explain": request.explain,
+        "runtime": request.runtime,
         **{f"reading.{name}": value for name, value in reading.items()},
     }
     tags = {

@@ -21,6 +21,7 @@ from pipeline_config.sections import AUTO, ByRule, Fraction, Positive, Rate, Sec
 
 ExperimentName = Annotated[str, AfterValidator(require_experiment_name)]
 Separator = Annotated[str, AfterValidator(require_separator)]
+Runtime = Literal["torch", "onnx"]
 Names = Annotated[str | tuple[str, ...], AfterValidator(require_names)]
 
 
@@ -390,6 +391,16 @@ class EvaluationConfig(Section):
     )
 
 
+class ScoringConfig(Section):
+    """`gloveflow score`: how files of texts are classified."""
+
+    runtime: Runtime = Field(
+        "torch",
+        description="what computes the network; onnx, which is ONNX Runtime, takes about two thirds of the time for "
+        "the same labels and needs the extra onnx",
+    )
+
+
 class PipelineConfig(Section):
     """Everything one run depends on."""
 
@@ -408,6 +419,7 @@ class PipelineConfig(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     registration: RegistrationConfig = RegistrationConfig()
+    scoring: ScoringConfig = ScoringConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -1,14 +1,13 @@
 """`gloveflow export`: a registered version as files that run without torch."""
 
 import argparse
-import importlib.util
 import shutil
 from pathlib import Path
 
 from flows.cli.options import choose_alias, resolve
-from pipeline_config.errors import ConfigError, UnusableModelError
+from pipeline_config.errors import UnusableModelError
+from tasks.scoring.onnx_packages import require_onnx
 
-_PACKAGES = ("onnx", "onnxruntime")
 _TEXTS = (  # compared before the command says done, beside words of the model's own vocabulary
     "",
     " ",
@@ -31,11 +30,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 def export(options: argparse.Namespace, root: Path) -> int:
     """Write the registered champion as ONNX, with a runner that needs no torch."""
     config = resolve(options).config
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"export: {' and '.join(missing)} not installed; `pip install 'gloveflow[onnx]'` installs them"
-        )
+    require_onnx("export")
     from tasks.runtime.loggers import open_loggers
     from tasks.tracking.loading import load_model
     from tasks.tracking.reachability import require_tracking_server

@@ -265,6 +265,8 @@ def _score(options: argparse.Namespace, root: Path) -> int:
         "table": options.table,
         "threshold": options.threshold,
         "top_k": options.top_k,
+        "explain": options.explain,
+        "runtime": config.scoring.runtime,
     }
     check_scoring(
         root,

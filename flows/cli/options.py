@@ -151,7 +151,24 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="the K best labels instead of the probabilities of all classes"
     )
+    parser.add_argument(
+        "--explain",
+        type=_token_count,
+        nargs="?",
+        const=5,
+        metavar="K",
+        help="write the K tokens (5 without a number) that weighed most for the label and against it; takes a hundred "
+        "times as long",
+    )
     add_text(parser)
+
+
+def _token_count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"expected a number of tokens, or nothing, got {text}; give the files before this option"
+        )
+    return int(text)
 
 
 def add_text(parser: argparse.ArgumentParser) -> None:

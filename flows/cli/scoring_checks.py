@@ -16,6 +16,7 @@ from pipeline_config.references import fill_references
 from pipeline_config.schemas import MODEL_FILE
 from tasks.reading.inputs import Inputs
 from tasks.reading.sources import CorpusFile
+from tasks.scoring.explanations import PART, require_explaining
 from tasks.scoring.outputs import parse_output
 from tasks.scoring.request import Request, change_reading
 from tasks.scoring.score_texts import check_request, locate_inputs
@@ -36,30 +37,31 @@ def check_scoring(
     changes: Mapping[str, Any],
     query: str | None,
     table: str | None,
-    threshold: float | None,
-    top_k: int | None,
+    **options: Any,
 ) -> None:
     """Find the mistakes of a scoring that can be found at once; the arguments are those of the flow `score-texts`.
 
-    Files that have to be fetched, and models in another registry than our own, are left to the flow.
+    `options` are further fields of `Request`. Files that have to be fetched, and models in another registry than
+    our own, are left to the flow.
 
     Raises:
         ConfigError: an option is wrong.
-        InputError: a file cannot be read or lacks the column with the text; or the output cannot be one.
+        InputError: a file cannot be read or lacks the column with the text; the output cannot be one; or the model
+            cannot do what an option asks for.
         StoreError: the output cannot be written.
         ServiceError: there is no such model, or its files are gone or changed.
     """
-    request = Request(sources, parse_output(output, table), query, threshold, top_k)
+    request = Request(sources, parse_output(output, table), query, **options)
     change_reading(Reading(), changes)
     check_request(request)
-    reading = change_reading(_find_reading(root, model, alias, version), changes)
+    reading = change_reading(_check_model(root, model, alias, version, explain=request.explain is not None), changes)
     if not any("://" in fill_references(source, "score") for source in sources):
         files = [file for file in locate_inputs(request, reading) if not _is_large(file)]
         if files:
             Inputs(files, reading)
 
 
-def _find_reading(root: Path, model: str, alias: str, version: int | None) -> Reading:
+def _check_model(root: Path, model: str, alias: str, version: int | None, *, explain: bool) -> Reading:
     """Return how the model's corpus was read, after a look at the model's files; the default if it is not here."""
     found = find_version_files(root, model, alias=alias, number=version)
     if found is None:
@@ -68,7 +70,10 @@ def _find_reading(root: Path, model: str, alias: str, version: int | None) -> Re
     if problem := find_problem(found):
         raise UnusableModelError(f"{uri}: {problem}. {advise_mending(model)}")
     try:
-        description = json.loads((found.folder / "artifacts/bundle" / MODEL_FILE).read_text("utf-8"))
+        bundle = found.folder / "artifacts/bundle"
+        if explain:
+            require_explaining(uri, explains=(bundle / f"{PART}.py").is_file())
+        description = json.loads((bundle / MODEL_FILE).read_text("utf-8"))
         require_available(str(description["text"]["tokenizer"]))
         return Reading.model_validate(description.get("reading", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

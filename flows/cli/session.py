@@ -99,13 +99,15 @@ def flush_and_close_task_runs(flow_run_ids: list[UUID], *, close: bool) -> None:
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
+    from prefect.settings import temporary_settings
     from prefect.states import Crashed
 
     for worker in (EventsWorker, APILogWorker):
         _undelivered.update(worker.drain_all(timeout=FLUSH_SECONDS)[1])  # type: ignore[index]
     if not flow_run_ids or not close:
         return
-    with contextlib.suppress(Exception), get_client(sync_client=True) as client:
+    settings = temporary_settings(_client_settings())  # by itself, the client asks a dead server for minutes
+    with contextlib.suppress(Exception), settings, get_client(sync_client=True) as client:
         deadline = time.monotonic() + FLUSH_SECONDS
         while True:
             runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": flow_run_ids}))

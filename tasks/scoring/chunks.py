@@ -4,17 +4,19 @@ Where chunks end depends only on the input, so a scoring that goes on finds the 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.reading.inputs import InputBlock, Inputs
 from tasks.runtime.arrow import whole_column
 
 CHUNK_ROWS = 1 << 14
-CHUNK_BYTES = 4 << 20  # of text; a block of the input is never cut, and has up to 8 MiB or 65,536 rows
+CHUNK_BYTES = 4 << 20  # of text
 REJECTED_ROWS = pa.schema(
     [
         pa.field("file", pa.string()),
@@ -44,6 +46,11 @@ class Chunk(NamedTuple):
 
 def read_chunks(inputs: Inputs) -> Iterator[Chunk]:
     """Yield the rows of all files, in order; an input without rows has one empty chunk."""
+    return cut_chunks(_join_blocks(inputs), CHUNK_ROWS, CHUNK_BYTES)
+
+
+def _join_blocks(inputs: Inputs) -> Iterator[Chunk]:
+    """Yield chunks that are large enough; a block of the input has up to 8 MiB or 65,536 rows."""
     blocks: list[tuple[str, InputBlock]] = []
     rows = size = found = 0
     for file in inputs.files:
@@ -56,6 +63,28 @@ def read_chunks(inputs: Inputs) -> Iterator[Chunk]:
                 blocks, rows, size, found = [], 0, 0, found + 1
     if blocks or not found:
         yield _join(blocks, inputs.schema)
+
+
+def cut_chunks(chunks: Iterable[Chunk], rows: int, size: int) -> Iterator[Chunk]:
+    """Yield chunks of so many rows and bytes of text at most; one row may have more.
+
+    The rejected rows of a chunk are in the first of its parts.
+    """
+    for chunk in chunks:
+        ends = np.cumsum(pc.fill_null(pc.binary_length(chunk.texts), 0).to_numpy(zero_copy_only=False))
+        start = 0
+        while True:
+            limit = (ends[start - 1] if start else 0) + size
+            stop = min(max(start + 1, int(np.searchsorted(ends, limit, side="right"))), start + rows)
+            yield Chunk(
+                chunk.table.slice(start, stop - start),
+                chunk.texts.slice(start, stop - start),
+                chunk.rejected.slice(0, None if start == 0 else 0),
+                chunk.undecodable if start == 0 else {},
+            )
+            if stop >= len(chunk.texts):
+                break
+            start = stop
 
 
 def _join(blocks: list[tuple[str, InputBlock]], schema: pa.Schema) -> Chunk:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline_config.errors import ConfigError
+from tasks.scoring.explanations import EXPLANATIONS, MOST_EXPLAINED
 
 
 class AnswerColumns(NamedTuple):
@@ -19,6 +20,7 @@ class AnswerColumns(NamedTuple):
         version: its version.
         threshold: a label with a lower probability is marked in `abstained`; None leaves this column out.
         top_k: so many best labels with their probabilities stand in place of the probabilities of all classes.
+        explain: up to so many tokens that weighed most are in `explanation`; None leaves this column out.
     """
 
     labels: tuple[str, ...]
@@ -26,6 +28,7 @@ class AnswerColumns(NamedTuple):
     version: str
     threshold: float | None = None
     top_k: int | None = None
+    explain: int | None = None
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -37,7 +40,8 @@ class AnswerColumns(NamedTuple):
             ranks = range(2, min(self.top_k, len(self.labels)) + 1)
             more = [field for k in ranks for field in (pa.field(f"label_{k}", text), pa.field(f"score_{k}", number))]
         abstained = [] if self.threshold is None else [pa.field("abstained", pa.bool_())]
-        own = [pa.field("label", text), pa.field("score", number), *more, *abstained]
+        explanation = [] if self.explain is None else [pa.field("explanation", EXPLANATIONS)]
+        own = [pa.field("label", text), pa.field("score", number), *more, *abstained, *explanation]
         return [*own, pa.field("model", text), pa.field("version", text)]
 
     def join(self, schema: pa.Schema) -> pa.Schema:
@@ -48,12 +52,13 @@ class AnswerColumns(NamedTuple):
         kept = {k: v for k, v in (schema.metadata or {}).items() if k == b"pandas" and names == schema.names}
         return pa.schema([*fields, *own], metadata=kept)
 
-    def fill(self, there: pa.Array, probabilities: np.ndarray) -> list[pa.Array]:
+    def fill(self, there: pa.Array, probabilities: np.ndarray, explanations: pa.Array | None = None) -> list[pa.Array]:
         """Return the columns for rows of which some have an answer.
 
         Args:
             there: bool[rows], which have one.
             probabilities: float64[answers, C].
+            explanations: those of the answers, if there is a column for them.
         """
         ranks = 1 if self.top_k is None else min(self.top_k, len(self.labels))
         names, best = pa.array(self.labels, pa.string()), rank_classes(probabilities, ranks)
@@ -75,6 +80,8 @@ class AnswerColumns(NamedTuple):
         columns = [*ranked[0], *more, *(column for pair in ranked[1:] for column in pair)]
         if self.threshold is not None:
             columns.append(pc.less(ranked[0][1], self.threshold))
+        if explanations is not None:
+            columns.append(spread(explanations))
         return [*columns, *(pa.repeat(pa.scalar(text), len(there)) for text in (self.model, self.version))]
 
 
@@ -86,7 +93,7 @@ def rank_classes(probabilities: np.ndarray, count: int) -> np.ndarray:
     return np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
 
 
-def check_answers(threshold: float | None, top_k: int | None) -> None:
+def check_answers(threshold: float | None, top_k: int | None, explain: int | None = None) -> None:
     """Check the options of the answers.
 
     Raises:
@@ -96,6 +103,8 @@ def check_answers(threshold: float | None, top_k: int | None) -> None:
         raise ConfigError(f"--threshold: expected a probability from 0 to 1, got {threshold:g}")
     if top_k is not None and top_k < 1:
         raise ConfigError(f"--top-k: expected a number of labels of at least 1, got {top_k}")
+    if explain is not None and not 1 <= explain <= MOST_EXPLAINED:
+        raise ConfigError(f"--explain: expected a number of tokens from 1 to {MOST_EXPLAINED}, got {explain}")
 
 
 def name_columns(names: Sequence[str], taken: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ by one thread, and several threads take batches. So the numbers do not depend on
 never wait for each other inside a layer, which is what makes a busy machine slow.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,11 @@ import torch
 
 from tasks.runtime.cancellation import raise_if_stopped
 from tasks.runtime.parallel import THREADS, map_ahead
+from tasks.scoring.explanations import explain_labels
 
 BATCH_TOKENS = 4096  # padded tokens of a batch at most, unless a text is longer
 BATCH_TEXTS = 512
+Forward = Callable[[torch.Tensor, torch.Tensor], np.ndarray]  # ids, lengths -> probabilities float64[B, C]
 T = TypeVar("T")
 R = TypeVar("R")
 _SLICE_BYTES = 1 << 20  # of text, tokenized at once; the tokenizer needs some ten times as much
@@ -47,11 +50,12 @@ class NetworkClassifier:
     Args:
         served: the loaded object of the model's code, with `labels`, `text`, `token_ids`, `tokenizers` and `network`.
         threads: how many compute at the same time; None is one per processor, or what `OMP_NUM_THREADS` says.
+        forward: computes a batch; None has torch do it.
     """
 
-    def __init__(self, served: Any, threads: int | None = None) -> None:
-        self._network, self._options = served.network, served.text
-        self._temperature: float = getattr(served, "temperature", 1.0)  # versions of older releases have none
+    def __init__(self, served: Any, threads: int | None = None, forward: Forward | None = None) -> None:
+        self._served, self._options = served, served.text
+        self._forward = forward or _use_torch(served.network, read_temperature(served))
         name = self._options["tokenizer"]
         self._tokenize = served.tokenizers.load_tokenizer(name)
         self._tokenizing = None if served.tokenizers.is_columnar(name) else threading.Lock()
@@ -87,19 +91,20 @@ class NetworkClassifier:
 
     def classify(self, prepared: Encoded) -> np.ndarray:
         """Return the probabilities float64[N, C] of texts, in their order."""
-        probabilities = np.zeros((len(prepared.lengths), self._network.linear.out_features))
+        probabilities = np.zeros((len(prepared.lengths), len(self._served.labels)))
         sizes = np.minimum(np.diff(prepared.offsets), self._options["max_length"])
 
         def run(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             raise_if_stopped()
-            with torch.inference_mode():
-                ids, lengths = self.pad(prepared, rows, sizes[rows])
-                logits = self._network(ids, lengths).double() / self._temperature
-                return rows, logits.softmax(dim=1).numpy()
+            return rows, self._forward(*self.pad(prepared, rows, sizes[rows]))
 
         for rows, answers in self.run_all(run, plan_batches(sizes)):
             probabilities[rows] = answers
         return probabilities
+
+    def explain(self, texts: pa.Array, targets: np.ndarray, count: int) -> pa.Array:
+        """Return the tokens of texts that weighed most, see `explain_labels`."""
+        return explain_labels(self._served, self._split(texts).to_pylist(), targets, count)
 
     def run_all(self, run: Callable[[T], R], batches: Iterable[T]) -> Iterator[R]:
         """Yield the results of batches, which the threads compute, in order."""
@@ -117,12 +122,13 @@ class NetworkClassifier:
         ids = np.where(real, prepared.ids[at], self._options["padding_idx"]).astype(np.int64)
         return torch.from_numpy(ids), torch.from_numpy(sizes.astype(np.int64))
 
+    def _split(self, texts: pa.Array) -> pa.Array:
+        """Return the tokens of each text."""
+        with self._tokenizing or contextlib.nullcontext():
+            return self._tokenize(texts)
+
     def _encode_slice(self, texts: pa.Array) -> Encoded:
-        if self._tokenizing is None:
-            tokens = self._tokenize(texts)
-        else:
-            with self._tokenizing:
-                tokens = self._tokenize(texts)
+        tokens = self._split(texts)
         found = pc.index_in(tokens.flatten(), value_set=self._words)
         known = found.fill_null(len(self._words)).to_numpy()
         ends = tokens.offsets.to_numpy()
@@ -134,6 +140,21 @@ class NetworkClassifier:
             ids = np.insert(ids, ends[:-1][empty], self._options["unk_idx"])
             ends = ends + np.concatenate([[0], np.cumsum(empty)])
         return Encoded(ids, ends, lengths, np.diff(before[tokens.offsets.to_numpy() - tokens.offsets[0].as_py()]))
+
+
+def read_temperature(served: Any) -> float:
+    """Return what divides the logits of a model; versions of older releases have no such number."""
+    return float(getattr(served, "temperature", 1.0))
+
+
+def _use_torch(network: Any, temperature: float) -> Forward:
+    def run(ids: torch.Tensor, lengths: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            logits = network(ids, lengths).double() / temperature
+            probabilities: np.ndarray = logits.softmax(dim=1).numpy()
+            return probabilities
+
+    return run
 
 
 def plan_batches(sizes: np.ndarray) -> Iterator[np.ndarray]:

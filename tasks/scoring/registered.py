@@ -2,13 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline_config.errors import UnusableModelError
-from tasks.scoring.network import NetworkClassifier
+from pipeline_config.errors import InputError, UnusableModelError
+from pipeline_config.settings import Runtime
+from tasks.scoring import explanations
+from tasks.scoring.network import Forward, NetworkClassifier, read_temperature
 from tasks.scoring.request import Classifier, ScoringModel
 from tasks.tracking.loaded import Classify, LoadedModel
 
@@ -41,19 +43,37 @@ class AnswerClassifier:
         rows = [[answer["probabilities"][label] for label in self._labels] for answer in answers]
         return np.array(rows, np.float64).reshape(len(rows), len(self._labels))
 
+    def explain(self, texts: pa.Array, targets: np.ndarray, count: int) -> pa.Array:
+        """Refuse; such a model does not explain."""
+        raise NotImplementedError
 
-def make_scoring_model(name: str, loaded: LoadedModel) -> ScoringModel:
-    """Return a loaded version for scoring."""
+
+def make_scoring_model(name: str, loaded: LoadedModel, runtime: Runtime = "torch") -> ScoringModel:
+    """Return a loaded version for scoring; its network is computed by `runtime`."""
+    uri, served = f"models:/{name}/{loaded.version}", loaded.served
+    has_network = all(hasattr(served, part) for part in _PARTS)
 
     @contextlib.contextmanager
     def open_classifier() -> Iterator[Classifier]:
-        if not all(hasattr(loaded.served, part) for part in _PARTS):
+        forward = None if runtime == "torch" else _open_session(uri, served, has_network=has_network)
+        if not has_network:
             yield AnswerClassifier(loaded.classify, loaded.labels)
             return
-        with NetworkClassifier(loaded.served) as classifier:
-            yield _Guarded(classifier, f"models:/{name}/{loaded.version}")
+        with NetworkClassifier(served, forward=forward) as classifier:
+            yield _Guarded(classifier, uri)
 
-    return ScoringModel(name, loaded.version, loaded.labels, loaded.reading, open_classifier)
+    explains = has_network and hasattr(served, explanations.PART)
+    return ScoringModel(name, loaded.version, loaded.labels, loaded.reading, open_classifier, explains, runtime)
+
+
+def _open_session(uri: str, served: Any, *, has_network: bool) -> Forward:
+    if not has_network:
+        raise InputError(
+            f"{uri}: scoring.runtime: expected torch for a version of a release whose models show no network, got onnx"
+        )
+    from tasks.scoring.onnx_session import open_session  # here: it needs an extra
+
+    return open_session(uri, served.network, read_temperature(served))
 
 
 class _Guarded:
@@ -72,6 +92,10 @@ class _Guarded:
         if not np.isfinite(probabilities).all():
             raise UnusableModelError(f"{self._uri}: cannot classify texts: its probabilities are not finite numbers")
         return probabilities
+
+    def explain(self, texts: pa.Array, targets: np.ndarray, count: int) -> pa.Array:
+        with self._errors():
+            return self._classifier.explain(texts, targets, count)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError
+from pipeline_config.settings import Runtime
 from tasks.scoring.outputs import Output
 
 
@@ -41,6 +42,12 @@ class Classifier(Protocol):
     def classify(self, prepared: Any) -> np.ndarray:
         """Return the probabilities float64[N, C]."""
 
+    def explain(self, texts: pa.Array, targets: np.ndarray, count: int) -> pa.Array:
+        """Return up to `count` tokens of each text that weighed most for its class in `targets`, int64[N].
+
+        Asked only of a model that `explains`; the array is one of `tasks.scoring.explanations.EXPLANATIONS`.
+        """
+
 
 class ScoringModel(NamedTuple):
     """A version of a registered model.
@@ -51,6 +58,8 @@ class ScoringModel(NamedTuple):
         labels: the names of its classes.
         reading: how the corpus of the model was read.
         open: opens its classifier, as a context.
+        explains: whether its classifier can tell which tokens weighed most.
+        runtime: what computes its network.
     """
 
     name: str
@@ -58,6 +67,8 @@ class ScoringModel(NamedTuple):
     labels: tuple[str, ...]
     reading: Reading
     open: Callable[[], AbstractContextManager[Classifier]]
+    explains: bool = False
+    runtime: Runtime = "torch"
 
 
 class Request(NamedTuple):
@@ -69,6 +80,8 @@ class Request(NamedTuple):
         query: the SQL that selects the rows of a database.
         threshold: a label with a lower probability is marked as abstained.
         top_k: so many labels with their probabilities instead of the probabilities of all classes.
+        explain: up to so many tokens that weighed most for the label; None is without them.
+        runtime: what computes the network.
     """
 
     sources: Sequence[str]
@@ -76,6 +89,8 @@ class Request(NamedTuple):
     query: str | None = None
     threshold: float | None = None
     top_k: int | None = None
+    explain: int | None = None
+    runtime: Runtime = "torch"
 
 
 class ScoringResult(BaseModel):

@@ -22,15 +22,20 @@ from tasks.reading.inputs import Inputs
 from tasks.reading.sources import CorpusFile, digest_files, locate_files
 from tasks.runtime.parallel import read_ahead
 from tasks.runtime.progress import track_progress
-from tasks.scoring.chunks import REJECTED_ROWS, Chunk, read_chunks
+from tasks.scoring.chunks import REJECTED_ROWS, Chunk, cut_chunks, read_chunks
 from tasks.scoring.columns import AnswerColumns, check_answers, rank_classes
+from tasks.scoring.explanations import require_explaining
 from tasks.scoring.findings import describe_inputs, tell_rejected
+from tasks.scoring.onnx_packages import require_onnx
 from tasks.scoring.outputs import Output, check_output, publish_files
 from tasks.scoring.profile import make_profile, profile_texts
 from tasks.scoring.request import Classifier, Request, ScoringModel, ScoringResult
 from tasks.scoring.sql_table import check_table, write_table
 from tasks.scoring.work import Record, Work, has_work, open_work
 from tasks.scoring.writers import WRITERS, write_csv, write_parquet
+
+_EXPLAINED_ROWS = 1 << 11  # of a chunk whose labels are explained, which takes a hundred times as long
+_EXPLAINED_BYTES = 1 << 18  # of its text
 
 
 class _Prepared(NamedTuple):
@@ -49,7 +54,9 @@ def check_request(request: Request) -> None:
         ConfigError: an option is out of its range.
         InputError, StoreError, ServiceError: the output cannot be written.
     """
-    check_answers(request.threshold, request.top_k)
+    check_answers(request.threshold, request.top_k, request.explain)
+    if request.runtime == "onnx":
+        require_onnx("scoring.runtime onnx")
     check_output(request.output)
     if request.output.kind == "table":
         check_table(request.output, unfinished=has_work(request.output.shown))
@@ -80,17 +87,22 @@ def score_files(request: Request, model: ScoringModel, reading: Reading) -> Scor
         reading: how files are read.
 
     Raises:
-        InputError: a file cannot be read, or no row at all has a text that can be classified and some cannot be read.
+        InputError: a file cannot be read, or no row at all has a text that can be classified and some cannot be read;
+            or the model cannot do what the request asks for.
         StoreError, ServiceError: the output cannot be written.
     """
     started = time.perf_counter()
     inputs, output = Inputs(locate_inputs(request, reading), reading), request.output
-    columns = AnswerColumns(model.labels, model.name, model.version, request.threshold, request.top_k)
+    if request.explain is not None:
+        require_explaining(f"models:/{model.name}/{model.version}", explains=model.explains)
+    options = (request.threshold, request.top_k, request.explain)
+    columns = AnswerColumns(model.labels, model.name, model.version, *options)
     digest, schema = digest_files([file.file for file in inputs.files]), columns.join(inputs.schema)
     key = {
         "input": digest,
         "reading": reading.model_dump(mode="json"),
         "answers": columns._asdict(),
+        "runtime": model.runtime,
         "output": output._asdict(),
         "schema": str(schema),
     }
@@ -133,11 +145,18 @@ def _compute(work: Work, inputs: Inputs, columns: AnswerColumns, classifier: Cla
         record = work.find(number)
         return _Prepared(number, chunk, record, None if record else classifier.prepare(chunk.texts.drop_null()))
 
-    for number, chunk, record, texts in read_ahead(map(prepare, enumerate(read_chunks(inputs)))):
+    chunks = read_chunks(inputs)
+    if columns.explain is not None:
+        chunks = cut_chunks(chunks, _EXPLAINED_ROWS, _EXPLAINED_BYTES)
+    for number, chunk, record, texts in read_ahead(map(prepare, enumerate(chunks))):
         if record is None:
             probabilities = classifier.classify(texts)
-            there = chunk.texts.is_valid()
-            rows = pa.table([*chunk.table.columns, *columns.fill(there, probabilities)], schema=schema)
+            explanations = None
+            if columns.explain is not None:
+                best = rank_classes(probabilities, 1)[:, 0]
+                explanations = classifier.explain(chunk.texts.drop_null(), best, columns.explain)
+            answers = columns.fill(chunk.texts.is_valid(), probabilities, explanations)
+            rows = pa.table([*chunk.table.columns, *answers], schema=schema)
             record = _make_record(chunk, columns, probabilities, texts)
             work.commit(number, rows, chunk.rejected, record)
         else:

@@ -24,7 +24,7 @@ from tasks.store.disk_errors import store_errors
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory
 
-FORMAT = 1  # raise it when the rows of the same input get other answers, or chunks end elsewhere
+FORMAT = 2  # raise it when the rows of the same input get other answers, or chunks end elsewhere
 _FILES = ("rows", "rejected")
 _NAME = "output.txt"  # what messages call the output, beside the work on it
 

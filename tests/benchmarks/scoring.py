@@ -9,6 +9,7 @@ dozen words, which are made by cutting and repeating those. Each way runs in a p
 
 - limit: only the network's forward pass on padded batches of similar length that were made before, with as many threads
 - ours: `tasks.scoring`, from a Parquet file to a Parquet file, without servers
+- onnx: the same with `scoring.runtime` onnx, which needs `pip install 'gloveflow[onnx]'`
 - pyfunc, whole list: one call of the MLflow model with all texts (at most `--whole`)
 - pyfunc, row by row: a call per text, for the first `--alone` texts
 
@@ -31,10 +32,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-WAYS = ("limit", "ours", "whole", "alone")
+WAYS = ("limit", "ours", "onnx", "whole", "alone")
 NAMES = {
     "limit": "limit: the network on padded batches",
     "ours": "ours: file to file",
+    "onnx": "ours, ONNX Runtime",
     "whole": "pyfunc, whole list",
     "alone": "pyfunc, row by row",
 }
@@ -74,7 +76,7 @@ def measure(way: str, path: Path, model: str, output: Path, most: int) -> dict[s
     from tasks.tracking.loading import load_model
 
     loaded = load_model(model, "champion")
-    texts = [] if way == "ours" else pq.read_table(path, columns=["text"])["text"].to_pylist()[: most or None]
+    texts = [] if way in ("ours", "onnx") else pq.read_table(path, columns=["text"])["text"].to_pylist()[: most or None]
     body, count = prepare(way, loaded, texts, path, output, model)
     started = clock()
     body()
@@ -98,14 +100,17 @@ def prepare(
         return lambda: [loaded.classify([text]) for text in texts], len(texts)
     if way == "limit":
         return prepare_limit(loaded, texts), len(texts)
+    from pipeline_config.settings import Runtime
     from tasks.scoring.outputs import parse_output
     from tasks.scoring.registered import make_scoring_model
     from tasks.scoring.request import Request, change_reading
     from tasks.scoring.score_texts import score_files
 
-    request = Request([str(path)], parse_output(str(output)))
+    runtime: Runtime = "onnx" if way == "onnx" else "torch"
+    request = Request([str(path)], parse_output(str(output)), runtime=runtime)
+    scoring_model = make_scoring_model(model, loaded, runtime)
     reading = change_reading(loaded.reading, {"text_column": ("text",), "label_column": None})
-    return lambda: score_files(request, make_scoring_model(model, loaded), reading), pq.read_metadata(path).num_rows
+    return lambda: score_files(request, scoring_model, reading), pq.read_metadata(path).num_rows
 
 
 def prepare_limit(loaded: Any, texts: list[str]) -> Callable[[], object]:
@@ -180,7 +185,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         paths = write_texts(arguments.texts, Path(folder), arguments.rows, arguments.short)
-        most = {"limit": 50_000, "ours": 0, "whole": arguments.whole, "alone": arguments.alone}
+        most = {"limit": 50_000, "ours": 0, "onnx": 0, "whole": arguments.whole, "alone": arguments.alone}
         for name, path in paths.items():
             rows = arguments.rows if name == "texts" else arguments.short
             output = Path(folder, f"{name}-scored.parquet")

@@ -5,8 +5,8 @@
 Files are CSV, TSV, JSON lines, JSON arrays, Parquet and plain text, several at once, with unusual characters, nulls,
 blank texts, numbers as texts, rows of the wrong shape, bytes that are not in the encoding, columns named like those of
 the answers, and files that are no such files at all. The output is Parquet, CSV, JSON lines, a directory or a table.
-Each text holds the number of its row, and the model answers by this number, so that an answer beside a wrong text is
-found. Every row is in the output, in order and with its other columns, or in the list of rejected rows. Blocks and
+Each text holds the number of its row, and the model answers by this number, so that an answer or explanation beside a wrong
+text is found. Every row is in the output, in order and with its other columns, or in the list of rejected rows. Blocks and
 chunks have random sizes. Only our own errors may be raised.
 
 Then processes that score are killed at random operations on files and at random calls of the model, and started again.
@@ -39,7 +39,8 @@ import pyarrow.parquet as pq
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import GloveflowError
 from tasks.reading import byte_stream
-from tasks.scoring import chunks
+from tasks.scoring import chunks, score_texts
+from tasks.scoring.explanations import EXPLANATIONS
 from tasks.scoring.outputs import parse_output
 from tasks.scoring.registered import Texts
 from tasks.scoring.request import Request, ScoringModel, ScoringResult
@@ -79,10 +80,19 @@ class ById:
             rows[place, best] = score
         return rows
 
+    def explain(self, texts: pa.Array, targets: np.ndarray, count: int) -> pa.Array:  # noqa: ARG002
+        pairs = zip(texts.to_pylist(), targets.tolist(), strict=True)
+        return pa.array([explanation(text, target) for text, target in pairs], EXPLANATIONS)
+
+
+def explanation(text: str, target: int) -> list[dict[str, Any]]:
+    """Return the explanation of an answer: the beginning of the text, and the class."""
+    return [{"token": text[:4], "weight": float(target)}]
+
 
 def make_model(calls: Path | None = None) -> ScoringModel:
     """Return the model, which wants a column `text`."""
-    return ScoringModel("by-id", "1", LABELS, Reading(), lambda: contextlib.nullcontext(ById(calls)))
+    return ScoringModel("by-id", "1", LABELS, Reading(), lambda: contextlib.nullcontext(ById(calls)), explains=True)
 
 
 class Row:
@@ -168,6 +178,11 @@ def check_rows(rows: list[Row], found: list[dict[str, Any]], place: str, result:
         assert (mine["label"] or None) == label, f"row {row.number}: label {mine['label']!r}, expected {label!r}"
         if row.answered:
             assert abs(float(mine["score"]) - score) < 1e-12, f"row {row.number}: score {mine['score']}"
+        if "explanation" in mine:
+            found_tokens = mine["explanation"]
+            found_tokens = json.loads(found_tokens) if found_tokens and isinstance(found_tokens, str) else found_tokens
+            tokens = explanation(str(row.text), best) if row.answered else None
+            assert (found_tokens or None) == tokens, f"row {row.number}: explanation {found_tokens}"
         assert str(mine["version"]) == "1"
 
 
@@ -175,6 +190,7 @@ def play_file(draw: random.Random, folder: Path) -> bool:
     """Score generated files and check the output; return whether they could be scored."""
     byte_stream.BLOCK_BYTES = draw.choice([64, 300, 8 << 20])
     chunks.CHUNK_ROWS = draw.choice([1, 7, 1 << 14])
+    score_texts._EXPLAINED_ROWS, score_texts._EXPLAINED_BYTES = draw.choice([1, 3, 1 << 11]), draw.choice([9, 1 << 18])
     other, files, rows = draw.choice(NAMES), [], []
     for name in ("one", "two")[: draw.choice([1, 1, 2])]:
         path, more = write_file(draw, folder, name, len(rows) + 1, other)
@@ -192,7 +208,7 @@ def play_file(draw: random.Random, folder: Path) -> bool:
         if place == "table"
         else parse_output(f"{folder}/{place}")
     )
-    request = Request([str(path) for path in files], output)
+    request = Request([str(path) for path in files], output, explain=draw.choice([None, None, 2]))
     try:
         check_request(request)
         result = score_files(request, make_model(), Reading())
@@ -209,18 +225,22 @@ def play_file(draw: random.Random, folder: Path) -> bool:
 def play_kill(draw: random.Random, folder: Path) -> bool:
     """Kill a scoring at a random operation, start it again, and compare; return whether it was killed before its end."""
     byte_stream.BLOCK_BYTES, chunks.CHUNK_ROWS = 200, 10
+    score_texts._EXPLAINED_ROWS, explain = 6, draw.choice([None, 2])
     source = folder / "in.csv"
     noise = [draw.choice(["x", "", "y,z"]) for _ in range(100)]
     source.write_text("id,text\n" + "".join(f"{i},#{i}# {n}\n" for i, n in enumerate(noise)))
     place = draw.choice(OUTPUTS[:4])
-    _run(source, folder / "whole" / place, None)
+    _run(source, folder / "whole" / place, None, explain)
     calls = folder / "calls"
-    _run(source, folder / "whole" / place, None, calls)  # counts the chunks, and replaces an output that is there
+    _run(
+        source, folder / "whole" / place, None, explain, calls
+    )  # counts the chunks, and replaces an output that is there
     whole = len(calls.read_text().splitlines())
     calls.unlink()
-    killed = _run(source, folder / "killed" / place, draw.randint(1, int((folder / "whole.count").read_text())), calls)
+    kill_at = draw.randint(1, int((folder / "whole.count").read_text()))
+    killed = _run(source, folder / "killed" / place, kill_at, explain, calls)
     complete = not killed or (folder / "killed" / place).exists()  # then the next one is a new scoring
-    _run(source, folder / "killed" / place, None, calls)
+    _run(source, folder / "killed" / place, None, explain, calls)
     made = {path.relative_to(folder / "killed"): path.read_bytes() for path in _files(folder / "killed")}
     expected = {path.relative_to(folder / "whole"): path.read_bytes() for path in _files(folder / "whole")}
     assert made.keys() == expected.keys(), f"{sorted(map(str, made))}, expected {sorted(map(str, expected))}"
@@ -231,7 +251,7 @@ def play_kill(draw: random.Random, folder: Path) -> bool:
     return killed
 
 
-def _run(source: Path, output: Path, kill_at: int | None, calls: Path | None = None) -> bool:
+def _run(source: Path, output: Path, kill_at: int | None, explain: int | None, calls: Path | None = None) -> bool:
     """Score in a forked process, which is killed at an operation; return whether it was."""
     output.parent.mkdir(exist_ok=True)
     name = f"{output}/" if not output.suffix else str(output)
@@ -241,7 +261,7 @@ def _run(source: Path, output: Path, kill_at: int | None, calls: Path | None = N
         killer = _Killer(kill_at)
         sys.addaudithook(killer)
         try:
-            request = Request([str(source)], parse_output(name), threshold=0.5)
+            request = Request([str(source)], parse_output(name), threshold=0.5, explain=explain)
             check_request(request)
             score_files(request, make_model(calls), Reading())
             output.parent.with_suffix(".count").write_text(str(killer.count))
@@ -276,12 +296,14 @@ def _files(folder: Path) -> Iterator[Path]:
 def own_place() -> Iterator[Path]:
     """Give the body a folder, with artifacts of its own, and put the sizes back after it."""
     sizes, before = (byte_stream.BLOCK_BYTES, chunks.CHUNK_ROWS), os.environ.get("GLOVEFLOW_ARTIFACTS")
+    explained = score_texts._EXPLAINED_ROWS, score_texts._EXPLAINED_BYTES
     with tempfile.TemporaryDirectory(prefix="scored-") as folder:
         os.environ["GLOVEFLOW_ARTIFACTS"] = f"{folder}/artifacts"
         try:
             yield Path(folder)
         finally:
             byte_stream.BLOCK_BYTES, chunks.CHUNK_ROWS = sizes
+            score_texts._EXPLAINED_ROWS, score_texts._EXPLAINED_BYTES = explained
             os.environ.pop("GLOVEFLOW_ARTIFACTS")
             if before is not None:
                 os.environ["GLOVEFLOW_ARTIFACTS"] = before

@@ -78,12 +78,15 @@ class TestRegisteredModel:
         source, output = tmp_path / "texts.txt", tmp_path / "scored.jsonl"
         source.write_text("\n".join(TEXTS) + "\n")
         result = score_file(
-            source=str(source), output=str(output), model="gloveflow-tiny", version=1, threshold=1.0, top_k=2
+            source=str(source), output=str(output), model="gloveflow-tiny", version=1, threshold=1.0, top_k=2, explain=2
         )
         rows = [json.loads(line) for line in output.read_text().splitlines()]
         assert [row["version"] for row in rows] == ["1"] * 3
         assert [row["abstained"] for row in rows] == [True, None, True]
         assert "label_2" in rows[0]
+        assert len(rows[0]["explanation"]) == 2
+        assert {token["token"] for token in rows[0]["explanation"]} & {"goal", "match"}
+        assert rows[1]["explanation"] is None
         assert "p_food" not in rows[0]
         client = open_client()
         experiment = client.get_experiment_by_name("gloveflow/scoring/gloveflow-tiny").experiment_id

@@ -113,7 +113,7 @@ def _play_commands(runs: SmallRuns, artifacts: Path, draw: random.Random, number
     line = CommandLine(artifacts)
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"):
         line.environment.pop(name, None)
-    kills = list(takewhile(bool, (_kill(line, runs.options, draw) for _ in range(number))))
+    kills = list(takewhile(bool, (kill_command(line, runs.options, draw) for _ in range(number))))
     code, output = line.run(*runs.options, seconds=END_SECONDS)
     if code != 0 or "Traceback" in output:
         return kills, f"the next run ended with {code}: {output[-1500:]}"
@@ -123,10 +123,12 @@ def _play_commands(runs: SmallRuns, artifacts: Path, draw: random.Random, number
     return kills, find_leftovers(artifacts, artifacts / "prefect" / "prefect.db")
 
 
-def _kill(line: CommandLine, arguments: list[str], draw: random.Random) -> str:
-    """Kill a run, or one of its servers, and return when; an empty text if it ended before."""
+def kill_command(
+    line: CommandLine, arguments: list[str], draw: random.Random, *, earliest: float = 0, latest: float = 15
+) -> str:
+    """Kill a command, or its server, between two moments, and return when; an empty text if it ended before."""
     run = line.start(*arguments)
-    seconds, victim = draw.uniform(0, 15), draw.choice(["command", "group", "server", "everything"])
+    seconds, victim = draw.uniform(earliest, latest), draw.choice(["command", "group", "server", "everything"])
     with contextlib.suppress(subprocess.TimeoutExpired):
         run.wait(seconds)
         return ""

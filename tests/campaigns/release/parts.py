@@ -1,6 +1,6 @@
 """The parts of the campaign by name, in the order in which they are played."""
 
-from tests.campaigns.release import attacks, company, damage, databases, hardship, kills, outages, schedule
+from tests.campaigns.release import attacks, company, damage, databases, hardship, kills, outages, schedule, scoring
 from tests.campaigns.release.trials import Part
 
 _ALL: list[Part] = [
@@ -13,6 +13,7 @@ _ALL: list[Part] = [
     *hardship.PARTS,
     *company.PARTS,
     outages.PART,
+    scoring.PART,
     attacks.PART,
 ]
 PARTS = {part.name: part for part in _ALL}

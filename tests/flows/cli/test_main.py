@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.cli.main import run_command
+from flows.cli.main import build_parser, run_command
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
 
 
@@ -185,9 +185,27 @@ def test_predict_without_a_model_says_how_to_get_one(artifacts: Path, capsys: py
 def test_export_without_its_packages_says_what_to_install(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flows.cli.exporting._PACKAGES", ("numpy", "onnx_of_nobody"))
+    monkeypatch.setattr("tasks.scoring.onnx_packages.PACKAGES", ("numpy", "onnx_of_nobody"))
     assert run_command(["export", "--output", str(artifacts / "exported")]) == 2
     assert "onnx_of_nobody not installed; `pip install 'gloveflow[onnx]'`" in capsys.readouterr().err
+
+
+def test_score_with_onnx_runtime_and_without_its_packages_says_what_to_install(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = artifacts.with_name("a.csv")
+    source.write_text("text\nrain\n")
+    monkeypatch.setattr("tasks.scoring.onnx_packages.PACKAGES", ("numpy", "onnx_of_nobody"))
+    assert run_command(["score", str(source), "--set", "scoring.runtime=onnx"]) == 2
+    assert "scoring.runtime onnx: onnx_of_nobody not installed; `pip install" in capsys.readouterr().err
+
+
+def test_score_says_where_the_files_go_if_one_stands_behind_explain(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build_parser().parse_args(["score", "a.csv", "--explain"]).explain == 5
+    assert build_parser().parse_args(["score", "--explain", "3", "a.csv"]).explain == 3
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["score", "--explain", "a.csv"])
+    assert "got a.csv; give the files before this option" in capsys.readouterr().err
 
 
 def test_doctor_finds_nothing_wrong_with_this_installation(

@@ -21,6 +21,7 @@ OPTIONS: dict[str, Any] = {
     "table": None,
     "threshold": None,
     "top_k": None,
+    "explain": 5,
 }
 
 
@@ -53,6 +54,7 @@ def test_what_can_be_scored_passes(root: Path, source: Path, tmp_path: Path) -> 
         ("absent/out.csv", {}, StoreError, r"cannot be written"),
         ("in.csv", {}, InputError, r"expected another file than the input"),
         ("out.csv", {"threshold": 2.0}, ConfigError, r"--threshold: expected a probability"),
+        ("out.csv", {"explain": 101}, ConfigError, r"--explain: expected a number of tokens from 1 to 100, got 101"),
         ("out.csv", {"changes": {"no": 1}}, ConfigError, r"corpus\.no: "),
         ("out.csv", {"changes": {"text_column": ("words",)}}, InputError, r"expected a column 'words', got columns"),
         (
@@ -69,6 +71,15 @@ def test_mistakes_are_told(
 ) -> None:
     with pytest.raises(error, match=message):
         check(root, source, f"{source.parent}/{output}", **changes)
+
+
+def test_a_model_that_explains_nothing_is_told(
+    root: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.cli.scoring_checks.PART", "of_another_release")
+    with pytest.raises(InputError, match="--explain: models:/gloveflow-tiny/1 was registered by a release"):
+        check(root, source, f"{tmp_path}/out.csv", version=1)
+    check(root, source, f"{tmp_path}/out.csv", version=1, explain=None)
 
 
 def test_a_changed_file_of_the_model_is_told(root: Path, source: Path, tmp_path: Path) -> None:

@@ -14,7 +14,12 @@ from uuid import UUID
 import httpx
 import pytest
 from prefect import flow, get_client, task
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 from prefect.states import Cancelled, Completed, Pending, Running
 
 from flows.cli import session
@@ -222,6 +227,15 @@ class TestTaskRuns:
         flow_run, _ = open_runs
         with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
             flush_and_close_task_runs([flow_run], close=True)
+
+    def test_a_server_that_hangs_at_the_end_is_asked_as_during_the_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(session, "_client_settings", lambda: {PREFECT_CLIENT_MAX_RETRIES: 0})
+        with flaky_server() as server:
+            server.fail("hangs")
+            outside = {PREFECT_API_URL: f"{server.url}/api", PREFECT_API_REQUEST_TIMEOUT: 0.1}
+            with temporary_settings({**outside, PREFECT_CLIENT_MAX_RETRIES: 1}):
+                flush_and_close_task_runs([UUID(int=7)], close=True)
+            assert len(server.asked) == 1
 
 
 class TestExit:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline_config.errors import ConfigError
 from tasks.scoring.columns import AnswerColumns, check_answers, name_columns
+from tasks.scoring.explanations import EXPLANATIONS
 
 THERE = pa.array([True, False, True])
 PROBABILITIES = np.array([[0.5, 0.2, 0.3], [0.1, 0.2, 0.7]])
@@ -40,10 +41,31 @@ def test_the_best_labels_replace_the_probabilities() -> None:
     assert list(fill(top_k=9))[-4:-2] == ["label_3", "score_3"]
 
 
-@pytest.mark.parametrize(("threshold", "top_k"), [(1.5, None), (-0.1, None), (float("nan"), None), (None, 0)])
-def test_options_out_of_their_range_are_refused(threshold: float | None, top_k: int | None) -> None:
+def test_explanations_stand_beside_their_answers() -> None:
+    tokens = [[{"token": "goal", "weight": 1.5}], []]
+    columns = AnswerColumns(("a", "b", "c"), "m", "3", threshold=0.1, explain=1)
+    filled = columns.fill(THERE, PROBABILITIES, pa.array(tokens, EXPLANATIONS))
+    table = pa.table(filled, schema=pa.schema(columns.fields))
+    assert table.column_names[-4:] == ["abstained", "explanation", "model", "version"]
+    assert table["explanation"].to_pylist() == [tokens[0], None, []]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "top_k", "explain"),
+    [
+        (1.5, None, None),
+        (-0.1, None, None),
+        (float("nan"), None, None),
+        (None, 0, None),
+        (None, None, 0),
+        (None, None, 101),
+    ],
+)
+def test_options_out_of_their_range_are_refused(
+    threshold: float | None, top_k: int | None, explain: int | None
+) -> None:
     with pytest.raises(ConfigError, match="expected a"):
-        check_answers(threshold, top_k)
+        check_answers(threshold, top_k, explain)
 
 
 def test_names_that_are_taken_get_input_in_front() -> None:

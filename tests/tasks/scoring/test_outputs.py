@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError, GloveflowError, InputError, ServiceError, StoreError
+from pipeline_config.settings import Runtime
 from tasks.reading import byte_stream
 from tasks.scoring import chunks
 from tasks.scoring.outputs import Output, parse_output
@@ -41,10 +43,12 @@ def source(tmp_path: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return path
 
 
-def score(source: Path, output: str, table: str | None = None) -> ScoringResult:
-    request = Request([str(source)], parse_output(output, table))
+def score(
+    source: Path, output: str, table: str | None = None, *, explain: int | None = None, runtime: Runtime = "torch"
+) -> ScoringResult:
+    request = Request([str(source)], parse_output(output, table), explain=explain, runtime=runtime)
     check_request(request)
-    return score_files(request, make_model(), Reading())
+    return score_files(request, make_model()._replace(runtime=runtime), Reading())
 
 
 @pytest.fixture
@@ -215,3 +219,30 @@ def test_another_input_begins_anew_and_removes_what_was_finished(
     pq.write_table(pq.read_table(source).slice(0, 2), source)
     result = score(source, output)
     assert (result.rows, result.resumed_rows) == (2, 0)
+
+
+@pytest.mark.parametrize(("options", "resumed"), [({}, 3), ({"explain": 3}, 0), ({"runtime": "onnx"}, 0)])
+def test_other_explanations_or_another_runtime_begin_anew(
+    options: dict[str, Any], resumed: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, first = f"{tmp_path}/out.parquet", {"explain": 2, "runtime": "torch"}
+    monkeypatch.setattr("tasks.scoring.score_texts.require_onnx", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.scoring.score_texts._publish", lambda *_: (_ for _ in ()).throw(OSError("a disk")))
+        with pytest.raises(OSError, match="a disk"):
+            score(source, output, **first)  # type: ignore[arg-type]
+    assert score(source, output, **{**first, **options}).resumed_rows == resumed
+
+
+def test_a_model_that_explains_nothing_is_refused_by_name(source: Path, tmp_path: Path) -> None:
+    request = Request([str(source)], parse_output(f"{tmp_path}/out.csv"), explain=5)
+    with pytest.raises(InputError, match="--explain: models:/by-id/1 was registered by a release"):
+        score_files(request, make_model()._replace(explains=False), Reading())
+
+
+def test_a_runtime_that_is_not_installed_is_told_before(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.scoring.onnx_packages.PACKAGES", ("numpy", "onnx_of_nobody"))
+    with pytest.raises(ConfigError, match=r"scoring\.runtime onnx: onnx_of_nobody not installed; `pip install"):
+        score(source, f"{tmp_path}/out.csv", runtime="onnx")
