@@ -166,7 +166,10 @@ def run_ours(files: list[str]) -> None:
     tokens = clock(
         "tokenize", lambda: tokenize_corpus.fn(documents, TokenizationConfig(), identify_tokenizer("basic_english"))
     )
-    vocabulary = clock("vocabulary", lambda: build_vocabulary.fn(tokens, VocabularyConfig()))
+    vocabulary = clock(
+        "vocabulary",
+        lambda: build_vocabulary.fn(tokens, VocabularyConfig(min_freq=2, max_size=30_000, extend_from_vectors=0)),
+    )
     bucketing = BucketingConfig(max_length=LONGEST, batch_size=BATCH)
     with ThreadPoolExecutor(1) as pool:  # the flow runs these two at the same time, too
         aligned = pool.submit(align_embeddings.fn, vocabulary, vectors, tokens, AlignmentConfig(), 0)

@@ -185,7 +185,9 @@ def measure_here(options: argparse.Namespace) -> None:
 
 def time_logging(split: EncodedSplit, hidden: int, rounds: int) -> None:
     """Print the time of an epoch without any reports, and with progress and metrics logged to MLflow as in a run."""
-    config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision="fp32", device="cpu", epochs=1)
+    config = TrainingConfig(
+        optimizer="adam", learning_rate=1e-3, precision="fp32", device="cpu", epochs=1, ema_decay=None
+    )
     few = dataclasses.replace(
         split,
         offsets=split.offsets[:65],
@@ -362,7 +364,9 @@ def run_ours(
 ) -> Callable[[Batches], None]:
     """Return the project's own steps."""
     network = make_network(hidden, **{"pooling": "last", **options}).to(device)
-    config = TrainingConfig(optimizer="adam", learning_rate=1e-3, precision=precision, layout=layout, epochs=1)
+    config = TrainingConfig(
+        optimizer="adam", learning_rate=1e-3, precision=precision, layout=layout, epochs=1, ema_decay=None
+    )
     training = Training(network, split, split, config=config, batch_size=BATCH, seed=0)
     network.train()
 

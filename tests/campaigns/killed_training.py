@@ -137,7 +137,13 @@ def train(
     )  # fmt: skip
     network.reset_weights(torch.Generator().manual_seed(0))
     config = TrainingConfig(
-        epochs=EPOCHS, precision=precision, ema_decay=0.9, patience=None, log_every_steps=1, adversarial=dropout
+        epochs=EPOCHS,
+        learning_rate=2e-3,
+        precision=precision,
+        ema_decay=0.9,
+        patience=None,
+        log_every_steps=1,
+        adversarial=dropout,
     )
     documents = steps // EPOCHS * BATCH
     history, last = fit(

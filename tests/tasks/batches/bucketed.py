@@ -41,8 +41,10 @@ def bucket(
     """Run the stage, and those before it, on a corpus."""
     documents = documents_of(corpus)
     tokens = tokenize_corpus.fn(documents, TokenizationConfig(shard_documents=2), "basic_english 1")
-    vocabulary = build_vocabulary.fn(tokens, VocabularyConfig(min_freq=1, specials=specials))
-    return bucket_corpus.fn(tokens, vocabulary, BucketingConfig(**options), seed)
+    vocabulary = build_vocabulary.fn(tokens, VocabularyConfig(min_freq=1, extend_from_vectors=0, specials=specials))
+    return bucket_corpus.fn(
+        tokens, vocabulary, BucketingConfig(**{"max_length": 300, "batch_size": 64, **options}), seed
+    )
 
 
 def rows_of(buckets: ArtifactRef, split: str) -> list[tuple[object, ...]]:

@@ -130,10 +130,10 @@ def test_a_vocabulary_of_another_tokenizer_is_refused(artifacts: Path) -> None:
     first, second = (
         tokenize_corpus.fn(documents, config, version) for version in ("basic_english 1", "basic_english 2")
     )
-    vocabulary = build_vocabulary.fn(first, VocabularyConfig(min_freq=1))
+    vocabulary = build_vocabulary.fn(first, VocabularyConfig(min_freq=1, extend_from_vectors=0))
     expected = "the tokens come from the tokenizer basic_english 2, the vocabulary from basic_english 1; build"
     with pytest.raises(InputError, match=expected):
-        bucket_corpus.fn(second, vocabulary, BucketingConfig(), 0)
+        bucket_corpus.fn(second, vocabulary, BucketingConfig(batch_size=8, max_length=9), 0)
 
 
 def test_more_special_tokens_move_the_other_ids(artifacts: Path) -> None:

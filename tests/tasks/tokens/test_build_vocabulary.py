@@ -88,7 +88,9 @@ def test_the_order_of_the_dictionary_does_not_matter(seed: int) -> None:
 
 
 def test_the_stage_writes_the_vocabulary_and_its_share_of_the_train_tokens(artifacts: Path) -> None:
-    reference = build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=4, max_size=None))
+    reference = build_vocabulary.fn(
+        tokens_of(COUNTS), VocabularyConfig(min_freq=4, max_size=None, extend_from_vectors=0)
+    )
     table = reference.read_table(VOCABULARY_FILE)
     assert table.schema == VOCABULARY
     assert table["token"].to_pylist() == ["<pad>", "<unk>", "the", "a", "b"]
@@ -97,7 +99,7 @@ def test_the_stage_writes_the_vocabulary_and_its_share_of_the_train_tokens(artif
 
 
 def test_the_stage_obeys_the_largest_size(artifacts: Path) -> None:
-    reference = build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=1, max_size=3))
+    reference = build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=1, max_size=3, extend_from_vectors=0))
     assert reference.read_table(VOCABULARY_FILE)["token"].to_pylist() == ["<pad>", "<unk>", "the"]
 
 
@@ -109,7 +111,7 @@ def test_a_vocabulary_of_special_tokens_only_is_refused(
     artifacts: Path, counts: list[tuple[object, ...]], train_tokens: int
 ) -> None:
     with pytest.raises(InputError) as caught:
-        build_vocabulary.fn(tokens_of(counts), VocabularyConfig(min_freq=10))
+        build_vocabulary.fn(tokens_of(counts), VocabularyConfig(min_freq=10, extend_from_vectors=0))
     assert str(caught.value) == (
         f"vocabulary: no token occurs 10 times in the train split, which has {train_tokens} tokens; "
         "lower vocabulary.min_freq or use more documents"
@@ -118,7 +120,9 @@ def test_a_vocabulary_of_special_tokens_only_is_refused(
 
 
 def test_the_vocabulary_is_read_back_from_the_store(artifacts: Path) -> None:
-    vocabulary = Vocabulary.read(build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=4)))
+    vocabulary = Vocabulary.read(
+        build_vocabulary.fn(tokens_of(COUNTS), VocabularyConfig(min_freq=4, extend_from_vectors=0))
+    )
     assert vocabulary.itos == ["<pad>", "<unk>", "the", "a", "b"]
     assert (vocabulary.specials, vocabulary.tokenizer, len(vocabulary)) == (2, "basic_english 1", 5)
 
@@ -127,7 +131,7 @@ def test_the_vocabulary_is_read_back_from_the_store(artifacts: Path) -> None:
 
 
 def test_special_tokens_are_those_configured(artifacts: Path) -> None:
-    config = VocabularyConfig(specials=("[PAD]", "[UNK]", "cat"), min_freq=4)
+    config = VocabularyConfig(specials=("[PAD]", "[UNK]", "cat"), min_freq=4, extend_from_vectors=0)
     reference = build_vocabulary.fn(tokens_of(COUNTS), config)
     assert reference.read_table(VOCABULARY_FILE)["token"].to_pylist() == [
         "[PAD]",
