@@ -112,8 +112,8 @@ class Checkpoints:
             shown = "; ".join(differences.values())
             raise TrainingError(
                 f"{path}: this checkpoint was made on another machine ({shown}), so the numbers would differ "
-                "from those of an unbroken training. Set training.resume_elsewhere=true to resume from it, or delete the "
-                "file to start from the beginning"
+                "from those of an unbroken training. Set training.resume_elsewhere=true to resume from it, or delete "
+                "the file to start from the beginning"
             )
         self.machines = machines if differences else machines[:-1]
         return True
