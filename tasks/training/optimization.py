@@ -16,7 +16,7 @@ from tasks.served.network import TextClassifier
 
 START, END = 1 / 25, 1 / 25 / 1e4  # learning rates of one_cycle at its first and last step, as shares of the peak
 PLATEAU_FACTOR = 0.5
-WIDE_RATE = 5.0  # learning rate of the bag of bigrams, as a multiple of the others
+WIDE_RATE = 0.04  # peak learning rate of the bag of bigrams
 
 
 def build_optimizers(network: TextClassifier, config: TrainingConfig) -> list[torch.optim.Optimizer]:
@@ -36,7 +36,7 @@ def build_optimizers(network: TextClassifier, config: TrainingConfig) -> list[to
     if table is None:
         return [deep]
     torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # torch warns if this is not said
-    return [deep, torch.optim.Adagrad([table], lr=WIDE_RATE * config.learning_rate)]
+    return [deep, torch.optim.Adagrad([table], lr=WIDE_RATE)]
 
 
 def sparse_weight(network: TextClassifier) -> nn.Parameter | None:

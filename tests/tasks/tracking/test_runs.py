@@ -10,13 +10,16 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from pipeline_config.contracts.tokens import CorpusFacts
 from pipeline_config.errors import ServiceError
+from pipeline_config.rules import RULES, choose_settings, list_open_settings
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.cancellation import WorkStopped
 from tasks.store import locks
 from tasks.store.artifacts import artifacts_root
 from tasks.tracking import runs
 from tasks.tracking.database import list_foreign_places
+from tasks.tracking.run_settings import log_chosen_settings
 from tasks.tracking.runs import (
     end_dead_runs,
     find_commit,
@@ -145,7 +148,19 @@ class TestRunContent:
         sections = CONFIG.model_dump()
         leaves = {name for name, value in sections.items() if not isinstance(value, dict)}
         leaves |= {f"{name}.{key}" for name, value in sections.items() if isinstance(value, dict) for key in value}
-        assert run.data.params.keys() == leaves
+        open_settings = list_open_settings(CONFIG)
+        assert open_settings
+        assert run.data.params.keys() == leaves - set(open_settings)
+
+    def test_settings_that_a_rule_chose_are_added_when_they_are_known(self, run):
+        facts = CorpusFacts(documents=100, classes=2, tokens=1000, usual_length=40)
+        chosen = choose_settings(CONFIG, facts)
+        log_chosen_settings(run.info.run_id, chosen.config, chosen.reasons)
+        params = open_client().get_run(run.info.run_id).data.params
+        assert params["bucketing.batch_size"] == "8"
+        assert params.keys() >= set(RULES)
+        path = open_client().download_artifacts(run.info.run_id, "config.yaml")
+        assert PipelineConfig.model_validate(yaml.safe_load(Path(path).read_text("utf-8"))) == chosen.config
 
     def test_configuration_is_an_artifact_that_reads_back(self, run):
         path = open_client().download_artifacts(run.info.run_id, "config.yaml")

@@ -81,7 +81,7 @@ class TestSchedules:
 
     def test_every_group_gets_its_share_of_its_own_peak(self):
         optimizers = build_optimizers(make_network(bigram_buckets=5), configure(embedding_learning_rate=0.001))
-        peaks = [0.02, 0.001, WIDE_RATE * 0.02]
+        peaks = [0.02, 0.001, WIDE_RATE]
         for factor in (0.5, 0.1):
             assert set_learning_rates(optimizers, factor) == pytest.approx(0.02 * factor)
             rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
@@ -125,7 +125,7 @@ class TestOptimizer:
         assert set(table.weight.any(dim=1).nonzero().flatten().tolist()) == {3, 4, 5, 6, *pairs}
         # the first step of Adagrad moves each weight by its learning rate
         assert table.weight[table.weight != 0].abs().tolist() == pytest.approx(
-            [WIDE_RATE * 0.02] * (4 + len(set(pairs)))
+            [WIDE_RATE] * (4 + len(set(pairs)))
         )
 
 
