@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline_config.errors import InputError
 from tasks.scoring.explanations import choose_tokens
@@ -51,12 +52,15 @@ def test_onnx_runtime_gives_the_same_probabilities_whatever_the_number_of_thread
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr("tasks.scoring.network.BATCH_TOKENS", 40)
-    texts, found = pa.array(TEXTS, pa.large_string()), []
+    monkeypatch.setattr("tasks.scoring.network.THREADS", 3)
+    texts, found, before = pa.array(TEXTS, pa.large_string()), [], torch.get_num_threads()
     for threads in (1, 3):
-        monkeypatch.setattr("tasks.scoring.network.THREADS", threads)
-        monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # noqa: B023
-        with make_scoring_model(MODEL, loaded, "onnx").open() as classifier:
-            found.append(classifier.classify(classifier.prepare(texts)))
+        torch.set_num_threads(threads)
+        try:
+            with make_scoring_model(MODEL, loaded, "onnx").open() as classifier:
+                found.append(classifier.classify(classifier.prepare(texts)))
+        finally:
+            torch.set_num_threads(before)
     assert (found[0] == found[1]).all()
     with NetworkClassifier(loaded.served, threads=1) as plain:
         expected = plain.classify(plain.prepare(texts))

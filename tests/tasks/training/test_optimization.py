@@ -124,9 +124,7 @@ class TestOptimizer:
         pairs = table.hash_pairs(input_ids)[[0, 1, 1], [0, 0, 1]].tolist()
         assert set(table.weight.any(dim=1).nonzero().flatten().tolist()) == {3, 4, 5, 6, *pairs}
         # the first step of Adagrad moves each weight by its learning rate
-        assert table.weight[table.weight != 0].abs().tolist() == pytest.approx(
-            [WIDE_RATE] * (4 + len(set(pairs)))
-        )
+        assert table.weight[table.weight != 0].abs().tolist() == pytest.approx([WIDE_RATE] * (4 + len(set(pairs))))
 
 
 @pytest.mark.parametrize("largest", [None, 0.1, 1e9])
