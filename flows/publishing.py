@@ -80,11 +80,10 @@ def log_results(run: runs.TrackedRun, outputs: RunOutputs, spread: dict[str, flo
 
 def publish_chosen(run_id: str, chosen: ChosenSettings) -> None:
     """Log the settings that rules chose, each with its reason: a line, parameters and a table of the MLflow run."""
-    settings = run_settings.list_settings(chosen.config)
-    for key, reason in chosen.reasons.items():
-        logger.info("%s = %s, by the rule: %s", key, settings[key], reason)
-    run_settings.log_chosen_settings(run_id, chosen.config, chosen.reasons)
-    rows = [{"setting": key, "value": settings[key], "reason": reason} for key, reason in chosen.reasons.items()]
+    for key, choice in chosen.choices.items():
+        logger.info("%s = %s, by the rule: %s", key, choice.value, choice.reason)
+    run_settings.log_chosen_settings(run_id, chosen.config, chosen.choices)
+    rows = [{"setting": key, **choice.model_dump()} for key, choice in chosen.choices.items()]
     runs.log_table(run_id, rows, "settings_by_rule")
 
 

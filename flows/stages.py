@@ -87,7 +87,7 @@ def choose_open_settings(config: PipelineConfig, sources: Sources, run_id: str) 
         return config
     sources.tokens.wait()
     if not sources.tokens.state.is_completed():
-        raise_first_error(sources)
+        raise_first_error([sources.corpus, sources.documents, sources.tokens])
     chosen = choose_settings(config, measure_corpus(iterate_shards(sources.tokens.result())))
     publish_chosen(run_id, chosen)
     return chosen.config

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flows.cli.findings import Finding
-    from flows.cli.inspection import ChosenValue
     from flows.cli.server_process import Server
     from flows.outputs import PipelineResult, StageSummary
     from pipeline_config.contracts import analysis
     from pipeline_config.resolve import ResolvedConfig
+    from pipeline_config.rules import Choice
     from pipeline_config.settings import PipelineConfig
     from tasks.registry.register_model import Registration
     from tasks.scoring.request import ScoringResult
@@ -267,7 +267,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(mask_values(value), ensure_ascii=False, indent=1))
 
 
-def print_config(resolved: "ResolvedConfig", chosen: "Mapping[str, ChosenValue]", *, as_yaml: bool) -> None:
+def print_config(resolved: "ResolvedConfig", chosen: "Mapping[str, Choice]", *, as_yaml: bool) -> None:
     """Print each value with the layer or the rule that set it, or all values as a YAML file for `--config`."""
     values = resolved.config.model_dump(mode="json")
     if as_yaml:
@@ -276,8 +276,11 @@ def print_config(resolved: "ResolvedConfig", chosen: "Mapping[str, ChosenValue]"
         print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
         return
     from pipeline_config.resolve import flatten
+    from pipeline_config.rules import list_open_settings
 
+    by_rule = dict.fromkeys(list_open_settings(resolved.config), "a rule chooses it, as `gloveflow inspect` shows")
+    by_rule |= {key: f"by the rule: {choice.reason}" for key, choice in chosen.items()}
     for key, value in flatten(values):
-        choice = chosen.get(key)
-        shown, origin = (choice.value, f"by the rule: {choice.reason}") if choice else (value, resolved.origins[key])
+        shown = chosen[key].value if key in chosen else value
+        origin = by_rule.get(key, resolved.origins[key])
         print(f"{key:34} {'null' if shown is None else shown!s:34} {origin}")

@@ -36,11 +36,20 @@ def check_inputs(config: PipelineConfig) -> None:
     if not is_local(config.corpus) or _is_packaged(config.corpus):
         return
     source = locate_corpus(config.corpus, with_digest=False)
-    if sum(map(_measure, source.files)) <= SMALL_BYTES:
+    if _is_small(source):
         with tempfile.TemporaryDirectory() as folder:
             write_to(Path(folder), source, config)
     else:
         _check_columns(source, config.corpus)
+
+
+def is_small(config: CorpusConfig) -> bool:
+    """Return whether a corpus can be read as a whole in a second or two.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    return is_local(config) and _is_small(locate_corpus(config, with_digest=False))
 
 
 def is_local(config: CorpusConfig) -> bool:
@@ -74,6 +83,10 @@ def _check_columns(source: CorpusRef, config: CorpusConfig) -> None:
     """Read the beginning of the first file of each format and split, which fails where a column is missing."""
     for file in {(file.kind, file.split): file for file in reversed(source.files)}.values():
         next(read_blocks(Path(file.path), file.kind, config.reading, file.constants), None)
+
+
+def _is_small(source: CorpusRef) -> bool:
+    return sum(map(_measure, source.files)) <= SMALL_BYTES
 
 
 def _measure(file: CorpusFile) -> int:

@@ -7,7 +7,6 @@ import tempfile
 from collections import Counter
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +15,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from flows.cli.console import print_error
-from flows.cli.inputs import write_to
+from flows.cli.inputs import is_small, write_to
 from pipeline_config.contracts.corpus import CorpusProfile, FileRows
 from pipeline_config.contracts.tokens import CorpusFacts
 from pipeline_config.errors import ConfigError, GloveflowError
-from pipeline_config.rules import choose_settings, get_setting, list_open_settings
+from pipeline_config.rules import Choice, choose_settings, list_open_settings
 from pipeline_config.schemas import DOCUMENTS_FILE, UNLABELLED_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.reading.sources import CorpusFile, locate_corpus
@@ -74,13 +73,6 @@ class Tokens(BaseModel):
     vectors: str
 
 
-class ChosenValue(BaseModel):
-    """What a rule chooses for a setting, and why."""
-
-    value: Any
-    reason: str
-
-
 class Inspection(BaseModel):
     """What was found; see `CorpusProfile` for what `profile` holds.
 
@@ -102,7 +94,7 @@ class Inspection(BaseModel):
     rejected: dict[str, list[Example]]
     unlabelled: list[Example]
     tokens: Tokens
-    chosen: dict[str, ChosenValue]
+    chosen: dict[str, Choice]
     training_seconds: float
     command: str
 
@@ -136,24 +128,18 @@ def inspect(config: PipelineConfig, *, command: str) -> Inspection:
         rejected=_choose_examples(rejected, profile.files),
         unlabelled=[_make_example(row["doc_id"], row["text"], profile.files) for row in unlabelled],
         tokens=tokens,
-        chosen={
-            key: ChosenValue(value=get_setting(chosen.config, key), reason=reason)
-            for key, reason in chosen.reasons.items()
-        },
+        chosen=chosen.choices,
         training_seconds=estimate_seconds(tokens, chosen.config),
         command=command,
     )
 
 
-def choose_for_corpus(config: PipelineConfig) -> dict[str, ChosenValue]:
-    """Return what the rules choose for the settings that are `auto`; nothing if the corpus cannot be read.
-
-    Reads the corpus only if there are such settings.
-    """
+def choose_for_corpus(config: PipelineConfig) -> dict[str, Choice]:
+    """Return what the rules choose for the settings that are `auto`, if the corpus can be read in a second or two."""
     if not list_open_settings(config) or config.corpus.source is None:
         return {}
     try:
-        return inspect(config, command="").chosen
+        return inspect(config, command="").chosen if is_small(config.corpus) else {}
     except GloveflowError as error:
         print_error(f"settings that are auto depend on the corpus, which cannot be read: {error}")
         return {}

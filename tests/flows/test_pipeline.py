@@ -1,5 +1,6 @@
 """The whole flow on a small corpus: outputs, caching, MLflow and Prefect agree with each other."""
 
+import csv
 import json
 import logging
 import shutil
@@ -31,6 +32,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import pipeline
 from flows.pipeline import train_pipeline
 from pipeline_config.errors import ConfigError, InputError, ServiceError
+from pipeline_config.schemas import PROFILE_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.cancellation import WorkStopped, allow_work, raise_if_stopped
 from tasks.tracking import server
@@ -166,6 +168,42 @@ def test_a_changed_section_reruns_only_what_depends_on_it(on_copy: Any, config: 
     changed = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
     result = train_pipeline(changed)
     assert [stage.name for stage in result.stages if not stage.cached] == ["train_classifier", "evaluate_classifier"]
+
+
+def opened(config: PipelineConfig) -> PipelineConfig:
+    """Leave some settings to their rules."""
+    bucketing = config.bucketing.model_copy(update={"max_length": "auto", "batch_size": "auto"})
+    training = config.training.model_copy(update={"epochs": 1})
+    return config.model_copy(update={"bucketing": bucketing, "training": training})
+
+
+def test_open_settings_are_chosen_by_the_corpus_and_logged(on_copy: Any, config: PipelineConfig) -> None:
+    result = train_pipeline(opened(config))
+    run = mlflow_run(result)
+    expected = {"bucketing.max_length": "32", "bucketing.batch_size": "8", "training.epochs": "1"}
+    assert {key: run.data.params[key] for key in expected} == expected
+    client = server.open_client()
+    text = client.download_artifacts(run.info.run_id, "tables/settings_by_rule.csv")
+    with Path(text).open() as file:
+        rows = {row["setting"]: (row["value"], row["reason"]) for row in csv.DictReader(file)}
+    documents = sum(
+        json.loads(Path(result.store["ingest_corpus"], PROFILE_FILE).read_text())["documents"]["train"].values()
+    )
+    assert rows == {
+        "bucketing.max_length": ("32", "keeps 98% of the train tokens or more"),
+        "bucketing.batch_size": ("8", f"{documents:,} train documents"),
+    }
+
+
+def test_a_broken_corpus_is_told_even_if_optional_vectors_are_missing_too(
+    on_copy: Any, config: PipelineConfig, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "c.csv"
+    corpus.write_text("text,other\na,b\n")
+    broken = broken_vectors(opened(config), tmp_path, "train_from_scratch")
+    sections = {"corpus": broken.corpus.model_copy(update={"source": str(corpus)})}
+    with pytest.raises(InputError, match=r"c\.csv"):
+        train_pipeline(broken.model_copy(update=sections))
 
 
 def test_several_seeds_give_mean_and_deviation_and_the_best_by_validation_is_registered(

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from pipeline_config.contracts.tokens import CorpusFacts
-from pipeline_config.rules import RULES, choose_settings, get_setting, list_open_settings
+from pipeline_config.rules import RULES, choose_settings, list_open_settings
 from pipeline_config.settings import PipelineConfig
 from tasks.store.artifacts import stage_key
 
@@ -26,9 +26,9 @@ def test_every_open_setting_has_a_rule_and_every_rule_an_open_setting():
 
 def test_a_value_set_by_hand_switches_its_rule_off():
     given = PipelineConfig.model_validate({"training": {"epochs": 3}, "bucketing": {"batch_size": 7}})
-    config, reasons = choose_settings(given, facts())
+    config, choices = choose_settings(given, facts())
     assert (config.training.epochs, config.bucketing.batch_size) == (3, 7)
-    assert reasons.keys() == RULES.keys() - {"training.epochs", "bucketing.batch_size"}
+    assert choices.keys() == RULES.keys() - {"training.epochs", "bucketing.batch_size"}
     assert list_open_settings(given)  # nothing was written back
 
 
@@ -42,16 +42,23 @@ def test_a_rule_goes_by_a_value_that_was_set_by_hand():
 def test_the_chosen_values_are_valid_for_any_corpus(documents):
     for classes, mean, usual in itertools.product((2, 300), (0, 12, 3000), (1, 20_000)):
         corpus = facts(documents, classes=classes, mean=mean, usual=usual)
-        config, reasons = choose_settings(PipelineConfig(), corpus)
+        config, choices = choose_settings(PipelineConfig(), corpus)
         assert PipelineConfig.model_validate(config.model_dump()) == config
         assert not list_open_settings(config)
-        assert all(isinstance(get_setting(config, key), int | float) and reasons[key] for key in RULES)
+        assert all(choices[key].reason for key in RULES)
 
 
 def test_reasons_name_the_corpus():
-    reasons = choose_settings(PipelineConfig(), facts(822)).reasons
-    assert "822 train documents" in reasons["training.epochs"]
-    assert "822 train documents" in reasons["bucketing.batch_size"]
+    choices = choose_settings(PipelineConfig(), facts(822)).choices
+    assert choices["training.epochs"].reason == "822 train documents in batches of 8 give 1,030 steps"
+    assert choices["bucketing.batch_size"].reason == "822 train documents"
+
+
+def test_epochs_count_the_tokens_that_are_kept():
+    whole = choose_settings(PipelineConfig(), facts(2_000, mean=900, usual=1_000)).config
+    cut = choose_settings(PipelineConfig(), facts(2_000, mean=90_000, usual=100_000)).config
+    assert cut.bucketing.max_length == 1_000
+    assert (whole.training.epochs, cut.training.epochs) == (5, 5)
 
 
 def test_without_vectors_none_of_their_words_are_added():

@@ -12,6 +12,7 @@ import yaml
 
 from flows.cli.main import build_parser, run_command
 from pipeline_config.preset_files import DEFAULT_PRESET, list_presets
+from tests.small_run import write_corpus
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -69,6 +70,28 @@ def test_config_shows_what_arguments_set(capsys: pytest.CaptureFixture[str]) -> 
     assert corpus == {
         "source": ["a.csv", "b.csv"], "text_column": ["subject", "body"], "label_column": "1", "encoding": "auto"
     }  # fmt: skip
+
+
+def test_config_shows_what_the_rules_choose_for_a_small_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_corpus(tmp_path / "corpus.csv")
+    assert run_command(["config", str(path), "--set", "training.epochs=3"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["bucketing.batch_size"].split(maxsplit=2)[1:] == ["8", "by the rule: 192 train documents"]
+    assert lines["training.epochs"].split(maxsplit=2)[1:] == ["3", "--set training.epochs=3"]
+    monkeypatch.setattr("flows.cli.inputs.SMALL_BYTES", 10)  # then it is left to `inspect`
+    assert run_command(["config", str(path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    expected = ["auto", "a rule chooses it, as `gloveflow inspect` shows"]
+    assert lines["bucketing.batch_size"].split(maxsplit=2)[1:] == expected
+
+
+def test_config_of_a_corpus_that_cannot_be_read_says_so_and_shows_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["config", "missing.csv"]) == 0
+    told = capsys.readouterr()
+    assert "settings that are auto depend on the corpus, which cannot be read: " in told.err
+    assert "training.clip_norm" in told.out
 
 
 def test_config_as_yaml_can_be_used_as_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

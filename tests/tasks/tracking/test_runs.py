@@ -155,7 +155,7 @@ class TestRunContent:
     def test_settings_that_a_rule_chose_are_added_when_they_are_known(self, run):
         facts = CorpusFacts(documents=100, classes=2, tokens=1000, usual_length=40)
         chosen = choose_settings(CONFIG, facts)
-        log_chosen_settings(run.info.run_id, chosen.config, chosen.reasons)
+        log_chosen_settings(run.info.run_id, chosen.config, chosen.choices)
         params = open_client().get_run(run.info.run_id).data.params
         assert params["bucketing.batch_size"] == "8"
         assert params.keys() >= set(RULES)
