@@ -26,7 +26,7 @@ from tasks.evaluation.labelled import Documents, evaluate_documents
 from tasks.evaluation.labelled_files import LabelledFiles, read_labelled_files
 from tasks.evaluation.metrics import SplitAnswers
 from tasks.registry.seen import find_seen, hash_documents, read_training_texts
-from tasks.reporting.evidence import MODEL_NAMES, Evidence
+from tasks.reporting.evidence import Evidence
 from tasks.reporting.page import render_page
 from tasks.reporting.subject import Subject
 from tasks.runtime.progress import track_progress
@@ -226,7 +226,7 @@ def gather_evidence(
     return Evidence(
         subject,
         list(scores.classes),
-        {MODEL_NAMES["lstm"]: scores},
+        {f"version {version.version}": scores},
         analysis,
         comparisons=[comparison] if comparison else [],
     )

@@ -52,7 +52,7 @@ class PipelineResult(BaseModel):
 
     Attributes:
         stages: the stages in the order of the data; with several seeds, those of the best one.
-        test_scores: scores on the test split by model, `lstm` and `baseline`, from the verified metrics file.
+        test_scores: scores on the test split by model, the registered one first, from the verified metrics file.
         spread: mean and deviation over seeds (see `compare_seeds`); empty for a single seed.
         store: directory of each stage's output, by stage.
         report: path of the HTML report.

@@ -37,6 +37,7 @@ from pipeline_config.masking import masked_errors, split_user
 from pipeline_config.settings import PipelineConfig
 from tasks.evaluation.evaluate_classifier import compare_seeds
 from tasks.registry.register_model import Registration, register_model, require_champion
+from tasks.reporting.evidence import name_scores
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
 from tasks.runtime.parent import end_with_parent
@@ -103,7 +104,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         stages=[summarize_stage(future) for future in list_stage_runs(data, trainings[best])],
         test_scores={
             name: Scores(accuracy=scores.accuracy, macro_f1=scores.macro_f1)
-            for name, scores in outputs.evaluation.read_model(Metrics).test.by_model()
+            for name, scores in name_scores(outputs.evaluation.read_model(Metrics)).items()
         },
         spread=spread,
         registration=answered,

@@ -35,12 +35,13 @@ from pipeline_config.schemas import (
     VECTORS_FILE,
 )
 from tasks.registry.register_model import Registration, describe_scores
+from tasks.reporting.evidence import name_scores
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef
 from tasks.tracking import metrics, run_settings, runs, server
 
 logger = logging.getLogger(__name__)
-_LSTM_SCORES = ("balanced_accuracy", "mcc", "ece")  # beside the headlines, which the baseline has, too
+_FURTHER_SCORES = ("balanced_accuracy", "mcc", "ece")  # of the registered model, beside the headlines
 _REPORTS = {
     "ingest_corpus": PROFILE_FILE,
     "align_embeddings": CoverageReport.file_name,
@@ -93,13 +94,19 @@ def log_decision(run_id: str, decision: Decision) -> None:
 
 
 def gather_metrics(outputs: RunOutputs) -> dict[str, float]:
-    """Return scores and numeric facts as metrics: `<split>_<score>`, `<stage>/<fact>`, `seconds/<stage>`."""
+    """Return scores and numeric facts as metrics: `<split>_<score>`, `<stage>/<fact>`, `seconds/<stage>`.
+
+    `<split>_<score>` is of the registered model, `<split>_lstm_<score>` and `<split>_baseline_<score>` of the network
+    and of the linear model alone.
+    """
     metrics: dict[str, float] = {}
-    for split, models in outputs.evaluation.read_model(Metrics).by_split():
-        for model, scores in models.by_model():
-            prefix = split if model == "lstm" else f"{split}_{model}"
-            further = {name: getattr(scores, name) for name in _LSTM_SCORES} if model == "lstm" else {}
-            metrics.update({f"{prefix}_{key}": value for key, value in (scores.headlines() | further).items()})
+    evaluated = outputs.evaluation.read_model(Metrics)
+    for split, models in evaluated.by_split():
+        registered = models.of(evaluated.candidate)
+        further = {name: getattr(registered, name) for name in _FURTHER_SCORES}
+        metrics.update({f"{split}_{key}": value for key, value in (registered.headlines() | further).items()})
+        for model, scores in (("lstm", models.lstm), ("baseline", models.baseline)):
+            metrics.update({f"{split}_{model}_{key}": value for key, value in scores.headlines().items()})
     for stage, output in outputs.by_stage().items():
         metrics[f"seconds/{stage}"] = output.facts["seconds"]
         if stage != "evaluate_classifier":
@@ -209,20 +216,21 @@ def on_page(what: str) -> Iterator[None]:
 
 def results_table(evaluation: ArtifactRef, spread: dict[str, float]) -> list[dict[str, Any]]:
     """Return accuracy, macro F1, log-loss and documents, a row per split and model; the spread over seeds is last."""
+    metrics = evaluation.read_model(Metrics)
     rows = [
         {
             "split": split,
-            "model": "LSTM" if model == "lstm" else "TF-IDF + logistic regression",
+            "model": model,
             **{key: round(value, 4) for key, value in scores.headlines().items()},
             "documents": scores.documents,
         }
-        for split, models in evaluation.read_model(Metrics).by_split()
-        for model, scores in models.by_model()
+        for split in ("test", "validation")
+        for model, scores in name_scores(metrics, split).items()
     ]
     return rows + [
         {
             "split": split,
-            "model": f"LSTM, {name} of {spread['count']:.0f} seeds",
+            "model": f"{name} of {spread['count']:.0f} seeds",
             "documents": "",
             **{key: round(spread[f"{split}_{key}_{name}"], 4) for key in ("accuracy", "macro_f1", "log_loss")},
         }

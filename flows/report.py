@@ -19,7 +19,7 @@ from pipeline_config.schemas import EPOCHS_FILE, buckets_file
 from pipeline_config.settings import PipelineConfig
 from tasks.batches.bucket_corpus import read_labels
 from tasks.registry.register_model import Registration, describe_corpus
-from tasks.reporting.evidence import MODEL_NAMES, Evidence
+from tasks.reporting.evidence import Evidence, name_scores
 from tasks.reporting.page import render_page
 from tasks.reporting.subject import Difference, Subject, find_differences
 from tasks.store.artifacts import artifacts_root
@@ -63,8 +63,8 @@ def gather_evidence(
     return Evidence(
         subject=describe_subject(run, outputs, registration, config, spread),
         labels=read_labels(outputs.buckets),
-        scores={MODEL_NAMES["lstm"]: metrics.test.lstm, MODEL_NAMES["baseline"]: metrics.test.baseline},
-        validation={MODEL_NAMES["lstm"]: metrics.validation.lstm},
+        scores=name_scores(metrics),
+        validation=name_scores(metrics, "validation"),
         analysis=outputs.evaluation.read_model(Analysis),
         comparisons=[registration.comparison] if registration.comparison else [],
         decision=registration.decision,

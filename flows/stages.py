@@ -74,7 +74,7 @@ def submit_sources(config: PipelineConfig) -> Sources:
     documents = ingest_corpus.submit(corpus, config.corpus, seed)
     tokenizer = identify_tokenizer(config.tokenization.tokenizer)
     tokens = tokenize_corpus.submit(documents, config.tokenization, tokenizer)
-    baseline = train_baseline.submit(documents, config.baseline)
+    baseline = train_baseline.submit(tokens, config.baseline)
     return Sources(glove, corpus, vectors, documents, tokens, baseline)
 
 
@@ -132,7 +132,14 @@ def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> l
             run_id=run_id if len(seeds) == 1 else None,
         )
         evaluation = evaluate_classifier.submit(
-            classifier, data.buckets, data.baseline, data.documents, data.vocabulary, data.embeddings, config.evaluation
+            classifier,
+            data.buckets,
+            data.baseline,
+            data.documents,
+            data.vocabulary,
+            data.embeddings,
+            config.evaluation,
+            config.registration.candidate,
         )
         trainings.append(Training(classifier, evaluation))
     return trainings

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from pipeline_config.contracts.evaluation import Candidate
 from pipeline_config.names import require_alias, require_gate_metric, require_model_name, require_slice
 from pipeline_config.sections import Positive, Section
 
@@ -71,6 +72,11 @@ class RegistrationConfig(Section):
 
     model: Annotated[str, AfterValidator(require_model_name)] | None = Field(
         None, description="registered model name; None is gloveflow-<name>"
+    )
+    candidate: Candidate | Literal["best"] = Field(
+        "best",
+        description="what is registered: lstm, the network alone; linear, the linear model alone; hybrid, both "
+        "together; best, what validation documents show",
     )
     alias: Alias = Field("champion", description="alias of the model in use")
     challenger_alias: Alias = Field("challenger", description="alias of the newest version")

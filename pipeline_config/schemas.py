@@ -39,6 +39,7 @@ MODEL_FILE: Final = "model.json"
 EPOCHS_FILE: Final = "epochs.parquet"
 STEPS_FILE: Final = "steps.parquet"
 CARD_FILE: Final = "card.md"
+LINEAR_FILE: Final = "linear.safetensors"
 
 _DOCUMENT = [pa.field("doc_id", pa.int64(), nullable=False)]
 

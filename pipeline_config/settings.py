@@ -289,12 +289,22 @@ class BucketingConfig(Section):
 
 
 class BaselineConfig(Section):
-    """`train_baseline`: TF-IDF with logistic regression."""
+    """`train_baseline`: a linear model over n-grams of tokens and pieces of words.
 
-    ngram_max: Annotated[int, Field(ge=1, le=3)] = Field(2, description="longest word n-gram")
-    min_df: Positive = Field(2, description="train documents that an n-gram must occur in")
-    regularization: Annotated[float, Field(gt=0)] = Field(1.0, description="C, the inverse strength of the L2 penalty")
-    max_iterations: Positive = Field(1000, description="most iterations of the solver")
+    What is `auto` is chosen on validation documents, with models of a part of the train documents if there are many.
+    """
+
+    ngram_max: Annotated[int, Field(ge=1, le=3)] = Field(3, description="most tokens of an n-gram")
+    pieces: bool | Literal["auto"] = Field("auto", description="use 3 to 5 characters of a token as features, too")
+    weighting: Literal["auto", "idf", "log_ratio"] = Field(
+        "auto",
+        description="of the features: idf by their rarity (TF-IDF), log_ratio by what they tell of a class (NBSVM)",
+    )
+    regularization: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="C, the inverse strength of the L2 penalty"
+    )
+    min_df: Positive = Field(2, description="train documents that a feature must occur in")
+    max_iterations: Positive = Field(100, description="most iterations of the solver")
 
 
 class ModelConfig(Section):

@@ -3,10 +3,13 @@
 import numpy as np
 import pyarrow as pa
 
-from pipeline_config.contracts.evaluation import ClassScores, Metrics, ModelScores, Scores
+from pipeline_config.contracts.evaluation import ClassScores, Combination, Metrics, ModelScores, Scores
 from tasks.evaluation.prediction_table import tabulate_predictions
 
 LABELS = ["a", "b", "c"]
+
+
+LSTM_ALONE = Combination(candidate="lstm", share=1.0, network_temperature=1.0, linear_temperature=None)
 
 
 def make_predictions(rows: list[tuple[int, str, str, list[float]]], labels: list[str] = LABELS) -> pa.Table:
@@ -53,8 +56,9 @@ def make_scores(
 
 
 def make_metrics(*, validation: Scores | None = None, test: Scores | None = None) -> Metrics:
-    """Metrics in which the LSTM has the given scores and the baseline has the default ones."""
+    """Metrics in which the LSTM, which is registered, has the given scores, and the other models have the default ones."""
     return Metrics(
-        validation=ModelScores(lstm=validation or make_scores(), baseline=make_scores()),
-        test=ModelScores(lstm=test or make_scores(), baseline=make_scores()),
+        combination=LSTM_ALONE,
+        validation=ModelScores(lstm=validation or make_scores(), baseline=make_scores(), hybrid=make_scores()),
+        test=ModelScores(lstm=test or make_scores(), baseline=make_scores(), hybrid=make_scores()),
     )

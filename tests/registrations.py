@@ -67,7 +67,7 @@ def change_answers(toy, right: float, documents: ArtifactRef | None = None) -> A
     chosen[wrong] = (truth[wrong] + 1) % len(labels)
     predictions = tabulate_predictions(rows, labels, np.eye(len(labels))[chosen] * 0.7 + 0.1)
     lstm = measure(predictions, labels, "test")
-    metrics = before.model_copy(update={"test": before.test.model_copy(update={"lstm": lstm})})
+    metrics = before.model_copy(update={"test": before.test.model_copy(update={"lstm": lstm, "hybrid": lstm})})
 
     def write(output: StageOutput) -> None:
         output.write_model(metrics)

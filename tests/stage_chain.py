@@ -42,7 +42,7 @@ def run_chain(config: PipelineConfig) -> ChainOutputs:
     vocabulary = build_vocabulary.fn(tokens, config.vocabulary, extension)
     buckets = bucket_corpus.fn(tokens, vocabulary, config.bucketing, config.seed)
     embeddings = align_embeddings.fn(vocabulary, vectors, tokens, config.alignment, config.seed)
-    baseline = train_baseline.fn(documents, config.baseline)
+    baseline = train_baseline.fn(tokens, config.baseline)
     classifier = train_classifier.fn(
         buckets,
         vocabulary,
@@ -54,6 +54,13 @@ def run_chain(config: PipelineConfig) -> ChainOutputs:
         config.seed,
     )
     evaluation = evaluate_classifier.fn(
-        classifier, buckets, baseline, documents, vocabulary, embeddings, config.evaluation
+        classifier,
+        buckets,
+        baseline,
+        documents,
+        vocabulary,
+        embeddings,
+        config.evaluation,
+        config.registration.candidate,
     )
     return ChainOutputs(config, documents, vocabulary, embeddings, buckets, baseline, classifier, evaluation)

@@ -67,7 +67,6 @@ def print_summary(
         artifacts: the option of that name.
         pages_run: whether the MLflow pages of these artifacts are there now.
     """
-    lstm, baseline = result.test_scores["lstm"], result.test_scores["baseline"]
     registration = result.registration
     cached = sum(stage.cached for stage in result.stages)
     alias = f" @{registration.alias}" if registration.promoted else ""
@@ -84,9 +83,8 @@ def print_summary(
         f"peak memory {result.peak_memory_mib:,.0f} MiB",
         "",
         f"  {'test split':30} accuracy  macro F1",
-        f"  {'LSTM':30} {lstm.accuracy:8.4f}  {lstm.macro_f1:8.4f}",
+        *(f"  {name:30} {one.accuracy:8.4f}  {one.macro_f1:8.4f}" for name, one in result.test_scores.items()),
         *_spread_lines(result.spread),
-        f"  {'TF-IDF + logistic regression':30} {baseline.accuracy:8.4f}  {baseline.macro_f1:8.4f}",
         "",
         *(_stage_line(stage) for stage in result.stages),
         "",
@@ -159,7 +157,7 @@ def _where_pages(pages_run: bool) -> str:
 
 
 def _spread_lines(spread: dict[str, float]) -> list[str]:
-    titles = {"mean": f"LSTM, mean of {spread['count']:.0f} seeds", "deviation": "LSTM, deviation"} if spread else {}
+    titles = {"mean": f"mean of {spread['count']:.0f} seeds", "deviation": "deviation"} if spread else {}
     return [
         f"  {title:30} {spread[f'test_accuracy_{name}']:8.4f}  {spread[f'test_macro_f1_{name}']:8.4f}"
         for name, title in titles.items()

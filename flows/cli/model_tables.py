@@ -11,6 +11,7 @@ from tasks.tracking.version_list import (
     DECISION_TAG,
     DOCUMENTS_TAG,
     OUTCOME_TAG,
+    REGISTERED,
     SMOKE_TAG,
     UNTIL_TAG,
     VERDICT_TAG,
@@ -102,8 +103,8 @@ def describe_version(record: "VersionRecord") -> dict[str, Any]:
     return {
         "model": record.name,
         "version": record.version,
-        "test_accuracy": record.score("lstm", "accuracy"),
-        "test_macro_f1": record.score("lstm", "macro_f1"),
+        "test_accuracy": record.score(REGISTERED, "accuracy"),
+        "test_macro_f1": record.score(REGISTERED, "macro_f1"),
         "baseline_accuracy": record.score("baseline", "accuracy"),
         "baseline_macro_f1": record.score("baseline", "macro_f1"),
         "aliases": list(record.aliases),

@@ -1,4 +1,4 @@
-"""The scores of the classifier and of the baseline on the held-out splits, as the evaluation writes them.
+"""The scores of the network, of the linear model and of both on the held-out splits, as the evaluation writes them.
 
 The order of the fields is the order in which reports list them.
 """
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline_config.contracts.json_file import JsonFile
 from pipeline_config.schemas import METRICS_FILE
 
+Candidate = Literal["lstm", "linear", "hybrid"]
 Metric = Literal["macro_f1", "accuracy", "loss"]
 ScoreName = Literal[
     "accuracy",
@@ -108,23 +109,50 @@ class Scores(_Part):
 
 
 class ModelScores(_Part):
-    """Scores of both models on one split."""
+    """Scores of the linear model (`baseline`), of the network (`lstm`), and of both together on one split."""
 
     baseline: Scores
     lstm: Scores
+    hybrid: Scores
 
     def by_model(self) -> Iterator[tuple[str, Scores]]:
         """Yield `(name of the model, scores)`."""
-        yield from (("baseline", self.baseline), ("lstm", self.lstm))
+        yield from (("baseline", self.baseline), ("lstm", self.lstm), ("hybrid", self.hybrid))
+
+    def of(self, candidate: Candidate) -> Scores:
+        """Return the scores of a candidate."""
+        return {"linear": self.baseline, "lstm": self.lstm, "hybrid": self.hybrid}[candidate]
+
+
+class Combination(_Part):
+    """Which model is registered, and how it is put together.
+
+    Attributes:
+        candidate: the network, the linear model, or both.
+        share: of the network in both, from 0 to 1, fitted on the validation split.
+        network_temperature: divides the logits of the network; None if the linear model is registered alone.
+        linear_temperature: divides the logits of the linear model; None if the network is registered alone.
+    """
+
+    candidate: Candidate
+    share: float
+    network_temperature: float | None
+    linear_temperature: float | None
 
 
 class Metrics(JsonFile):
-    """`metrics.json` of `evaluate_classifier`: the scores of both models on both held-out splits."""
+    """`metrics.json` of `evaluate_classifier`: which model is registered, and the scores of all models."""
 
     file_name: ClassVar[str] = METRICS_FILE
 
+    combination: Combination
     test: ModelScores
     validation: ModelScores
+
+    @property
+    def candidate(self) -> Candidate:
+        """The model that is registered."""
+        return self.combination.candidate
 
     def by_split(self) -> Iterator[tuple[str, ModelScores]]:
         """Yield `(name of the split, scores)`."""

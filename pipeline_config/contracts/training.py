@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from pipeline_config.contracts.json_file import JsonFile
+from pipeline_config.contracts.linear import ServedLinear
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.schemas import MODEL_FILE
 
@@ -63,16 +64,24 @@ class TextOptions(BaseModel):
     specials: int
 
 
-class ServedDescription(ModelDescription):
-    """`model.json` of a registered model: the description of the classifier, and how texts are encoded for it.
+class ServedDescription(JsonFile):
+    """`model.json` of a registered model: what builds it, besides the weights, and how texts are encoded for it.
+
+    A text gets the softmax of the logits of the network, divided by `temperature`, plus those of the linear model,
+    divided by its own. `architecture` is None without a network, `linear` without a linear model.
 
     `files` holds the SHA-256 of each other file of the bundle, which the served model checks before it uses them.
-    `reading` is how the files of its corpus were read, as configured. `temperature` divides the logits. Models of older
-    releases have the defaults.
+    `reading` is how the files of its corpus were read, as configured. Models of older releases have the defaults.
     """
 
+    file_name: ClassVar[str] = MODEL_FILE
+
+    architecture: Architecture | None
+    labels: tuple[str, ...]
+    best_epoch: int
     text: TextOptions
     vocabulary_digest: str
     files: dict[str, str]
     reading: Reading = Reading()
     temperature: float = 1.0
+    linear: ServedLinear | None = None

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.contracts.analysis import Analysis, Attribution, Disagreement, PairedComparison, Slice
+from pipeline_config.contracts.evaluation import Candidate
 from pipeline_config.schemas import Split
 from tasks.batches.encoded_split import EncodedSplit
 from tasks.evaluation.calibration import ClassAnswers, describe_calibration, find_class_threshold, find_kept_shares
@@ -18,7 +19,11 @@ from tasks.evaluation.mistakes import ReadTexts, find_errors, list_suspects
 from tasks.evaluation.paired import Answers, compare_paired
 from tasks.evaluation.slices import cut_documents, measure_slices
 
-BASELINE = "TF-IDF baseline"
+NAMES: dict[Candidate, str] = {
+    "linear": "linear model",
+    "lstm": "LSTM",
+    "hybrid": "LSTM with the linear model",
+}  # for people
 _DISAGREEMENTS = 5  # examples of either kind
 
 
@@ -27,11 +32,12 @@ class Evidence(NamedTuple):
 
     Attributes:
         labels: names of the classes.
-        predictions: of the classifier, calibrated (`predictions_schema`).
-        baseline: those of the baseline.
+        predictions: of the model that is registered, calibrated (`predictions_schema`).
+        other: the model that it is compared with.
+        other_predictions: those of the other model.
         out_of_fold: those on train documents of models that were not trained on them.
         test: the test split, in the order of `predictions`.
-        logits: of the classifier by split, float64[N, C].
+        logits: of the registered model by split, float64[N, C], before the temperature.
         temperature: that of the calibration.
         columns: kept columns of the test documents.
         read: returns texts by `doc_id`.
@@ -40,7 +46,8 @@ class Evidence(NamedTuple):
 
     labels: list[str]
     predictions: pa.Table
-    baseline: pa.Table
+    other: Candidate
+    other_predictions: pa.Table
     out_of_fold: pa.Table
     test: EncodedSplit
     logits: dict[Split, np.ndarray]
@@ -59,7 +66,7 @@ def analyse(evidence: Evidence, *, wanted_precision: float) -> Analysis:
     """
     labels = evidence.labels
     validation, test = (read_answers(evidence.predictions, labels, split) for split in ("validation", "test"))
-    baseline = align_answers(read_answers(evidence.baseline, labels, "test"), test.doc_ids)
+    other = align_answers(read_answers(evidence.other_predictions, labels, "test"), test.doc_ids)
     suspects, suspected = list_suspects([evidence.predictions, evidence.out_of_fold], labels, evidence.read)
     return Analysis(
         verdict=(),
@@ -74,8 +81,8 @@ def analyse(evidence: Evidence, *, wanted_precision: float) -> Analysis:
             )
             for number, label in enumerate(labels)
         ),
-        slices=cut_slices(test, baseline, evidence),
-        comparisons=(compare_with(BASELINE, test, baseline, labels, evidence.read),),
+        slices=cut_slices(test, other, evidence),
+        comparisons=(compare_with(NAMES[evidence.other], test, other, labels, evidence.read),),
         errors=find_errors(evidence.predictions, labels, evidence.read),
         suspects=suspects,
         suspected=suspected,
@@ -90,7 +97,7 @@ def align_answers(answers: SplitAnswers, doc_ids: np.ndarray) -> SplitAnswers:
     return SplitAnswers(*(column[places] for column in answers))
 
 
-def cut_slices(test: SplitAnswers, baseline: SplitAnswers, evidence: Evidence) -> tuple[Slice, ...]:
+def cut_slices(test: SplitAnswers, other: SplitAnswers, evidence: Evidence) -> tuple[Slice, ...]:
     """Return the slices of the test split with the accuracy of both models."""
     features = cut_documents(
         test.label_ids,
@@ -99,8 +106,8 @@ def cut_slices(test: SplitAnswers, baseline: SplitAnswers, evidence: Evidence) -
         offsets=evidence.test.offsets,
         columns=evidence.columns,
     )
-    right, baseline_right = (answers.predicted == answers.label_ids for answers in (test, baseline))
-    return measure_slices(right, baseline_right, features)
+    right, other_right = (answers.predicted == answers.label_ids for answers in (test, other))
+    return measure_slices(right, other_right, features)
 
 
 def compare_with(

@@ -3,7 +3,7 @@
 Touches no file. The weights themselves are computed by `tasks.served.attribution`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,19 +12,19 @@ import pyarrow as pa
 from pipeline_config.contracts.analysis import Attribution, TokenWeight
 from tasks.batches.encoded_split import EncodedSplit
 from tasks.runtime.cancellation import raise_if_stopped
-from tasks.served.attribution import attribute_tokens
-from tasks.served.network import TextClassifier
 from tasks.served.tokenizers import tokenize_texts
 from tasks.tokens.vocabulary import Vocabulary
 
 MOST_TOKENS = 400  # of a shown document; the weights are computed with all tokens
+Weigh = Callable[[Sequence[str], Sequence[int], Sequence[int], int], list[float]]  # see `EncodedText`; then the class
 
 
 class EncodedText(NamedTuple):
-    """A document to explain: its tokens and their ids after truncation, and its label."""
+    """A document to explain: all its tokens, the positions of those that truncation kept, their ids, and its label."""
 
     doc_id: int
     tokens: Sequence[str]
+    positions: Sequence[int]
     input_ids: Sequence[int]
     label: str
 
@@ -49,12 +49,12 @@ def choose_sample(label_ids: np.ndarray, probabilities: np.ndarray, *, each: int
 
 
 def attribute_documents(
-    network: TextClassifier, documents: Sequence[EncodedText], labels: Sequence[str], probabilities: np.ndarray
+    weigh: Weigh, documents: Sequence[EncodedText], labels: Sequence[str], probabilities: np.ndarray
 ) -> tuple[Attribution, ...]:
     """Return the weights of the tokens of documents for the class that was predicted.
 
     Args:
-        network: in evaluation mode.
+        weigh: returns the weights of the tokens of a document that truncation kept.
         documents: the documents.
         labels: names of the classes.
         probabilities: float64[documents, C], as the predictions have them.
@@ -63,8 +63,9 @@ def attribute_documents(
     for document, row in zip(documents, probabilities, strict=True):
         raise_if_stopped()
         predicted = int(row.argmax())
-        weights = attribute_tokens(network, list(map(int, document.input_ids)), predicted)
-        pairs = zip(document.tokens, weights, strict=True)
+        weights = weigh(document.tokens, document.positions, document.input_ids, predicted)
+        tokens = [document.tokens[position] for position in document.positions]
+        pairs = zip(tokens, weights, strict=True) if tokens else [("(no tokens)", 0.0)]
         found.append(
             Attribution(
                 doc_id=document.doc_id,
@@ -77,25 +78,24 @@ def attribute_documents(
     return tuple(found)
 
 
-def match_tokens(tokens: Sequence[str], input_ids: Sequence[int], token_ids: Sequence[int]) -> list[str]:
-    """Return the tokens that truncation kept of a document.
+def match_tokens(input_ids: Sequence[int], token_ids: Sequence[int]) -> list[int]:
+    """Return the positions of the tokens that truncation kept of a document.
 
     Args:
-        tokens: all tokens of the document.
         input_ids: the ids after truncation; a document without tokens has one unknown token.
-        token_ids: the ids of `tokens`.
+        token_ids: the ids of all tokens of the document.
 
     Raises:
         ValueError: the ids are not those of the tokens under any truncation.
     """
-    if not tokens:
-        return ["(no tokens)"]
-    kept, wanted = len(input_ids), list(map(int, input_ids))
+    if not len(token_ids):
+        return []
+    kept, wanted, whole = len(input_ids), list(map(int, input_ids)), len(token_ids)
     for head in (kept, 0, (kept + 1) // 2):
-        tail = len(tokens) - (kept - head)
-        if [*token_ids[:head], *token_ids[tail:]] == wanted:
-            return [*tokens[:head], *tokens[tail:]]
-    raise ValueError(f"expected {kept} token ids of a document with {len(tokens)} tokens, got others")
+        positions = [*range(head), *range(whole - (kept - head), whole)]
+        if [token_ids[position] for position in positions] == wanted:
+            return positions
+    raise ValueError(f"expected {kept} token ids of a document with {whole} tokens, got others")
 
 
 def encode_documents(
@@ -116,5 +116,5 @@ def encode_documents(
     for place, doc_id, tokens in zip(positions, doc_ids, tokenized, strict=True):
         ids = split.input_ids[split.offsets[place] : split.offsets[place + 1]].tolist()
         token_ids = vocabulary.encode(pa.array(tokens, pa.large_string())).tolist()
-        found.append(EncodedText(doc_id, match_tokens(tokens, ids, token_ids), ids, labels[split.label_ids[place]]))
+        found.append(EncodedText(doc_id, tokens, match_tokens(ids, token_ids), ids, labels[split.label_ids[place]]))
     return found

@@ -1,13 +1,13 @@
-"""Stage `evaluate_classifier`: measure the classifier and the baseline on the held-out documents.
+"""Stage `evaluate_classifier`: measure the network, the linear model and both together, and choose which is registered.
 
-Reads the weights, the buckets, the baseline's predictions, the documents that it shows and the reports of earlier
-stages. Writes the scores, the analysis and the calibrated predictions.
+Reads the weights, the buckets, the linear model and its predictions, the documents that it shows and the reports of
+earlier stages. Writes the scores, the analysis and the calibrated predictions.
 """
 
 import statistics
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,13 @@ import pyarrow as pa
 from pipeline_config.contracts.analysis import Analysis, Attribution
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
-from pipeline_config.contracts.evaluation import Metric, Metrics, ModelScores
+from pipeline_config.contracts.evaluation import Candidate, Combination, Metric, Metrics, ModelScores
+from pipeline_config.contracts.linear import LinearDescription
 from pipeline_config.contracts.training import ModelDescription
 from pipeline_config.schemas import (
     EPOCHS_FILE,
     KEPT_COLUMNS_FILE,
+    LINEAR_FILE,
     OUT_OF_FOLD_FILE,
     PREDICTIONS_FILE,
     WEIGHTS_FILE,
@@ -28,9 +30,11 @@ from pipeline_config.schemas import (
 from pipeline_config.settings import EvaluationConfig
 from tasks.batches.bucket_corpus import read_labels
 from tasks.batches.encoded_split import EncodedSplit, load_split
-from tasks.evaluation.analyse import Evidence, analyse
-from tasks.evaluation.calibration import choose_temperature, soften
-from tasks.evaluation.metrics import measure
+from tasks.evaluation.analyse import Evidence, align_answers, analyse
+from tasks.evaluation.attribution import Weigh, attribute_documents, choose_sample, encode_documents
+from tasks.evaluation.calibration import soften
+from tasks.evaluation.combination import Logits, combine, logarithms
+from tasks.evaluation.metrics import measure, read_answers
 from tasks.evaluation.mistakes import read_texts
 from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.evaluation.verdict import write_verdict
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
 EVALUATED: tuple[Split, ...] = ("validation", "test")
 
 
-@stage(version=6)
+@stage(version=7)
 def evaluate_classifier(
     output: StageOutput,
     classifier: ArtifactRef,
@@ -55,28 +59,53 @@ def evaluate_classifier(
     vocabulary: ArtifactRef,
     embeddings: ArtifactRef | None,
     config: EvaluationConfig,
+    candidate: Candidate | Literal["best"],
 ) -> None:
-    """Write scores, analysis and predictions."""
+    """Write scores, analysis and predictions; the latter two are of the model that is to be registered.
+
+    Args:
+        output: where to write.
+        classifier: the network.
+        buckets: its splits.
+        baseline: the linear model and its predictions.
+        documents: the corpus.
+        vocabulary: of the network.
+        embeddings: of the network; None without vectors.
+        config: what the scores are read for.
+        candidate: which model is to be registered; `best` leaves it to the validation split.
+    """
     from tasks.runtime.torch_thread import run_in_torch_thread  # not at the top: torch is slow to import
 
     labels, splits = read_labels(buckets), {name: load_split(buckets, name) for name in EVALUATED}
     network = run_in_torch_thread(partial(load_network, classifier), threads=None)
     logits = run_in_torch_thread(partial(predict_splits, network, splits), threads=None)
-    temperature = choose_temperature(logits["validation"], splits["validation"].label_ids)
-    predictions = tabulate_splits(splits, logits, labels, temperature)
-    baseline_predictions = baseline.read_table(PREDICTIONS_FILE)
-    metrics = measure_models(predictions, baseline_predictions, labels)
+    combined = combine(
+        logits,
+        read_linear_logits(baseline, labels, splits),
+        splits["validation"].label_ids,
+        wanted=candidate,
+        linear_temperature=baseline.read_model(LinearDescription).temperature,
+    )
+    tables = {
+        name: tabulate_splits(splits, combined.logits[name], labels, combined.temperatures[name])
+        for name in get_args(Candidate)
+    }
+    metrics = measure_models(tables, labels, combined.combination)
+    chosen = metrics.candidate
+    other: Candidate = "lstm" if chosen == "linear" else "linear"
+    weigh = make_weigh(network, baseline, metrics.combination)
     evidence = Evidence(
         labels=labels,
-        predictions=predictions,
-        baseline=baseline_predictions,
+        predictions=tables[chosen],
+        other=other,
+        other_predictions=tables[other],
         out_of_fold=baseline.read_table(OUT_OF_FOLD_FILE),
         test=splits["test"],
-        logits=logits,
-        temperature=temperature,
+        logits=combined.logits[chosen],
+        temperature=combined.temperatures[chosen],
         columns=read_kept_columns(documents, splits["test"].doc_ids),
         read=partial(read_texts, documents),
-        explain=partial(explain_sample, network, splits["test"], labels, documents, vocabulary),
+        explain=partial(explain_sample, weigh, splits["test"], labels, documents, vocabulary),
     )
     analysis = judge(
         metrics,
@@ -87,8 +116,9 @@ def evaluate_classifier(
     )
     for content in (metrics, analysis):
         output.write_model(content)
-    output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
-    for name, scores in (("lstm", metrics.test.lstm), ("baseline", metrics.test.baseline)):
+    output.write_table(PREDICTIONS_FILE, tables[chosen], tables[chosen].schema)
+    output.facts["candidate"] = chosen
+    for name, scores in metrics.test.by_model():
         output.facts.update({f"{name}_accuracy": scores.accuracy, f"{name}_macro_f1": scores.macro_f1})
 
 
@@ -123,8 +153,33 @@ def tabulate_splits(
     return pa.concat_tables(tables)
 
 
+def read_linear_logits(baseline: ArtifactRef, labels: list[str], splits: dict[Split, EncodedSplit]) -> Logits:
+    """Return the logarithms of the linear model's probabilities, float64[N, C], in the order of each split."""
+    table, found = baseline.read_table(PREDICTIONS_FILE), {}
+    for name, split in splits.items():
+        answers = align_answers(read_answers(table, labels, name), split.doc_ids)
+        found[name] = logarithms(answers.probabilities)
+    return found
+
+
+def make_weigh(network: "TextClassifier", baseline: ArtifactRef, combination: Combination) -> Weigh:
+    """Return the function that weighs the tokens of a document in the model that is registered."""
+    from tasks.served.attribution import weigh_tokens  # not at the top: torch is slow to import
+    from tasks.served.linear import LinearModel
+
+    options = baseline.read_model(LinearDescription).options
+    linear = LinearModel.read(baseline.path(LINEAR_FILE), **options.model_dump())
+    return partial(
+        weigh_tokens,
+        network=network if combination.network_temperature else None,
+        temperature=combination.network_temperature or 1.0,
+        linear=linear if combination.linear_temperature else None,
+        linear_temperature=combination.linear_temperature or 1.0,
+    )
+
+
 def explain_sample(
-    network: "TextClassifier",
+    weigh: Weigh,
     split: EncodedSplit,
     labels: list[str],
     documents: ArtifactRef,
@@ -132,17 +187,12 @@ def explain_sample(
     probabilities: np.ndarray,
 ) -> tuple[Attribution, ...]:
     """Return the weights of the tokens of some right and some wrong predictions."""
-    from tasks.evaluation.attribution import (  # not at the top: torch is slow to import
-        attribute_documents,
-        choose_sample,
-        encode_documents,
-    )
-    from tasks.runtime.torch_thread import run_in_torch_thread
+    from tasks.runtime.torch_thread import run_in_torch_thread  # not at the top: torch is slow to import
 
     chosen = choose_sample(split.label_ids, probabilities)
     texts = read_texts(documents, split.doc_ids[chosen].tolist())
     encoded = encode_documents(split, chosen, texts, Vocabulary.read(vocabulary), labels)
-    attribute = partial(attribute_documents, network, encoded, labels, probabilities[chosen])
+    attribute = partial(attribute_documents, weigh, encoded, labels, probabilities[chosen])
     return run_in_torch_thread(attribute, threads=None)
 
 
@@ -166,7 +216,7 @@ def judge(
 ) -> Analysis:
     """Return the analysis with its verdict."""
     verdict = write_verdict(
-        metrics.test.lstm,
+        metrics.test.of(metrics.candidate),
         analysis,
         profile=documents.read_model(CorpusProfile),
         epochs=classifier.read_table(EPOCHS_FILE),
@@ -176,14 +226,17 @@ def judge(
     return analysis.model_copy(update={"verdict": verdict})
 
 
-def measure_models(classifier: pa.Table, baseline: pa.Table, labels: list[str]) -> Metrics:
-    """Return the scores of both models' predictions on both held-out splits."""
-    return Metrics(
-        **{
-            split: ModelScores(lstm=measure(classifier, labels, split), baseline=measure(baseline, labels, split))
-            for split in EVALUATED
-        }
-    )
+def measure_models(tables: dict[Candidate, pa.Table], labels: list[str], combination: Combination) -> Metrics:
+    """Return the scores of all models' predictions on both held-out splits."""
+    scores = {
+        split: ModelScores(
+            baseline=measure(tables["linear"], labels, split),
+            lstm=measure(tables["lstm"], labels, split),
+            hybrid=measure(tables["hybrid"], labels, split),
+        )
+        for split in EVALUATED
+    }
+    return Metrics(combination=combination, test=scores["test"], validation=scores["validation"])
 
 
 def compare_seeds(evaluations: Sequence[ArtifactRef], metric: Metric) -> tuple[dict[str, float], int]:
@@ -194,17 +247,19 @@ def compare_seeds(evaluations: Sequence[ArtifactRef], metric: Metric) -> tuple[d
         metric: validation metric that decides which is the best.
 
     Returns:
-        `<split>_<metric>_mean` and `_deviation` (sample standard deviation) of the LSTM, and the `count` of seeds;
-        empty for a single seed. And the position of the best evaluation.
+        `<split>_<metric>_mean` and `_deviation` (sample standard deviation) of the models that are registered, and the
+        `count` of seeds; empty for a single seed. And the position of the best evaluation.
     """
     metrics = [evaluation.read_model(Metrics) for evaluation in evaluations]
     sign = -1 if metric == "loss" else 1
-    best = max(range(len(metrics)), key=lambda number: sign * metrics[number].validation.lstm.value_of(metric))
+    best = max(
+        range(len(metrics)), key=lambda i: sign * metrics[i].validation.of(metrics[i].candidate).value_of(metric)
+    )
     if len(metrics) == 1:
         return {}, best
     spread = {"count": float(len(metrics))}
     for split in EVALUATED:
-        by_seed = [dict(seed.by_split())[split].lstm.headlines() for seed in metrics]
+        by_seed = [dict(seed.by_split())[split].of(seed.candidate).headlines() for seed in metrics]
         for key in by_seed[0]:
             values = [scores[key] for scores in by_seed]
             spread[f"{split}_{key}_mean"] = statistics.mean(values)

@@ -119,7 +119,7 @@ def encode(code: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def explain(code: Any, documents: Documents) -> tuple[Attribution, ...]:
-    """Return the weights of the tokens of some right and some wrong answers; none for a network of an older release."""
+    """Return the weights of the tokens of some right and some wrong answers; none for a model of an older release."""
     from tasks.evaluation.attribution import (  # not at the top: torch is slow to import
         EncodedText,
         attribute_documents,
@@ -128,7 +128,7 @@ def explain(code: Any, documents: Documents) -> tuple[Attribution, ...]:
     )
 
     chosen = choose_sample(documents.truth, documents.probabilities)
-    if not _shows_tokens(code) or not hasattr(code.network, "classify_embedded"):
+    if not _shows_tokens(code) or not hasattr(code, "weigh_tokens"):
         return ()
     tokenized = code.tokenizers.tokenize_texts([documents.texts[i] for i in chosen], code.text["tokenizer"])
     encoded = []
@@ -136,8 +136,8 @@ def explain(code: Any, documents: Documents) -> tuple[Attribution, ...]:
         token_ids = [code.token_ids.get(token, code.text["unk_idx"]) for token in tokens]
         input_ids = code._encode(tokens)
         label = documents.labels[documents.truth[position]]
-        encoded.append(EncodedText(position, match_tokens(tokens, input_ids, token_ids), input_ids, label))
-    return attribute_documents(code.network, encoded, list(documents.labels), documents.probabilities[chosen])
+        encoded.append(EncodedText(position, tokens, match_tokens(input_ids, token_ids), input_ids, label))
+    return attribute_documents(code.weigh_tokens, encoded, list(documents.labels), documents.probabilities[chosen])
 
 
 def _shows_tokens(code: Any) -> bool:

@@ -16,6 +16,7 @@ POOR_ECE = 0.05
 SMALL_GAIN = 0.02  # a test split that cannot show a gain of this size is small
 LOW_COVERAGE, HIGH_UNKNOWN = 0.9, 0.1  # shares of tokens
 TRAINING = "training"  # the feature that tells texts of the training from new ones
+_ADVICE = {"linear model": " registration.candidate=linear registers that one, which needs no network."}
 MANY_SUSPECTS = 0.05  # share of the documents
 
 
@@ -28,7 +29,7 @@ def write_verdict(
     best_epoch: int | None = None,
     coverage: CoverageReport | None = None,
 ) -> tuple[Finding, ...]:
-    """Return what matters most about a classifier, in at most eight lines: against the baseline, faults, notes.
+    """Return what matters most about a classifier, in at most eight lines: against the other model, faults, notes.
 
     Args:
         scores: of the classifier on the test split.
@@ -41,7 +42,7 @@ def write_verdict(
     rules = [
         _against_chance(scores),
         _never_predicted(scores),
-        _losing_slice(analysis.slices),
+        _losing_slice(analysis),
         _slices_without_gain(analysis),
         _weak_slice(analysis.slices),
         _calibration(analysis),
@@ -76,13 +77,12 @@ def _against_baseline(analysis: Analysis, scores: Scores) -> tuple[Finding, ...]
         f"accuracy {_percent(scores.accuracy)}, {_points(abs(gain.value))} {'more' if gain.value >= 0 else 'less'} "
         f"than the {other} (95 % interval {_range(gain.low, gain.high)})"
     )
+    advice = _ADVICE.get(other, "")
     if gain.low > 0:
         return (Finding(level="good", text=f"Better than the {other}: {found}."),)
     if gain.high < 0:
-        text = f"Worse than the {other}: {found}. Try model.bigram_buckets=65536 or a larger model.hidden_size."
-        return (Finding(level="bad", text=text),)
-    text = f"Cannot be told apart from the {other}: {found}. Prefer the simpler one, or try model.bigram_buckets=65536."
-    return (Finding(level="note", text=text),)
+        return (Finding(level="bad", text=f"Worse than the {other}: {found}.{advice}"),)
+    return (Finding(level="note", text=f"Cannot be told apart from the {other}: {found}.{advice}"),)
 
 
 def _against_chance(scores: Scores) -> Finding | None:
@@ -120,16 +120,16 @@ def _never_predicted(scores: Scores) -> Finding | None:
     )
 
 
-def _losing_slice(slices: tuple[Slice, ...]) -> Finding | None:
-    """Name the slice that loses most to the baseline."""
-    losing = [p for p in slices if not p.small and _differs(p) and _gain(p) < 0]
+def _losing_slice(analysis: Analysis) -> Finding | None:
+    """Name the slice that loses most to the other model."""
+    losing = [p for p in analysis.slices if not p.small and _differs(p) and _gain(p) < 0]
     if not losing:
         return None
     part = min(losing, key=_gain)
     return Finding(
         level="bad",
-        text=f"Loses to the baseline on {_describe(part)}: accuracy {_percent(part.accuracy.value)} against "
-        f"{_percent(part.accuracy.value - _gain(part))}{_more(losing)}. {_advise(part)}",
+        text=f"Loses to the {_name_other(analysis)} on {_describe(part)}: accuracy {_percent(part.accuracy.value)} "
+        f"against {_percent(part.accuracy.value - _gain(part))}{_more(losing)}. {_advise(part)}",
     )
 
 
@@ -147,7 +147,7 @@ def _slices_without_gain(analysis: Analysis) -> Finding | None:
     ]
     more = len(parts) - len(shown)
     others = f"; and {more} other slice{'s' * (more > 1)}" if more else ""
-    return Finding(level="note", text=f"No gain over the baseline on {'; and '.join(shown)}{others}.")
+    return Finding(level="note", text=f"No gain over the {_name_other(analysis)} on {'; and '.join(shown)}{others}.")
 
 
 def _weak_slice(slices: tuple[Slice, ...]) -> Finding | None:
@@ -162,6 +162,11 @@ def _weak_slice(slices: tuple[Slice, ...]) -> Finding | None:
         text=f"Weak on {_describe(part)}: accuracy {_percent(part.accuracy.value)}, {_points(-part.difference.value)} "
         f"below the rest{_more(weak)}. {_advise(part)}",
     )
+
+
+def _name_other(analysis: Analysis) -> str:
+    """Return the name of the model that the slices are compared with."""
+    return analysis.comparisons[0].other if analysis.comparisons else "baseline"
 
 
 def _gain(part: Slice) -> float:

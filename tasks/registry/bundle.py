@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline_config.contracts.evaluation import Combination
+from pipeline_config.contracts.linear import LinearDescription, ServedLinear
 from pipeline_config.contracts.training import ModelDescription, ServedDescription, TextOptions
-from pipeline_config.schemas import CARD_FILE, PADDING_IDX, TRAINING_TEXTS_FILE, UNK_IDX, WEIGHTS_FILE
+from pipeline_config.schemas import CARD_FILE, LINEAR_FILE, PADDING_IDX, TRAINING_TEXTS_FILE, UNK_IDX, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks import served
 from tasks.registry.seen import write_training_texts
@@ -18,7 +20,7 @@ from tasks.store.artifacts import ArtifactRef, file_digest
 from tasks.tokens.vocabulary import Vocabulary
 
 SERVED_MODEL = Path(served.__file__).parent / "model.py"
-_REQUIRED = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow")
+_REQUIRED = ("mlflow", "torch", "safetensors", "numpy", "scipy", "pandas", "pyarrow")
 
 
 def build_bundle(
@@ -26,35 +28,45 @@ def build_bundle(
     *,
     classifier: ArtifactRef,
     vocabulary: ArtifactRef,
+    baseline: ArtifactRef,
     training_texts: np.ndarray,
     config: PipelineConfig,
-    temperature: float,
+    combination: Combination,
     card: str,
 ) -> None:
     """Write the files of a model into a new folder.
 
-    They are the vocabulary, the weights, the hashes of its training texts, the modules of its code, its card, and a
-    description, which holds the temperature and the digests of the other files.
+    They are the vocabulary, the weights of the network and of the linear model as far as it has them, the hashes of its
+    training texts, the modules of its code, its card, and a description, which holds the digests of the other files.
     """
     folder.mkdir()
     tokens = Vocabulary.read(vocabulary)
     _write_json(folder / "vocabulary.json", tokens.itos)
-    shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / "weights.safetensors")
+    if combination.network_temperature:
+        shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / WEIGHTS_FILE)
+    if combination.linear_temperature:
+        shutil.copyfile(baseline.path(LINEAR_FILE), folder / LINEAR_FILE)
     (folder / CARD_FILE).write_text(card, "utf-8")
     write_training_texts(folder / TRAINING_TEXTS_FILE, training_texts)
     for module in SERVED_MODEL.parent.glob("*.py"):
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)
     files = {path.name: file_digest(path) for path in folder.iterdir()}
-    described = describe_served(classifier.read_model(ModelDescription), tokens, config, files)
-    description = described.model_copy(update={"temperature": temperature})
+    network, linear = classifier.read_model(ModelDescription), baseline.read_model(LinearDescription)
+    description = describe_served(network, linear, combination, tokens, config, files)
     _write_json(folder / ServedDescription.file_name, description.model_dump(mode="json"))
 
 
 def describe_served(
-    model: ModelDescription, vocabulary: Vocabulary, config: PipelineConfig, files: dict[str, str]
+    network: ModelDescription,
+    linear: LinearDescription,
+    combination: Combination,
+    vocabulary: Vocabulary,
+    config: PipelineConfig,
+    files: dict[str, str],
 ) -> ServedDescription:
-    """Return the description of a registered model: the network, its classes, how texts are read and encoded."""
+    """Return the description of a registered model: its parts, its classes, how texts are read and encoded."""
+    temperature, linear_temperature = combination.network_temperature, combination.linear_temperature
     text = TextOptions(
         tokenizer=config.tokenization.tokenizer,
         tokenizer_version=vocabulary.tokenizer,
@@ -65,7 +77,11 @@ def describe_served(
         specials=vocabulary.specials,
     )
     return ServedDescription(
-        **dict(model),
+        architecture=network.architecture if temperature else None,
+        temperature=temperature or 1.0,
+        linear=ServedLinear(options=linear.options, temperature=linear_temperature) if linear_temperature else None,
+        labels=network.labels,
+        best_epoch=network.best_epoch,
         text=text,
         vocabulary_digest=vocabulary.digest,
         files=files,

@@ -18,7 +18,7 @@ from tasks.registry.seen import find_seen, hash_documents, read_training_texts
 from tasks.store.artifacts import ArtifactRef, find_output
 from tasks.tracking import loading, versions
 from tasks.tracking.model_files import Version, open_verified
-from tasks.tracking.version_list import DOCUMENTS_TAG, RUN_TAG, score_tag
+from tasks.tracking.version_list import DOCUMENTS_TAG, REGISTERED, RUN_TAG, score_tag
 
 MAX_EXAMPLES = 10
 Texts = list[str]
@@ -79,7 +79,7 @@ def compare_versions(name: str, a: int, b: int) -> Comparison:
     """
     pair = [versions.require_version(name, number) for number in (a, b)]
     result = Comparison(name, a, b)
-    for model in ("lstm", "baseline"):
+    for model in (REGISTERED, "lstm", "baseline"):
         for metric in ("accuracy", "macro_f1"):
             tag = score_tag(model, metric)
             result.scores[tag] = [_number(version.tags.get(tag)) for version in pair]

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline_config.contracts.analysis import Analysis, PairedComparison
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.decision import Decision
-from pipeline_config.contracts.evaluation import Metrics, ModelScores
+from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import GateError
 from pipeline_config.masking import mask_secrets, masked_errors
 from pipeline_config.settings import PipelineConfig
@@ -26,6 +26,7 @@ from tasks.registry.gate import pass_gate
 from tasks.registry.rivals import HeldOut, read_test_split
 from tasks.registry.smoke import PASSED, try_version
 from tasks.reporting.card import CardFacts, describe_version, write_card
+from tasks.reporting.evidence import name_scores
 from tasks.runtime.escaping import escape_markdown
 from tasks.store.artifacts import ArtifactRef, tree_digest
 from tasks.tracking import models, runs, versions
@@ -36,6 +37,7 @@ from tasks.tracking.version_list import (
     DOCUMENTS_TAG,
     EVALUATION_TAG,
     OUTCOME_TAG,
+    REGISTERED,
     RUN_TAG,
     SMOKE_TAG,
     VERDICT_TAG,
@@ -94,9 +96,9 @@ def register_model(
     )
     split = read_test_split(classifier=classifier, evaluation=evaluation, baseline=baseline, documents=documents)
     with models.registry_lock():
-        version, created = _ensure_version(run, card, split, classifier, vocabulary, evaluation)
+        version, created = _ensure_version(run, card, split, classifier, vocabulary, baseline, evaluation)
         number = str(version.version)
-        models.link_model(run.run_id, models.model_id_of(version), list_scores(card.metrics.test))
+        models.link_model(run.run_id, models.model_id_of(version), list_scores(card.metrics))
         models.set_alias(name, gate.challenger_alias, number)
         digest = version.tags[models.DIGEST_TAG]
         decision, comparison = pass_gate(number, digest=digest, split=split, config=config)
@@ -136,6 +138,7 @@ def _ensure_version(
     split: HeldOut,
     classifier: ArtifactRef,
     vocabulary: ArtifactRef,
+    baseline: ArtifactRef,
     evaluation: ArtifactRef,
 ) -> tuple[Version, bool]:
     """Return the version with this content, and whether it is new. The caller holds the lock of the registry."""
@@ -146,9 +149,10 @@ def _ensure_version(
             bundle,
             classifier=classifier,
             vocabulary=vocabulary,
+            baseline=baseline,
             training_texts=split.training_texts,
             config=config,
-            temperature=card.analysis.calibration.temperature,
+            combination=card.metrics.combination,
             card=write_card(card),
         )
         digest = tree_digest({path.name: path for path in (*bundle.iterdir(), SERVED_MODEL)})
@@ -174,7 +178,7 @@ def _register_version(run: runs.TrackedRun, bundle: Path, card: CardFacts, facts
         requirements=list(card.requirements),
         example="what a fine day",
     )
-    scores = {tag: str(score) for tag, score in list_scores(card.metrics.test).items()}
+    scores = {tag: str(score) for tag, score in list_scores(card.metrics).items()}
     scores[VERDICT_TAG] = summarize_verdict(card.analysis.verdict)
     return models.register_version(
         card.config.registered_model,
@@ -209,20 +213,22 @@ def describe_corpus(config: PipelineConfig) -> str:
     return mask_secrets(source if isinstance(source, str) else ", ".join(source))
 
 
-def list_scores(test: ModelScores) -> dict[str, float]:
-    """Return accuracy and macro F1 of both models on the test split, by the name of their tag."""
+def list_scores(metrics: Metrics) -> dict[str, float]:
+    """Return accuracy and macro F1 of the registered and of each single model on test, by the name of their tag."""
+    test = metrics.test
+    models = {REGISTERED: test.of(metrics.candidate), "lstm": test.lstm, "baseline": test.baseline}
     return {
         score_tag(model, metric): scores.value_of(metric)
-        for model, scores in test.by_model()
+        for model, scores in models.items()
         for metric in ("accuracy", "macro_f1")
     }
 
 
 def describe_scores(metrics: Metrics) -> str:
-    """Return the description of a run, in Markdown: its classes, and the test scores of both models."""
+    """Return the description of a run, in Markdown: its classes, and the test scores of all models."""
     rows = [
         f"| {title} | {' | '.join(f'{value:.4f}' for value in scores.headlines().values())} |"
-        for title, scores in (("LSTM", metrics.test.lstm), ("TF-IDF + logistic regression", metrics.test.baseline))
+        for title, scores in name_scores(metrics).items()
     ]
     head = ["| on the test split | accuracy | macro F1 | log-loss |", "|---|---|---|---|"]
     classes = ", ".join(escape_markdown(label) for label in metrics.test.lstm.classes)

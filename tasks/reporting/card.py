@@ -12,14 +12,21 @@ from typing import NamedTuple
 
 from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.corpus import CorpusProfile
-from pipeline_config.contracts.evaluation import Metrics, ScoreName, Scores
+from pipeline_config.contracts.evaluation import Candidate, Metrics, ScoreName, Scores
 from pipeline_config.schemas import SPLITS
 from pipeline_config.settings import PipelineConfig
+from tasks.reporting.evidence import name_scores
 from tasks.reporting.licences import describe_corpus_licence, describe_vectors
 from tasks.reporting.page import HEADLINES
 from tasks.runtime.escaping import escape_markdown
 
 MOST_CHARACTERS = 5000  # of the description of a version in MLflow's database
+_KINDS: dict[Candidate, str] = {
+    "lstm": "An LSTM over word vectors, which reads {longest} tokens of a text.",
+    "linear": "A linear model over groups of up to three tokens and pieces of words.",
+    "hybrid": "An LSTM over word vectors, which reads {longest} tokens of a text, together with a linear model over "
+    "groups of up to three tokens and pieces of words, which reads all.",
+}
 _WHOLE = "The whole card is the file `artifacts/bundle/card.md` of the model."
 
 
@@ -78,7 +85,7 @@ def describe_version(facts: CardFacts) -> str:
 
 def _intended_use(facts: CardFacts) -> Iterator[str]:
     count = len(facts.metrics.test.lstm.classes)
-    tokenizer = facts.config.tokenization.tokenizer
+    tokenizer, longest = facts.config.tokenization.tokenizer, facts.config.bucketing.max_length
     yield from (
         "## Intended use",
         "",
@@ -86,29 +93,28 @@ def _intended_use(facts: CardFacts) -> Iterator[str]:
         "corpus: of the same source, language and length. It answers every text with one of its classes, also one that "
         "belongs to none of them.",
         "",
-        f"An LSTM over word vectors; tokenizer {escape_markdown(tokenizer)}; of a text it reads "
-        f"{facts.config.bucketing.max_length} tokens.",
+        f"{_KINDS[facts.metrics.candidate].format(longest=longest)} Its tokenizer is {escape_markdown(tokenizer)}.",
         "",
     )
 
 
 def _metrics(facts: CardFacts) -> Iterator[str]:
-    test = facts.metrics.test
+    scores = name_scores(facts.metrics)
     yield from (
         "## Metrics",
         "",
-        f"On {test.lstm.documents:,} test documents, with 95 % intervals.",
+        f"On {facts.metrics.test.lstm.documents:,} test documents, with 95 % intervals. This model is the first.",
         "",
-        "| on the test split | LSTM | TF-IDF + logistic regression |",
-        "|---|---|---|",
+        f"| on the test split | {' | '.join(scores)} |",
+        f"|---{'|---' * len(scores)}|",
     )
     for key, name, _ in HEADLINES:
-        yield f"| {name} | {_interval(test.lstm, key)} | {_interval(test.baseline, key)} |"
+        yield f"| {name} | {' | '.join(_interval(one, key) for one in scores.values())} |"
     calibration = facts.analysis.calibration
     yield from (
         "",
-        f"Its probabilities are calibrated with the temperature {calibration.temperature:.3f}; before, the calibration "
-        f"error was {calibration.ece_before:.4f}.",
+        f"Its probabilities are calibrated with the temperature {calibration.temperature:.3f}; without it, the "
+        f"calibration error was {calibration.ece_before:.4f}.",
         "",
     )
 

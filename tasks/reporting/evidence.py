@@ -1,17 +1,24 @@
 """What a report is made of: contracts of the stages and of the gate, and nothing else."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pipeline_config.contracts.analysis import Analysis, PairedComparison
 from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.embeddings import CoverageReport
-from pipeline_config.contracts.evaluation import Scores
+from pipeline_config.contracts.evaluation import Candidate, Metrics, Scores
 from tasks.reporting.subject import Subject
 
-MODEL_NAMES = {"lstm": "LSTM", "baseline": "TF-IDF + logistic regression"}  # for people
+MODEL_NAMES: dict[Candidate, str] = {"hybrid": "LSTM + linear", "lstm": "LSTM", "linear": "linear model"}  # for people
+
+
+def name_scores(metrics: Metrics, split: Literal["test", "validation"] = "test") -> dict[str, Scores]:
+    """Return the scores of the models by their names for people: the registered one first, then the others."""
+    scores = dict(metrics.by_split())[split]
+    ordered = sorted(MODEL_NAMES, key=lambda candidate: candidate != metrics.candidate)
+    return {MODEL_NAMES[candidate]: scores.of(candidate) for candidate in ordered}
 
 
 class Evidence(NamedTuple):

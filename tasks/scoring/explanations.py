@@ -23,7 +23,7 @@ def explain_labels(served: Any, tokens: Sequence[list[str]], targets: np.ndarray
     """Return the tokens of texts that weighed most, an array of `EXPLANATIONS`; none for a text without tokens.
 
     Args:
-        served: the loaded object of the model's code, with `text`, `token_ids`, `network` and `attribution`.
+        served: the loaded object of the model's code.
         tokens: of each text.
         targets: int64[N], the class of each text.
         count: the largest number of tokens of a text.
@@ -33,9 +33,17 @@ def explain_labels(served: Any, tokens: Sequence[list[str]], targets: np.ndarray
     head = {"head": longest, "tail": 0, "head_tail": (longest + 1) // 2}[options["truncation"]]
     for words, target in zip(tokens, targets.tolist(), strict=True):
         raise_if_stopped()
-        read = words if len(words) <= longest else words[:head] + words[len(words) - (longest - head) :]
+        positions = list(range(len(words)))
+        if len(words) > longest:
+            positions = positions[:head] + positions[len(words) - (longest - head) :]
+        read = [words[position] for position in positions]
         ids = [served.token_ids.get(word, options["unk_idx"]) for word in read]
-        weights = served.attribution.attribute_tokens(served.network, ids, target) if ids else []
+        if not ids:
+            weights = []
+        elif hasattr(served, "weigh_tokens"):
+            weights = served.weigh_tokens(words, positions, ids, target)
+        else:  # a version of an older release, which is a network alone
+            weights = served.attribution.attribute_tokens(served.network, ids, target)
         found.append(choose_tokens(read, weights, count))
     return pa.array(found, EXPLANATIONS)
 

@@ -1,8 +1,8 @@
-"""The network of a registered model on whole columns of texts: tokenized in slices, run in batches of similar length.
+"""A registered model on whole columns of texts: tokenized in slices, the network run in batches of similar length.
 
-Takes the loaded object of a model's code, with its own tokenizer and network; returns arrays. Every batch is computed
-by one thread, and several threads take batches. So the numbers do not depend on how many threads there are, and threads
-never wait for each other inside a layer, which is what makes a busy machine slow.
+Takes the loaded object of a model's code, with its own tokenizer, network and linear model; returns arrays. Every batch
+is computed by one thread, and several threads take batches. So the numbers do not depend on how many threads there are,
+and threads never wait for each other inside a layer, which is what makes a busy machine slow.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ BATCH_TEXTS = 512
 Forward = Callable[[torch.Tensor, torch.Tensor], np.ndarray]  # ids, lengths -> probabilities float64[B, C]
 T = TypeVar("T")
 R = TypeVar("R")
+_LEAST = 1e-300  # of a probability
 _SLICE_BYTES = 1 << 20  # of text, tokenized at once; the tokenizer needs some ten times as much
 
 
@@ -36,12 +37,14 @@ class Encoded(NamedTuple):
         offsets: int64[N + 1], where each text begins in `ids`.
         lengths: int64[N], number of tokens of each text, 0 included.
         unknown: int64[N], how many of them are not in the vocabulary.
+        added: float64[N, C], what the linear model adds to the logits; None without one.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     lengths: np.ndarray
     unknown: np.ndarray
+    added: np.ndarray | None = None
 
 
 class NetworkClassifier:
@@ -55,7 +58,9 @@ class NetworkClassifier:
 
     def __init__(self, served: Any, threads: int | None = None, forward: Forward | None = None) -> None:
         self._served, self._options = served, served.text
-        self._forward = forward or _use_torch(served.network, read_temperature(served))
+        network = served.network
+        self._forward = forward or (None if network is None else _use_torch(network, read_temperature(served)))
+        self._linear = getattr(served, "linear", None)  # models of older releases have none
         name = self._options["tokenizer"]
         self._tokenize = served.tokenizers.load_tokenizer(name)
         self._tokenizing = None if served.tokenizers.is_columnar(name) else threading.Lock()
@@ -82,25 +87,27 @@ class NetworkClassifier:
             return Encoded(np.zeros(0, np.int32), np.zeros(1, np.int64), *[np.zeros(0, np.int64)] * 2)
         ends = np.cumsum([0, *(len(part.ids) for part in parts)])
         offsets = [part.offsets[:-1] + end for part, end in zip(parts, ends[:-1], strict=True)]
+        added = [part.added for part in parts if part.added is not None]
         return Encoded(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([*offsets, ends[-1:]]),
             np.concatenate([part.lengths for part in parts]),
             np.concatenate([part.unknown for part in parts]),
+            np.concatenate(added) if added else None,
         )
 
     def classify(self, prepared: Encoded) -> np.ndarray:
         """Return the probabilities float64[N, C] of texts, in their order."""
-        probabilities = np.zeros((len(prepared.lengths), len(self._served.labels)))
+        probabilities, forward = np.ones((len(prepared.lengths), len(self._served.labels))), self._forward
         sizes = np.minimum(np.diff(prepared.offsets), self._options["max_length"])
 
         def run(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             raise_if_stopped()
-            return rows, self._forward(*self.pad(prepared, rows, sizes[rows]))
+            return rows, forward(*self.pad(prepared, rows, sizes[rows]))  # type: ignore[misc]
 
-        for rows, answers in self.run_all(run, plan_batches(sizes)):
+        for rows, answers in self.run_all(run, plan_batches(sizes)) if forward else ():
             probabilities[rows] = answers
-        return probabilities
+        return probabilities if prepared.added is None else _add_logits(probabilities, prepared.added)
 
     def explain(self, texts: pa.Array, targets: np.ndarray, count: int) -> pa.Array:
         """Return the tokens of texts that weighed most, see `explain_labels`."""
@@ -139,12 +146,22 @@ class NetworkClassifier:
         if empty.any():
             ids = np.insert(ids, ends[:-1][empty], self._options["unk_idx"])
             ends = ends + np.concatenate([[0], np.cumsum(empty)])
-        return Encoded(ids, ends, lengths, np.diff(before[tokens.offsets.to_numpy() - tokens.offsets[0].as_py()]))
+        unknown = np.diff(before[tokens.offsets.to_numpy() - tokens.offsets[0].as_py()])
+        added = None if self._linear is None else self._served.answer_linear(tokens)
+        return Encoded(ids, ends, lengths, unknown, added)
 
 
 def read_temperature(served: Any) -> float:
     """Return what divides the logits of a model; versions of older releases have no such number."""
     return float(getattr(served, "temperature", 1.0))
+
+
+def _add_logits(probabilities: np.ndarray, added: np.ndarray) -> np.ndarray:
+    """Return the softmax of logits, given as probabilities float64[N, C], with others added to them."""
+    logits = np.log(np.maximum(probabilities, _LEAST)) + added
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    found: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return found
 
 
 def _use_torch(network: Any, temperature: float) -> Forward:

@@ -1,7 +1,7 @@
 """Write a loaded model as files that run without torch, and compare their answers with the model's.
 
-Writes `model.onnx`, `tokenizer.json`, `vocabulary.json` and `classify.py`, which runs them. Needs the packages of the
-extra `onnx`.
+Writes `model.onnx` of the network, `linear.npz` and `linear.py` of the linear model as far as it has them,
+`tokenizer.json`, `vocabulary.json`, and `classify.py`, which runs them. Needs the packages of the extra `onnx`.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ import onnx
 from pipeline_config.errors import InputError, UnusableModelError
 from tasks.scoring import onnx_runner
 from tasks.scoring.onnx_graph import build_model
+from tasks.served import linear
 from tasks.store.disk_errors import store_errors
 from tasks.store.private_files import make_directory
 from tasks.tracking.loaded import LoadedModel
@@ -39,14 +40,16 @@ def write_files(loaded: LoadedModel, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: expected a new or empty directory")
     try:
-        model = build_model(served.network, loaded.temperature)
+        model = None if served.network is None else build_model(served.network, loaded.temperature)
     except (ValueError, AttributeError) as error:
         raise InputError(f"the network cannot be exported: {error}") from error
     words = [""] * served.text["specials"] + list(served.token_ids)
     with store_errors(folder):
         make_directory(folder)
-        onnx.save(model, str(folder / "model.onnx"))
-        _write_json(folder / "tokenizer.json", {"labels": list(loaded.labels), **settings})
+        if model is not None:
+            onnx.save(model, str(folder / "model.onnx"))
+        part = _write_linear(served, folder)
+        _write_json(folder / "tokenizer.json", {"labels": list(loaded.labels), **settings, "linear": part})
         _write_json(folder / "vocabulary.json", words)
         source = Path(onnx_runner.__file__).read_text("utf-8")
         (folder / RUNNER).write_text(source, "utf-8")
@@ -94,6 +97,18 @@ def describe_tokenizer(tokenizers: Any, text: dict[str, Any]) -> dict[str, Any]:
     else:
         raise InputError(f"the tokenizer {name!r} cannot be exported; expected one of {', '.join(EXPORTED)}")
     return {**{key: text[key] for key in kept}, "lower": name != "whitespace", "replacements": replacements}
+
+
+def _write_linear(served: Any, folder: Path) -> dict[str, Any] | None:
+    """Write the linear model and its code; return what else the runner needs of it, or None if there is none."""
+    model = getattr(served, "linear", None)  # models of older releases have none
+    if model is None:
+        return None
+    np.savez_compressed(
+        folder / "linear.npz", keys=model.keys, weights=model.weights, sizes=model.sizes, bias=model.bias
+    )
+    (folder / "linear.py").write_text(Path(linear.__file__).read_text("utf-8"), "utf-8")
+    return {"ngrams": model.ngrams, "pieces": model.pieces, "temperature": served.linear_temperature}
 
 
 def _translate(pattern: str) -> str:

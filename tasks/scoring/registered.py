@@ -55,7 +55,8 @@ def make_scoring_model(name: str, loaded: LoadedModel, runtime: Runtime = "torch
 
     @contextlib.contextmanager
     def open_classifier() -> Iterator[Classifier]:
-        forward = None if runtime == "torch" else _open_session(uri, served, has_network=has_network)
+        wanted = runtime == "onnx" and not (has_network and served.network is None)
+        forward = _open_session(uri, served, has_network=has_network) if wanted else None
         if not has_network:
             yield AnswerClassifier(loaded.classify, loaded.labels)
             return

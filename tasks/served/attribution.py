@@ -1,22 +1,58 @@
-"""How much each token of a text speaks for a class: integrated gradients (Sundararajan et al. 2017).
+"""How much each token of a text speaks for a class: integrated gradients (Sundararajan et al. 2017) of the network.
 
 The logits are followed along the straight line from zero embeddings, which is the embedding of padding, to those of the
 text. The bag of bigrams takes ids, not embeddings, and is linear: the weight of a token is divided among its
-occurrences, that of a pair between its tokens. It imports only modules of this package, so that a registered model can
-carry it unchanged.
+occurrences, that of a pair between its tokens; likewise those of the linear model. It imports only modules of this
+package, so that a registered model can carry it unchanged.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .bigrams import BIGRAM_SCALE, BagOfBigrams
+from .linear import LinearModel
 from .network import TextClassifier
 
 STEPS = 32
 _TOLERANCE = 0.02  # of the change of the logit; with more, the number of steps is doubled
 _MOST_TOKENS = 16_384  # steps times tokens of a text: a second or two
 _BATCH = 64
+
+
+def weigh_tokens(
+    tokens: Sequence[str],
+    positions: Sequence[int],
+    input_ids: Sequence[int],
+    target: int,
+    *,
+    network: TextClassifier | None,
+    temperature: float,
+    linear: LinearModel | None,
+    linear_temperature: float,
+) -> list[float]:
+    """Return the weights of tokens of a text for a class, in a model of a network, of a linear model, or of both.
+
+    They are those of both parts, each divided by its temperature, and so sum to the change of the logit of the answer.
+
+    Args:
+        tokens: all tokens of the text; the linear model reads them all.
+        positions: in `tokens`, of those that are left by truncation, whose weights are returned.
+        input_ids: the ids of these.
+        target: id of the class.
+        network: in evaluation mode; None without one.
+        temperature: divides the logits of the network.
+        linear: None without one.
+        linear_temperature: divides the logits of the linear model.
+    """
+    weights = np.zeros(len(positions))
+    if network is not None and len(positions):
+        weights += np.array(attribute_tokens(network, list(map(int, input_ids)), target)) / temperature
+    if linear is not None and len(positions):
+        weights += np.array(linear.attribute(tokens, target))[list(positions)] / linear_temperature
+    return [float(weight) for weight in weights]
 
 
 def attribute_tokens(network: TextClassifier, input_ids: list[int], target: int) -> list[float]:

@@ -1,10 +1,13 @@
 """The registered model: takes texts, returns the label and the probability of each class.
 
+It is the trained network, the linear model, or both: then their logits are added, each divided by its temperature.
+
 MLflow stores this file as the code of the model and runs it when the model is loaded. It imports nothing from the
 project. Network and tokenizers are imported from the source files in the model's bundle, as a package with a unique
 name, so that two versions loaded in one process do not share code. The bundle holds `model.json`, `vocabulary.json`,
-`weights.safetensors` and the other modules of this package; none of its files is a pickle. `model.json` has the
-SHA-256 of each of the others, and they are compared before any of them is used.
+`weights.safetensors` of the network and `linear.safetensors` as far as the model has them, and the other modules of
+this package; none of its files is a pickle. `model.json` has the SHA-256 of each of the others, and they are compared
+before any of them is used.
 """
 
 import hashlib
@@ -18,7 +21,9 @@ from types import ModuleType
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -49,7 +54,7 @@ class RefusedRequest(MlflowException):
 
 
 class ServedClassifier(PythonModel):
-    """Classify texts exactly as the trained network does."""
+    """Classify texts exactly as the trained model does."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Check the files of the bundle, then load it.
@@ -69,15 +74,20 @@ class ServedClassifier(PythonModel):
         # a word of a text that looks like a special token is unknown, so special tokens are left out
         words = enumerate(vocabulary[self.text["specials"] :], self.text["specials"])
         self.token_ids = {token: token_id for token_id, token in words}
-        self.tokenizers, network, self.inputs, self.attribution, threads = _load_modules(
-            bundle, "tokenizers", "network", "inputs", "attribution", "threads"
+        self.tokenizers, network, linear, self.inputs, self.attribution, threads = _load_modules(
+            bundle, "tokenizers", "network", "linear", "inputs", "attribution", "threads"
         )
         self.limits = self.inputs.read_limits()  # None is without limits
         self.small = threads.SmallRequests(self.inputs.read_number(threads.THREADS, 1))
         self.tokenizers.load_tokenizer(self.text["tokenizer"])  # a missing package fails here, not at the first text
-        self.network = network.TextClassifier(**description["architecture"])
-        self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
-        self.network.eval()
+        self.network, self.linear, self.linear_temperature = None, None, 1.0
+        if description["architecture"]:
+            self.network = network.TextClassifier(**description["architecture"])
+            self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
+            self.network.eval()
+        if description["linear"]:
+            self.linear_temperature = description["linear"]["temperature"]
+            self.linear = linear.LinearModel.read(bundle / "linear.safetensors", **description["linear"]["options"])
 
     def predict(
         self,
@@ -129,12 +139,13 @@ class ServedClassifier(PythonModel):
         if self.limits:
             self.inputs.check_size("tokens", sum(map(len, encoded)), self.limits.tokens)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        added = self.answer_linear(pa.array(tokens, pa.large_list(pa.large_string())))
         answers: list[dict[str, Any]] = [{}] * len(encoded)
         small = len(order) * len(encoded[order[-1]]) if order else 0
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             batch = [encoded[i] for i in rows]
-            found = self.small.run(partial(self._probabilities, batch), tokens=small)
+            found = self.small.run(partial(self._probabilities, batch, added[rows]), tokens=small)
             for i, probabilities in zip(rows, found, strict=True):
                 answers[i] = self._answer(probabilities, options)
         if options.explain:
@@ -156,12 +167,33 @@ class ServedClassifier(PythonModel):
             answer["abstained"] = probabilities[best] < options.threshold
         return answer
 
+    def answer_linear(self, tokens: pa.Array) -> np.ndarray:
+        """Return what the linear model adds to the logits of tokenized texts, float64[N, C]; zeros without one."""
+        if self.linear is None:
+            return np.zeros((len(tokens), len(self.labels)))
+        logits: np.ndarray = self.linear.answer_tokens(tokens) / self.linear_temperature
+        return logits
+
+    def weigh_tokens(self, tokens: list[str], positions: list[int], ids: list[int], target: int) -> list[float]:
+        """Return the weights of tokens of a text, as `weigh_tokens` in `attribution.py`."""
+        weights: list[float] = self.attribution.weigh_tokens(
+            tokens,
+            positions,
+            ids,
+            target,
+            network=self.network,
+            temperature=self.temperature,
+            linear=self.linear,
+            linear_temperature=self.linear_temperature,
+        )
+        return weights
+
     def _explain(self, tokens: list[str], ids: list[int], target: int) -> list[dict[str, Any]]:
         """Return the tokens that the network reads, each with its weight for a class; none for a text without any."""
-        attribute = partial(self.attribution.attribute_tokens, self.network, ids, target)
-        weights = self.small.run(attribute, tokens=len(ids)) if tokens else []
-        kept = self._cut(tokens)
-        return [{"token": token, "weight": weight} for token, weight in zip(kept, weights, strict=True)]
+        positions = self._cut(list(range(len(tokens))))
+        weigh = partial(self.weigh_tokens, tokens, positions, ids, target)
+        weights = self.small.run(weigh, tokens=len(ids)) if tokens else []
+        return [{"token": tokens[i], "weight": weight} for i, weight in zip(positions, weights, strict=True)]
 
     def _encode(self, tokens: list[str]) -> list[int]:
         unk = self.text["unk_idx"]
@@ -173,15 +205,21 @@ class ServedClassifier(PythonModel):
         head = {"head": longest, "tail": 0, "head_tail": (longest + 1) // 2}[self.text["truncation"]]
         return items if len(items) <= longest else items[:head] + items[len(items) - (longest - head) :]
 
-    def _probabilities(self, documents: list[list[int]]) -> list[list[float]]:
+    def _probabilities(self, documents: list[list[int]], added: np.ndarray) -> list[list[float]]:
+        logits = torch.from_numpy(added)
+        if self.network is not None:
+            logits = logits + self._answer_network(documents) / self.temperature
+        rows: list[list[float]] = logits.softmax(dim=1).tolist()
+        return rows
+
+    def _answer_network(self, documents: list[list[int]]) -> torch.Tensor:
         lengths = torch.tensor([len(ids) for ids in documents])
         padded = torch.nn.utils.rnn.pad_sequence(
             [torch.tensor(ids) for ids in documents], batch_first=True, padding_value=self.text["padding_idx"]
         )
         with torch.inference_mode():
-            logits = self.network(padded, lengths).double() / self.temperature
-            rows: list[list[float]] = logits.softmax(dim=1).tolist()
-        return rows
+            logits: torch.Tensor = self.network(padded, lengths).double()  # type: ignore[misc]
+        return logits
 
 
 def _check_files(folder: Path, expected: dict[str, str]) -> None:

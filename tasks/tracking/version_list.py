@@ -23,6 +23,7 @@ VERDICT_TAG = "gloveflow.verdict"  # what the evaluation says, in short
 APPROVAL_TAG = "gloveflow.approval"  # waiting, approved, rejected or expired
 UNTIL_TAG = "gloveflow.approval_until"  # ISO 8601
 CHAMPION_TAG = "gloveflow.approval_champion"  # the version with which one that waits was compared, or none
+REGISTERED = ""  # in place of a model's name: what is registered, whichever model it is
 _DELETED = "Deleted_Internal"  # the stage with which MLflow marks a deleted version
 
 
@@ -36,16 +37,20 @@ class VersionRecord(NamedTuple):
     tags: dict[str, str]
 
     def score(self, model: str, metric: str) -> float | None:
-        """Return a test score from the tags, or None if there is none or it is no number."""
+        """Return a test score from the tags, or None if there is none or it is no number.
+
+        Versions of older releases are networks, and have no other scores than those.
+        """
+        tag = score_tag(model, metric)
         try:
-            return float(self.tags[score_tag(model, metric)])
+            return float(self.tags.get(tag) or self.tags[score_tag(model or "lstm", metric)])
         except (KeyError, ValueError):
             return None
 
 
 def score_tag(model: str, metric: str) -> str:
-    """Return the name of the tag that holds a test score of a version; `model` is `lstm` or `baseline`."""
-    return f"test_{model}_{metric}"
+    """Return the name of the tag of a test score of a version; `model` is `REGISTERED`, `lstm` or `baseline`."""
+    return f"test_{model}_{metric}" if model else f"test_{metric}"
 
 
 def read_approval(tags: Mapping[str, str]) -> str | None:

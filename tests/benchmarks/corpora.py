@@ -1,4 +1,4 @@
-"""Compare a configuration with its linear baseline, and with fastText where it is installed, on any number of corpora.
+"""Compare the linear model, the network, both together, and fastText where it is installed, on any number of corpora.
 
     python -m tests.benchmarks.corpora FOLDER [--only NAME ...] [--seeds 0 1] [--set section.key=value ...]
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from pipeline_config.contracts.evaluation import Metrics, ScoreName, Scores
 from pipeline_config.resolve import resolve_config
-from pipeline_config.schemas import DOCUMENTS_FILE, WEIGHTS_FILE
+from pipeline_config.schemas import DOCUMENTS_FILE, LINEAR_FILE, WEIGHTS_FILE
 from tests.stage_chain import ChainOutputs, run_chain
 
 OTHERS = (("test_source", "test"), ("validation_source", "dev"))
@@ -56,15 +56,18 @@ def show(row: Row) -> None:
 
 
 def describe_run(name: str, outputs: ChainOutputs) -> Iterator[Row]:
-    """Yield the lines of the baseline and of the classifier."""
+    """Yield the lines of the linear model, of the network, and of both together."""
     test = outputs.evaluation.read_model(Metrics).test
-    size = outputs.classifier.path(WEIGHTS_FILE).stat().st_size / 1e6
-    for model, scores, stage, megabytes in (
-        ("baseline", test.baseline, outputs.baseline, 0.0),
-        (f"lstm, seed {outputs.config.seed}", test.lstm, outputs.classifier, size),
+    seed, stages = outputs.config.seed, (outputs.baseline, outputs.classifier)
+    (linear, network) = (stage.facts["seconds"] for stage in stages)
+    sizes = [stage.path(f).stat().st_size / 1e6 for stage, f in zip(stages, (LINEAR_FILE, WEIGHTS_FILE), strict=True)]
+    for model, scores, seconds, megabytes in (
+        ("linear", test.baseline, linear, sizes[0]),
+        (f"lstm, seed {seed}", test.lstm, network, sizes[1]),
+        (f"both, seed {seed}", test.hybrid, linear + network, sum(sizes)),
     ):
         shown = [show_score(scores, "accuracy"), show_score(scores, "macro_f1")]
-        yield Row(name, model, *shown, stage.facts["seconds"], megabytes)
+        yield Row(name, model, *shown, seconds, megabytes)
 
 
 def show_score(scores: Scores, name: ScoreName) -> str:

@@ -53,9 +53,12 @@ def main() -> None:
         for number, (_, test) in enumerate(folds.split(table["text"], table["label"].to_pylist()), start=1):
             write_fold(table, set(test.tolist()), path)
             test = run_chain(config).evaluation.read_model(Metrics).test
-            scores.append({"lstm": test.lstm.accuracy, "baseline": test.baseline.accuracy})
-            print(f"fold {number:2}  lstm {scores[-1]['lstm']:.4f}  baseline {scores[-1]['baseline']:.4f}", flush=True)
-    for name in ("lstm", "baseline"):
+            scores.append({name: one.accuracy for name, one in test.by_model()})
+            print(
+                f"fold {number:2}  lstm {scores[-1]['lstm']:.4f}  baseline {scores[-1]['baseline']:.4f}  hybrid {scores[-1]['hybrid']:.4f}",
+                flush=True,
+            )
+    for name in ("lstm", "baseline", "hybrid"):
         values = [score[name] for score in scores]
         print(f"{name:8} mean {statistics.mean(values):.4f}  deviation {statistics.stdev(values):.4f}")
 

@@ -7,21 +7,21 @@ baseline of chance is the share of planted labels.
 """
 
 import argparse
+import os
 import tempfile
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline_config.resolve import resolve_config
-from pipeline_config.schemas import DOCUMENTS_FILE
-from tasks.corpus.corpus_output import write_corpus
+from pipeline_config.schemas import DICTIONARY_FILE
+from tasks.corpus.ingest_corpus import ingest_corpus, locate_corpus
+from tasks.evaluation.calibration import fit_temperature, soften
 from tasks.evaluation.mistakes import find_suspects
-from tasks.reading.sources import locate_corpus
-from tasks.runtime.arrow import whole_column
-from tasks.store.output import StageOutput
-from tasks.training.train_baseline import assign_folds, build_baseline, choose_checked, predict_out_of_fold
+from tasks.served.linear import hash_tokens
+from tasks.served.tokenizers import identify_tokenizer
+from tasks.tokens.tokenize_corpus import tokenize_corpus
+from tasks.training.linear_fitting import choose_out_of_fold, list_recipes, take_evenly
+from tasks.training.train_baseline import MOST_CHECKED, assign_folds, read_documents
 
 
 def main() -> None:
@@ -32,19 +32,21 @@ def main() -> None:
     options = parser.parse_args()
     config = resolve_config(preset=options.preset).config
     with tempfile.TemporaryDirectory() as folder:
-        write_corpus(StageOutput(Path(folder)), locate_corpus(config.corpus), config.corpus, config.seed)
-        documents = pq.read_table(Path(folder) / DOCUMENTS_FILE)
-    train = documents.filter(pa.array(documents["split"].to_numpy() == "train"))
-    train = train.take(pa.array(choose_checked(len(train))))
-    labels = sorted(set(train["label"].to_pylist()))
-    truth = np.array([labels.index(label) for label in train["label"].to_pylist()])
+        os.environ["GLOVEFLOW_ARTIFACTS"] = folder
+        documents = ingest_corpus.fn(locate_corpus(config.corpus), config.corpus, config.seed)
+        tokenizer = identify_tokenizer(config.tokenization.tokenizer)
+        tokens = tokenize_corpus.fn(documents, config.tokenization, tokenizer)
+        train, _, labels = read_documents(tokens)
+        dictionary = tokens.read_table(DICTIONARY_FILE)["token"].to_pylist()
+    train = train.take(take_evenly(len(train.label_ids), MOST_CHECKED))
+    truth = train.label_ids
     generator = np.random.default_rng(options.seed)
     planted = generator.random(len(truth)) < options.share
     given = np.where(planted, (truth + generator.integers(1, len(labels), len(truth))) % len(labels), truth)
-    features = build_baseline(config.baseline)[0].fit_transform(train["text"].to_pylist())
-    folds = assign_folds(whole_column(train["text"]))
-    names = np.array(labels, object)
-    probabilities = predict_out_of_fold(features, names[given], folds, labels, config.baseline)
+    features = train.find_features(hash_tokens(dictionary, pieces=True), config.baseline.ngram_max)
+    recipes = list_recipes(config.baseline, pieces=True)
+    _, logits = choose_out_of_fold(features, given, assign_folds(train), len(labels), recipes, config.baseline)
+    probabilities = np.nan_to_num(soften(logits, fit_temperature(logits, given)))
     suspects = find_suspects(given, probabilities)
     print(f"{len(truth):,} documents, {planted.sum():,} planted wrong labels, {len(suspects.positions):,} suspected")
     for count in (100, 300, 1000, len(suspects.positions)):

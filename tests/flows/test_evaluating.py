@@ -55,7 +55,7 @@ def test_the_test_split_as_a_file_gets_the_scores_of_the_run(
     found = ask(capsys, file, "--version", 1)
     output = find_output("evaluate_classifier", Path(finished[1].store["evaluate_classifier"]).name)
     assert output is not None
-    expected = output.read_model(Metrics).test.lstm
+    expected = output.read_model(Metrics).test.hybrid
     assert found["documents"] == expected.documents
     assert (found["seen"], found["unknown_labels"], found["left_out"]) == (0, {}, {})
     for name in ("accuracy", "macro_f1", "log_loss", "brier", "roc_auc"):

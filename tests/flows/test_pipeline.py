@@ -83,8 +83,8 @@ def test_every_stage_leaves_a_verified_output(on_finished: Any) -> None:
 
 
 def test_the_classes_are_learned(on_finished: Any) -> None:
-    assert on_finished.test_scores["lstm"].accuracy > 0.9
-    assert on_finished.test_scores["baseline"].accuracy > 0.9
+    assert on_finished.test_scores["LSTM"].accuracy > 0.9
+    assert on_finished.test_scores["linear model"].accuracy > 0.9
 
 
 def test_the_mlflow_run_holds_config_metrics_datasets_report_and_model(

@@ -93,10 +93,11 @@ class TestMetrics:
         gathered, scores = gather_metrics(edited), read_file(outputs.evaluation, "metrics.json")
         for split in ("validation", "test"):
             for key in ("accuracy", "macro_f1", "log_loss"):
-                assert gathered[f"{split}_{key}"] == scores[split]["lstm"][key]
+                assert gathered[f"{split}_{key}"] == scores[split][scores["combination"]["candidate"]][key]
+                assert gathered[f"{split}_lstm_{key}"] == scores[split]["lstm"][key]
                 assert gathered[f"{split}_baseline_{key}"] == scores[split]["baseline"][key]
             for key in ("balanced_accuracy", "mcc", "ece"):
-                assert gathered[f"{split}_{key}"] == scores[split]["lstm"][key]
+                assert gathered[f"{split}_{key}"] == scores[split][scores["combination"]["candidate"]][key]
                 assert f"{split}_baseline_{key}" not in gathered
         assert not any(name.startswith("evaluate_classifier/") for name in gathered)
 

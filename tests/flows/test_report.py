@@ -54,8 +54,14 @@ def test_the_evidence_is_of_the_run_and_begins_with_the_classifier(on_finished: 
     outputs, registration = find_outputs(on_finished), on_finished.registration
     run = runs.TrackedRun("0", "1", on_finished.mlflow_url)
     evidence = gather_evidence(run, outputs, registration, config, {})
-    test = outputs.evaluation.read_model(Metrics).test
-    assert list(evidence.scores.items()) == [("LSTM", test.lstm), ("TF-IDF + logistic regression", test.baseline)]
+    metrics = outputs.evaluation.read_model(Metrics)
+    assert metrics.candidate == "hybrid"
+    expected = [
+        ("LSTM + linear", metrics.test.hybrid),
+        ("LSTM", metrics.test.lstm),
+        ("linear model", metrics.test.baseline),
+    ]
+    assert list(evidence.scores.items()) == expected
     assert list(evidence.labels) == ["food", "sports", "weather"]
     assert evidence.decision == registration.decision
     assert list(evidence.comparisons) == []  # it is the first version

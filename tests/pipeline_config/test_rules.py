@@ -19,9 +19,9 @@ def test_every_open_setting_has_a_rule_and_every_rule_an_open_setting():
     undecided = [f"{s}.{k}" for s, v in dumped.items() if isinstance(v, dict) for k, x in v.items() if x == "auto"]
     of_reading = {"corpus.format", "corpus.separator", "corpus.quoting", "corpus.encoding"}
     of_machine = {"training.precision", "training.device"}
-    assert (
-        sorted({*undecided} - of_reading - of_machine) == sorted(RULES) == sorted(list_open_settings(PipelineConfig()))
-    )
+    of_fitting = {"baseline.pieces", "baseline.weighting", "baseline.regularization"}  # chosen where it is fitted
+    ruled = sorted({*undecided} - of_reading - of_machine - of_fitting)
+    assert ruled == sorted(RULES) == sorted(list_open_settings(PipelineConfig()))
 
 
 def test_a_value_set_by_hand_switches_its_rule_off():

@@ -27,8 +27,8 @@ def make_result(root: Path, **changes: object) -> PipelineResult:
             StageSummary(name="evaluate_classifier", cached=False, seconds=2.25, facts=edited),
         ],
         "test_scores": {
-            "lstm": Scores(accuracy=0.91236, macro_f1=0.9),
-            "baseline": Scores(accuracy=0.8, macro_f1=0.75),
+            "LSTM": Scores(accuracy=0.91236, macro_f1=0.9),
+            "linear model": Scores(accuracy=0.8, macro_f1=0.75),
         },
         "spread": {},
         "registration": Registration(

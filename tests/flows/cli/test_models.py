@@ -49,7 +49,7 @@ def test_the_list_needs_neither_mlflow_nor_anything_else_heavy(store: Path, fini
     output = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
     name, head, first, *lines, modules = output.splitlines()
     assert (name, head.split()) == (MODEL, ["version", "accuracy", "macro", "F1", "age", "outcome", "aliases"])
-    scores = finished[1].test_scores["lstm"]
+    scores = finished[1].test_scores["LSTM + linear"]
     assert first.split()[:3] == ["1", f"{scores.accuracy:.4f}", f"{scores.macro_f1:.4f}"]
     assert first.endswith("challenger, champion")
     said = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if ":" in line[:20]}

@@ -9,12 +9,15 @@ import torch
 
 from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.evaluation import Metrics
-from pipeline_config.schemas import ANALYSIS_FILE, METRICS_FILE, PREDICTIONS_FILE, predictions_schema
+from pipeline_config.contracts.linear import LinearDescription
+from pipeline_config.schemas import ANALYSIS_FILE, LINEAR_FILE, METRICS_FILE, PREDICTIONS_FILE, predictions_schema
 from tasks.batches.encoded_split import load_split
 from tasks.evaluation.analyse import align_answers
-from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier, load_network, measure_models
+from tasks.evaluation.evaluate_classifier import compare_seeds, evaluate_classifier, load_network
 from tasks.evaluation.metrics import SplitAnswers, measure, read_answers
 from tasks.evaluation.prediction import predict_logits
+from tasks.served.linear import LinearModel
+from tasks.served.tokenizers import tokenize_texts
 from tasks.store.artifacts import ArtifactRef
 from tasks.store.commit import commit_output
 from tests.made_predictions import make_metrics, make_scores
@@ -68,27 +71,44 @@ class TestStage:
 
     def test_metrics_are_those_of_the_stored_predictions_of_each_model(self, toy):
         metrics, labels = toy.evaluation.read_model(Metrics), ["food", "météo", "sport"]
-        lstm, baseline = (output.read_table(PREDICTIONS_FILE) for output in (toy.evaluation, toy.baseline))
-        assert metrics == measure_models(lstm, baseline, labels)
-        assert metrics.test.lstm == measure(lstm, labels, "test")
-        assert metrics.validation.baseline == measure(baseline, labels, "validation")
+        registered, baseline = (output.read_table(PREDICTIONS_FILE) for output in (toy.evaluation, toy.baseline))
+        assert metrics.candidate == "hybrid"
+        assert metrics.test.hybrid == measure(registered, labels, "test")
+        assert metrics.validation.hybrid == measure(registered, labels, "validation")
+        for name in ("accuracy", "macro_f1", "log_loss"):
+            expected = getattr(measure(baseline, labels, "validation"), name)
+            assert getattr(metrics.validation.baseline, name) == pytest.approx(expected, abs=1e-12)
         assert toy.evaluation.facts["lstm_macro_f1"] == metrics.test.lstm.macro_f1
         assert toy.evaluation.facts["baseline_accuracy"] == metrics.test.baseline.accuracy
 
-    def test_one_temperature_divides_the_logits_of_both_splits(self, toy):
-        calibration = toy.evaluation.read_model(Analysis).calibration
-        frame = toy.evaluation.read_table(PREDICTIONS_FILE).to_pandas()
-        network = load_network(toy.classifier)
+    @pytest.mark.parametrize("candidate", ["lstm", "linear", "hybrid"])
+    def test_the_temperatures_divide_the_logits_of_both_models_on_both_splits(self, toy, candidate):
+        output = evaluate(toy, toy.embeddings, candidate)
+        combination = output.read_model(Metrics).combination
+        assert combination.candidate == candidate
+        frame, columns = output.read_table(PREDICTIONS_FILE).to_pandas(), ["p_food", "p_météo", "p_sport"]
+        network, options = load_network(toy.classifier), toy.baseline.read_model(LinearDescription).options
+        linear = LinearModel.read(toy.baseline.path(LINEAR_FILE), **options.model_dump())
+        texts = toy.documents.read_table("documents.parquet").to_pandas().set_index("doc_id")["text"]
         for name in ("validation", "test"):
-            split = load_split(toy.buckets, name)
-            expected = torch.from_numpy(predict_logits(network, split) / calibration.temperature).softmax(dim=1)
+            split, logits = load_split(toy.buckets, name), 0.0
+            if combination.network_temperature:
+                logits = logits + predict_logits(network, split) / combination.network_temperature
+            if combination.linear_temperature:
+                tokens = tokenize_texts(texts.loc[split.doc_ids], toy.config.tokenization.tokenizer)
+                logits = logits + np.array([linear.answer_one(one) for one in tokens]) / combination.linear_temperature
+            expected = torch.from_numpy(logits).softmax(dim=1)
             rows = frame[frame["split"] == name].set_index("doc_id").loc[split.doc_ids]
-            np.testing.assert_allclose(rows[["p_food", "p_météo", "p_sport"]], expected, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(rows[columns], expected, rtol=0, atol=1e-6)
+
+    def test_the_linear_model_alone_is_compared_with_the_network(self, toy):
+        (comparison,) = evaluate(toy, toy.embeddings, "linear").read_model(Analysis).comparisons
+        assert comparison.other == "LSTM"
 
     def test_the_calibration_is_that_of_the_test_scores(self, toy):
         calibration, scores = (
             toy.evaluation.read_model(Analysis).calibration,
-            toy.evaluation.read_model(Metrics).test.lstm,
+            toy.evaluation.read_model(Metrics).test.hybrid,
         )
         assert calibration.ece.value == pytest.approx(scores.ece, abs=1e-12)
         assert (calibration.ece.low, calibration.ece.high) == pytest.approx(scores.intervals["ece"], abs=1e-12)
@@ -99,10 +119,10 @@ class TestStage:
         analysis, metrics = toy.evaluation.read_model(Analysis), toy.evaluation.read_model(Metrics)
         documents = toy.documents.read_table("documents.parquet").to_pandas().set_index("doc_id")
         assert [part.label for part in analysis.class_thresholds] == ["food", "météo", "sport"]
-        assert analysis.kept_shares[0].accuracy == metrics.test.lstm.accuracy
+        assert analysis.kept_shares[0].accuracy == metrics.test.hybrid.accuracy
         assert {"length", "unknown tokens", "class"} == {part.feature for part in analysis.slices}
         (comparison,) = analysis.comparisons
-        gain = metrics.test.lstm.accuracy - metrics.test.baseline.accuracy
+        gain = metrics.test.hybrid.accuracy - metrics.test.baseline.accuracy
         assert comparison.accuracy.value == pytest.approx(gain, abs=1e-12)
         for shown in (*analysis.errors, *analysis.suspects, *comparison.examples):
             assert (shown.text, shown.label) == tuple(documents.loc[shown.doc_id, ["text", "label"]])
@@ -134,9 +154,16 @@ class TestStage:
             np.testing.assert_array_equal(aligned, column)
 
 
-def evaluate(toy, embeddings) -> ArtifactRef:
+def evaluate(toy, embeddings, candidate="best") -> ArtifactRef:
     return evaluate_classifier.fn(
-        toy.classifier, toy.buckets, toy.baseline, toy.documents, toy.vocabulary, embeddings, toy.config.evaluation
+        toy.classifier,
+        toy.buckets,
+        toy.baseline,
+        toy.documents,
+        toy.vocabulary,
+        embeddings,
+        toy.config.evaluation,
+        candidate,
     )
 
 

@@ -9,7 +9,7 @@ from sklearn import metrics as sk
 
 from pipeline_config.schemas import METRICS_FILE, PREDICTIONS_FILE
 from tasks.evaluation.evaluate_classifier import measure_models
-from tests.made_predictions import make_predictions
+from tests.made_predictions import LSTM_ALONE, make_predictions
 
 
 def recompute(frame: pd.DataFrame, labels: list[str]) -> dict:
@@ -109,9 +109,9 @@ def compare(found: dict, expected: dict) -> None:
 
 def test_scores_of_made_predictions_are_those_computed_again():
     labels = ["b", "ä", "a c", "none"]
-    tables = made_table(900, labels, 1), made_table(900, labels, 2)
-    found = json.loads(measure_models(*tables, labels).model_dump_json())
-    for model, table in zip(("lstm", "baseline"), tables, strict=True):
+    tables = {name: made_table(900, labels, seed) for seed, name in enumerate(("lstm", "linear", "hybrid"), 1)}
+    found = json.loads(measure_models(tables, labels, LSTM_ALONE).model_dump_json())
+    for model, table in zip(("lstm", "baseline", "hybrid"), tables.values(), strict=True):
         frame = table.to_pandas()
         for split in ("validation", "test"):
             rows, scores = frame[frame["split"] == split], found[split][model]
@@ -123,7 +123,7 @@ def test_scores_of_made_predictions_are_those_computed_again():
 
 def test_scores_of_the_small_pipeline_are_those_computed_again(toy):
     found, labels = toy.evaluation.read_json(METRICS_FILE), ["food", "météo", "sport"]
-    for model, output in (("lstm", toy.evaluation), ("baseline", toy.baseline)):
+    for model, output in (("hybrid", toy.evaluation), ("baseline", toy.baseline)):
         frame = output.read_table(PREDICTIONS_FILE).to_pandas()
         for split in ("validation", "test"):
             compare(found[split][model], recompute(frame[frame["split"] == split], labels))

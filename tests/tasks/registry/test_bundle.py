@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pipeline_config.contracts.evaluation import Combination
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.contracts.training import Architecture, ServedDescription
 from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, WEIGHTS_FILE
@@ -12,15 +13,18 @@ from tasks.registry.seen import hash_training_texts
 from tasks.served.network import TextClassifier
 from tasks.tokens.vocabulary import Vocabulary
 
+BOTH = Combination(candidate="hybrid", share=0.5, network_temperature=1.25, linear_temperature=0.75)
 
-def build(toy, folder, config=None):
+
+def build(toy, folder, config=None, combination=None):
     build_bundle(
         folder,
         classifier=toy.classifier,
         vocabulary=toy.vocabulary,
+        baseline=toy.baseline,
         training_texts=hash_training_texts(toy.documents.read_table(DOCUMENTS_FILE)),
         config=config or toy.config,
-        temperature=1.25,
+        combination=combination or BOTH,
         card="# toy\n",
     )
 
@@ -47,6 +51,8 @@ class TestBundle:
         }
         assert description["labels"] == ["food", "météo", "sport"]
         assert description["temperature"] == 1.25
+        options = {"ngrams": toy.config.baseline.ngram_max, "pieces": True}
+        assert description["linear"] == {"options": options, "temperature": 0.75}
         assert description["vocabulary_digest"] == Vocabulary.read(toy.vocabulary).digest
         vocabulary = json.loads((tmp_path / "bundle" / "vocabulary.json").read_text("utf-8"))
         assert vocabulary[:2] == ["<pad>", "<unk>"]

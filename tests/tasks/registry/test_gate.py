@@ -10,10 +10,11 @@ from mlflow import MlflowClient
 from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.evaluation import Metrics
+from pipeline_config.contracts.linear import LinearDescription
 from pipeline_config.contracts.training import ModelDescription
 from pipeline_config.errors import GateError, ServiceError
 from pipeline_config.registration import GateRule
-from pipeline_config.schemas import DOCUMENTS_FILE, PREDICTIONS_FILE
+from pipeline_config.schemas import DOCUMENTS_FILE, LINEAR_FILE, PREDICTIONS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks.evaluation.prediction_table import tabulate_predictions
 from tasks.registry import gate
@@ -324,6 +325,8 @@ class TestChampionOnNewDocuments:
             output.write_model(metrics)
             output.write_model(registered.evaluation.read_model(Analysis))
             output.write_table(PREDICTIONS_FILE, predictions, predictions.schema)
+            output.write_model(registered.baseline.read_model(LinearDescription))
+            shutil.copyfile(registered.baseline.path(LINEAR_FILE), output.path(LINEAR_FILE))
 
         return commit_output(stage, "d" * 32, write)[0]
 
@@ -508,14 +511,14 @@ class TestEditedOutputs:
         assert alias("champion") == ("2" if honest == 1.0 else "1")
 
     def test_forged_tags_of_the_champion_do_not_change_the_decision(self, compete_with):
-        open_client().set_model_version_tag(MODEL, "1", "test_lstm_macro_f1", "0.0")
+        open_client().set_model_version_tag(MODEL, "1", "test_macro_f1", "0.0")
         assert not compete_with(0.2).promoted
 
     def test_forged_facts_do_not_reach_the_tags_of_the_version(self, registered):
         evaluation = self.edit_facts(change_answers(registered, 0.25), lstm_macro_f1=1.0, baseline_accuracy=1.0)
         register(registered, classifier=train_another(registered), evaluation=evaluation)
         tags = models.find_alias(MODEL, "challenger").tags
-        assert float(tags["test_lstm_macro_f1"]) == evaluation.read_model(Metrics).test.lstm.macro_f1
+        assert float(tags["test_macro_f1"]) == evaluation.read_model(Metrics).test.hybrid.macro_f1
         assert float(tags["test_baseline_accuracy"]) == registered.evaluation.read_model(Metrics).test.baseline.accuracy
 
     def test_an_output_with_edited_metrics_is_refused(self, registered):

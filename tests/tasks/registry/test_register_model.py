@@ -28,9 +28,9 @@ class TestRegistering:
     def test_tags_of_a_version_name_its_scores_corpus_content_and_run(self, registered):
         tags = find_alias(MODEL, "champion").tags
         test = registered.evaluation.read_model(Metrics).test
-        for model, scores in (("lstm", test.lstm), ("baseline", test.baseline)):
-            assert float(tags[f"test_{model}_macro_f1"]) == scores.macro_f1
-            assert float(tags[f"test_{model}_accuracy"]) == scores.accuracy
+        for model, scores in (("lstm_", test.lstm), ("baseline_", test.baseline), ("", test.hybrid)):
+            assert float(tags[f"test_{model}macro_f1"]) == scores.macro_f1
+            assert float(tags[f"test_{model}accuracy"]) == scores.accuracy
         assert tags["gloveflow.documents_digest"] == registered.documents.digest
         assert len(tags["gloveflow.model_digest"]) == 64
         assert open_client().get_run(tags["gloveflow.run_id"]).info.run_name == "toy run"
@@ -160,7 +160,7 @@ def test_the_card_is_the_description_of_a_version_and_a_file_of_its_model(regist
     version = find_alias(MODEL, "champion")
     card = (model_folder(version.version) / "artifacts" / "bundle" / CARD_FILE).read_text("utf-8")
     assert version.description == card
-    accuracy = registered.evaluation.read_model(Metrics).test.lstm.accuracy
+    accuracy = registered.evaluation.read_model(Metrics).test.hybrid.accuracy
     assert f"| accuracy | {accuracy:.4f} (" in card
     assert "| météo | " in card
     for of_one_run in (

@@ -4,17 +4,18 @@ from pipeline_config.contracts.evaluation import Metrics, ModelScores
 from pipeline_config.settings import PipelineConfig
 from tasks.reporting.card import MOST_CHARACTERS, CardFacts, describe_version, write_card
 from tasks.reporting.licences import describe_corpus_licence, describe_vectors
+from tests.made_predictions import LSTM_ALONE
 from tests.made_reports import HOSTILE, make_evidence
 
 
 def make_facts(labels: list[str] | None = None, **settings: object) -> CardFacts:
     evidence = make_evidence(labels)
     lstm, baseline = evidence.scores.values()
-    scores = ModelScores(lstm=lstm, baseline=baseline)
+    scores = ModelScores(lstm=lstm, baseline=baseline, hybrid=lstm)
     config = PipelineConfig.model_validate({"name": "toy", "corpus": {"source": "/home/someone/toy.csv"}, **settings})
     return CardFacts(
         config=config,
-        metrics=Metrics(test=scores, validation=scores),
+        metrics=Metrics(combination=LSTM_ALONE, test=scores, validation=scores),
         analysis=evidence.analysis,
         profile=evidence.profile,
         documents_digest="ab" * 32,
@@ -43,7 +44,7 @@ def test_metrics_have_intervals_and_classes_have_counts():
         f"{one.accuracy:.4f} ({one.intervals['accuracy'][0]:.4f} to {one.intervals['accuracy'][1]:.4f})"
         for one in (lstm, baseline)
     ]
-    assert f"| accuracy | {cells[0]} | {cells[1]} |" in lines
+    assert f"| accuracy | {cells[0]} | {cells[0]} | {cells[1]} |" in lines
     counts = [facts.profile.documents[split]["neutral"] for split in ("train", "validation", "test")]
     assert f"| neutral | {counts[0]:,} | {counts[1]:,} | {counts[2]:,} |" in lines
 

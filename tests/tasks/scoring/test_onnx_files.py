@@ -77,7 +77,9 @@ def test_the_runner_finds_the_tokens_of_the_model(name: str, tmp_path: Path) -> 
     ]
     runner.read_settings(json.loads(json.dumps(settings)), words)
     for text, ids in zip(texts, expected, strict=True):
-        assert runner.encode(text) == (ids[:50] + ids[-49:] if len(ids) > 99 else ids or [1]), repr(text)
+        assert runner.encode(runner.tokenize(text)) == (ids[:50] + ids[-49:] if len(ids) > 99 else ids or [1]), repr(
+            text
+        )
 
 
 def test_a_registered_model_is_exported_and_runs_without_torch(loaded: LoadedModel, tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_a_registered_model_is_exported_and_runs_without_torch(loaded: LoadedMod
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["label"] for answer in answers] == [answer["label"] for answer in loaded.classify(texts)]
-    assert len((folder / "classify.py").read_text().splitlines()) <= 60
+    assert len((folder / "classify.py").read_text().splitlines()) <= 90
     with pytest.raises(InputError, match="expected a new or empty directory"):
         write_files(loaded, folder)
 

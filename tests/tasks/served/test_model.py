@@ -20,7 +20,6 @@ from mlflow.models import validate_serving_input
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from safetensors.torch import load_file
 
-from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.schemas import (
     CARD_FILE,
     DOCUMENTS_FILE,
@@ -38,7 +37,19 @@ from tasks.served.network import TextClassifier
 from tests.campaigns import served_requests
 
 CARRIED = (
-    *("attribution", "bigrams", "inputs", "languages", "lstm", "network", "pooling", "text", "threads", "tokenizers"),
+    *(
+        "attribution",
+        "bigrams",
+        "inputs",
+        "languages",
+        "linear",
+        "lstm",
+        "network",
+        "pooling",
+        "text",
+        "threads",
+        "tokenizers",
+    ),
     "word_breaks",
 )
 LABELS = ["food", "météo", "sport"]
@@ -71,6 +82,13 @@ def serving(model):
     return copy.copy(model.unwrap_python_model())
 
 
+@pytest.fixture
+def network_alone(serving):
+    """The Python model without its linear model, free to be changed."""
+    serving.linear = None
+    return serving
+
+
 def probabilities_of(answers: list[dict]) -> np.ndarray:
     return np.array([[answer["probabilities"][label] for label in LABELS] for answer in answers])
 
@@ -84,12 +102,12 @@ def renew_digest(path: Path) -> None:
 
 class TestAnswers:
     @pytest.mark.parametrize("temperature", [0.5, 2.5])
-    def test_a_temperature_gives_the_probabilities_that_the_evaluation_writes(self, toy, serving, temperature):
+    def test_a_temperature_gives_the_probabilities_that_the_evaluation_writes(self, toy, network_alone, temperature):
         network, splits = load_network(toy.classifier), {"test": load_split(toy.buckets, "test")}
         expected = tabulate_splits(splits, predict_splits(network, splits), LABELS, temperature).to_pandas()
         documents = toy.documents.read_table(DOCUMENTS_FILE).to_pandas().set_index("doc_id")
-        serving.temperature = temperature
-        answers = serving.predict(None, documents.loc[expected["doc_id"], ["text"]])
+        network_alone.temperature = temperature
+        answers = network_alone.predict(None, documents.loc[expected["doc_id"], ["text"]])
         columns = [f"p_{label}" for label in LABELS]
         np.testing.assert_allclose(probabilities_of(answers), expected[columns].to_numpy(), rtol=0, atol=1e-6)
 
@@ -131,8 +149,8 @@ class TestAnswers:
         assert model.predict([""]) == model.predict(["zyzzyva"])
 
     @pytest.mark.parametrize("token", ["<pad>", "<unk>"])
-    def test_a_special_token_in_a_text_is_a_word_like_any_other(self, model, token):
-        assert model.predict([token]) == model.predict(["zyzzyva"])
+    def test_a_special_token_in_a_text_is_a_word_like_any_other(self, network_alone, token):
+        assert network_alone.predict(None, [token]) == network_alone.predict(None, ["zyzzyva"])
 
     def test_composed_and_decomposed_letters_are_the_same(self, model):
         assert model.predict(["cafe\u0301"]) == model.predict(["café"])
@@ -147,23 +165,29 @@ class TestAnswers:
     @pytest.mark.parametrize(
         ("side", "kept"), [("head", "soup bread"), ("tail", "goal team"), ("head_tail", "soup team")]
     )
-    def test_long_texts_keep_the_configured_end(self, serving, side, kept):
-        serving.text = {**serving.text, "truncation": side, "max_length": 2}
-        long, short = serving.predict(None, pd.DataFrame({"text": ["soup bread rain goal team", kept]}))
+    def test_the_network_reads_the_configured_end_of_long_texts(self, network_alone, side, kept):
+        network_alone.text = {**network_alone.text, "truncation": side, "max_length": 2}
+        long, short = network_alone.predict(None, pd.DataFrame({"text": ["soup bread rain goal team", kept]}))
         np.testing.assert_allclose(probabilities_of([long]), probabilities_of([short]), rtol=0, atol=1e-6)
-        assert long["label"] != serving.predict(None, pd.DataFrame({"text": ["rain"]}))[0]["label"]
+        assert long["label"] != network_alone.predict(None, pd.DataFrame({"text": ["rain"]}))[0]["label"]
 
-    def test_answers_are_the_softmax_of_the_networks_logits(self, toy, serving):
+    def test_without_a_linear_model_answers_are_the_softmax_of_the_networks_logits(self, toy, network_alone):
         network = TextClassifier(**toy.classifier.read_json(MODEL_FILE)["architecture"]).eval()
         network.load_state_dict(load_file(toy.classifier.path(WEIGHTS_FILE)))
-        ids = [serving.token_ids["soup"], serving.token_ids["the"]]
-        logits = (
-            network(torch.tensor([ids]), torch.tensor([2]))
-            / toy.evaluation.read_model(Analysis).calibration.temperature
-        )
+        ids = [network_alone.token_ids["soup"], network_alone.token_ids["the"]]
+        logits = network(torch.tensor([ids]), torch.tensor([2])) / network_alone.temperature
         expected = logits.softmax(dim=1).detach().numpy()
-        (answer,) = serving.predict(None, pd.DataFrame({"text": ["Soup  THE"]}))
+        (answer,) = network_alone.predict(None, pd.DataFrame({"text": ["Soup  THE"]}))
         np.testing.assert_allclose(probabilities_of([answer]), expected, rtol=0, atol=1e-6)
+
+    def test_without_a_network_answers_are_the_softmax_of_the_linear_models_logits(self, serving):
+        serving.network = None
+        (answer,) = serving.predict(None, pd.DataFrame({"text": ["Soup  THE"]}))
+        logits = serving.linear.answer_one(["soup", "the"]) / serving.linear_temperature
+        expected = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(probabilities_of([answer])[0], expected, rtol=0, atol=1e-9)
+        (explained,) = serving.predict(None, ["Soup  THE"], {"explain": True})
+        assert [part["token"] for part in explained["tokens"]] == ["soup", "the"]
 
 
 NOT_TEXT = [
@@ -285,7 +309,9 @@ class TestParams:
         (answer, empty) = model.predict(["Soup for the team!", ""], params={"explain": True})
         tokens = ["soup", "for", "the", "team", "!"]
         ids = [serving.token_ids.get(token, serving.text["unk_idx"]) for token in tokens]
-        expected = attribute_tokens(network, ids, LABELS.index(answer["label"]))
+        target = LABELS.index(answer["label"])
+        expected = np.array(attribute_tokens(network, ids, target)) / serving.temperature
+        expected += np.array(serving.linear.attribute(tokens, target)) / serving.linear_temperature
         assert [part["token"] for part in answer["tokens"]] == tokens
         np.testing.assert_allclose([part["weight"] for part in answer["tokens"]], expected, atol=1e-6)
         assert empty["tokens"] == []
@@ -472,6 +498,7 @@ class TestFiles:
             "artifacts/bundle/model.json",
             "artifacts/bundle/vocabulary.json",
             "artifacts/bundle/weights.safetensors",
+            "artifacts/bundle/linear.safetensors",
             f"artifacts/bundle/{CARD_FILE}",
             f"artifacts/bundle/{TRAINING_TEXTS_FILE}",
             *(f"artifacts/bundle/{name}.py" for name in CARRIED),
@@ -496,6 +523,7 @@ class TestFiles:
             "torch",
             "safetensors",
             "numpy",
+            "scipy",
             "pandas",
             "pyarrow",
         }
@@ -532,6 +560,7 @@ class TestIndependence:
         code.write_text(code.read_text("utf-8").replace('"score": ', '"certainty": '), "utf-8")
 
         changed = mlflow.pyfunc.load_model(str(other))
+        changed.unwrap_python_model().linear = None
         np.testing.assert_allclose(probabilities_of(changed.predict(TEXTS)), 1 / 3)
         assert set(changed.predict(TEXTS)[0]) == {"label", "certainty", "probabilities"}
         assert model.predict(TEXTS) == before
