@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from flows.cli.findings import Finding, locked_at_once
+from flows.cli.findings import Finding
 from flows.cli.server_records import DEFAULT_PORTS, dead_servers, forget_servers, read_servers
 from tasks.scoring.work import list_unfinished
 from tasks.store.artifacts import describe_damage
-from tasks.store.locks import is_held
+from tasks.store.locks import is_held, locked_at_once
 from tasks.store.private_files import make_directory
 
 ASIDE = "moved-aside"
