@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.cli.backups import add_backup, add_restore, backup, restore
 from flows.cli.cleaning import add_gc, cleaning, collect_garbage
 from flows.cli.environment import prepare_environment
 from flows.cli.evaluation import add_evaluate, evaluate
@@ -112,6 +113,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("models", list_models, [], add_models),
         ("doctor", _doctor, [configured], add_doctor),
         ("gc", collect_garbage, [configured], add_gc),
+        ("backup", backup, [], add_backup),
+        ("restore", restore, [], add_restore),
     ):
         text = textwrap.dedent(function.__doc__ or "").strip()
         command = commands.add_parser(name, help=text.splitlines()[0], description=text, parents=[*parents, shared])
