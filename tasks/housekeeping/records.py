@@ -92,7 +92,7 @@ def _list_runs(runs: list[purge.RunEntry], old: list[purge.RunEntry]) -> Iterato
 
 def _list_orphans() -> Iterator[Item]:
     for folder in purge.find_orphans():
-        yield Item(ORPHANS, str(folder), measure(folder), partial(_remove_orphan, folder))
+        yield Item(ORPHANS, str(folder), measure(folder), partial(remove_orphan, folder))
 
 
 def _purge_version(name: str, number: int) -> bool:
@@ -105,7 +105,8 @@ def _purge_run(run_id: str) -> bool:
         return purge.purge_run(run_id)
 
 
-def _remove_orphan(folder: Path) -> bool:
+def remove_orphan(folder: Path) -> bool:
+    """Remove a directory of MLflow's files, if still no record names it; return whether it was removed."""
     if folder not in purge.find_orphans():
         return False
     remove_whole(folder)

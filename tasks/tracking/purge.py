@@ -27,7 +27,7 @@ from mlflow.tracking._tracking_service.utils import _get_store
 from pipeline_config.errors import ServiceError, StoreError
 from tasks.store.locks import is_held
 from tasks.tracking.models import DIGEST_TAG
-from tasks.tracking.runs import LOCK_TAG, live_directory
+from tasks.tracking.runs import LOCK_TAG, live_directory, was_broken_off
 from tasks.tracking.server import mlflow_directory, open_client, tracking_uri
 from tasks.tracking.version_list import EVALUATION_TAG, RUN_TAG, read_approval
 from tasks.tracking.versions import delete_version
@@ -190,11 +190,40 @@ def purge_run(run_id: str) -> bool:
         if is_own():
             for model in _marked_models():
                 if model.source_run_id == run_id:
-                    _remove_folder(_own_folder(str(model.artifact_location)))
-                    _own_store()._hard_delete_logged_model(model.model_id)
+                    _purge_marked(model)
             _remove_folder(_own_folder(str(run.info.artifact_uri)))
             _own_store()._hard_delete_run(run_id)
     return True
+
+
+def find_unregistered() -> list[LoggedModel]:
+    """Return the whole models in our own database that killed or failed runs logged and never registered."""
+    client = open_client()
+    experiments = [str(one.experiment_id) for one in _pages(client.search_experiments, view_type=ViewType.ALL)]
+    runs = _pages(client.search_runs, experiments, run_view_type=ViewType.ALL, max_results=1000)
+    broken = {run.info.run_id for run in runs if LOCK_TAG in run.data.tags and was_broken_off(run)}
+    versions = [
+        str(version.source)
+        for model in _pages(client.search_registered_models)
+        for version in _pages(client.search_model_versions, f"name = '{model.name}'")
+    ]
+    return [
+        model
+        for model in _pages(client.search_logged_models, experiments)
+        if DIGEST_TAG in model.tags
+        and str(model.status) == "READY"
+        and model.source_run_id in broken
+        and not any(str(model.model_id) in source for source in versions)
+    ]
+
+
+def purge_unregistered() -> int:
+    """Delete these models with their files, and return their number. The caller holds the lock of the registry."""
+    found = find_unregistered()
+    for model in found:
+        open_client().delete_logged_model(model.model_id)
+        _purge_marked(model)
+    return len(found)
 
 
 def find_orphans() -> list[Path]:
@@ -269,6 +298,11 @@ def _marked_models() -> list[LoggedModel]:
     """Return the logged models of our own database that are marked as deleted."""
     store = _own_store()
     return [store.get_logged_model(key, allow_deleted=True) for key in store._get_deleted_logged_models()]
+
+
+def _purge_marked(model: LoggedModel) -> None:
+    _remove_folder(_own_folder(str(model.artifact_location)))
+    _own_store()._hard_delete_logged_model(model.model_id)
 
 
 def _own_store() -> Any:

@@ -14,7 +14,8 @@ from prefect import flow, get_client
 from prefect.states import Completed, Running
 
 from flows.cli.main import run_command
-from flows.cli.registry_damage import _open_flow_runs, check_aliases, check_flow_runs
+from flows.cli.prefect_damage import _open_flow_runs, check_flow_runs
+from flows.cli.registry_damage import check_aliases
 from pipeline_config.registration import RegistrationConfig
 from tasks.store.locks import lock_before_naming
 from tests.flows.conftest import copy_finished
