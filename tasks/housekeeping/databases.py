@@ -10,12 +10,19 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+from tasks.housekeeping.selection import oldest_live_start
+
 BUSY_SECONDS = 5.0
 SHARE = 0.25  # of the pages that have to be free
 
 
 def shrink_databases(root: Path) -> int:
-    """Shrink the databases of an artifacts directory of which a quarter or more is free; return the bytes."""
+    """Shrink the databases of an artifacts directory of which a quarter or more is free; return the bytes.
+
+    Not while a run goes on: it would have to wait.
+    """
+    if oldest_live_start(root) is not None:
+        return 0
     names = [] if os.environ.get("MLFLOW_TRACKING_URI") else ["mlflow"]
     return sum(shrink(root / name / f"{name}.db") for name in [*names, "prefect"])
 
