@@ -9,6 +9,7 @@ the champion, or if the artifacts of the last nights are larger than those of th
 import argparse
 import json
 import random
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -55,14 +56,16 @@ def play(folder: Path, nights: int, seed: int) -> list[str]:
         if beside is not None and night % 3 == 0:
             try:
                 beside.communicate(timeout=draw.uniform(1, 15))
-            except Exception:  # noqa: BLE001 (it is still running)
+            except subprocess.TimeoutExpired:
                 beside.kill()
                 happened = "gc killed beside the run"
         output = run.communicate(timeout=900)[0]
         if run.returncode:
             wrong.append(f"night {night}: run ended with {run.returncode}: {output[-2000:]}")
-        if beside is not None and beside.communicate()[1] is None and beside.returncode not in (0, -9):
-            wrong.append(f"night {night}: gc beside the run ended with {beside.returncode}")
+        if beside is not None:
+            output = beside.communicate()[0]
+            if beside.returncode not in (0, -9):
+                wrong.append(f"night {night}: gc beside the run ended with {beside.returncode}: {output[-2000:]}")
         code, output = command.run(*GC)
         if code:
             wrong.append(f"night {night}: gc ended with {code}: {output[-2000:]}")
