@@ -25,7 +25,7 @@ from tasks.registry.mending import (
     move_alias_off,
     restore_scores,
 )
-from tasks.tracking import purge, repairs, runs
+from tasks.tracking import repairs, runs, strays
 from tasks.tracking.database import list_foreign_places, wanted_revision
 from tasks.tracking.models import registry_lock
 from tasks.tracking.version_list import VersionRecord, list_versions
@@ -88,7 +88,7 @@ def check_models(root: Path, gate: RegistrationConfig) -> Iterator[Finding]:
             "write that into its record; `gloveflow run` with its configuration goes on with the decision",
             partial(finish_record, root, name, number, gate),
         )
-    if unregistered := [str(model.model_id) for model in purge.find_unregistered()]:
+    if unregistered := [str(model.model_id) for model in strays.find_unregistered()]:
         yield Finding(
             False,
             "registration",
@@ -96,7 +96,7 @@ def check_models(root: Path, gate: RegistrationConfig) -> Iterator[Finding]:
             "remove these models; the same runs again log and register them",
             _purge_unregistered,
         )
-    for folder in purge.find_orphans():
+    for folder in strays.find_orphans():
         text = f"{folder}: no record of MLflow names it, {measure(folder) / 2**20:,.1f} MB"
         yield Finding(False, "leftover", text, "remove it", partial(_remove_orphan, folder))
 
@@ -168,7 +168,7 @@ def _migrate(path: Path) -> str:
 
 def _purge_unregistered() -> str:
     with registry_lock():
-        return f"removed {purge.purge_unregistered()} models"
+        return f"removed {strays.purge_unregistered()} models"
 
 
 def _remove_orphan(folder: Path) -> str:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from tasks.housekeeping.removal import remove_whole
 from tasks.housekeeping.selection import Item, Limits, measure, not_newest
-from tasks.tracking import purge
+from tasks.tracking import purge, strays
 from tasks.tracking.models import registry_lock
+from tasks.tracking.runs import FLOW_RUN_TAG
 
 VERSIONS, RUNS, ORPHANS = "registered versions", "MLflow runs, with models", "files without a record"
-FLOW_RUN_TAG = "prefect.flow_run_id"
 
 
 class Records(NamedTuple):
@@ -91,7 +91,7 @@ def _list_runs(runs: list[purge.RunEntry], old: list[purge.RunEntry]) -> Iterato
 
 
 def _list_orphans() -> Iterator[Item]:
-    for folder in purge.find_orphans():
+    for folder in strays.find_orphans():
         yield Item(ORPHANS, str(folder), measure(folder), partial(remove_orphan, folder))
 
 
@@ -107,7 +107,7 @@ def _purge_run(run_id: str) -> bool:
 
 def remove_orphan(folder: Path) -> bool:
     """Remove a directory of MLflow's files, if still no record names it; return whether it was removed."""
-    if folder not in purge.find_orphans():
+    if folder not in strays.find_orphans():
         return False
     remove_whole(folder)
     return True

@@ -9,9 +9,7 @@ import contextlib
 import json
 import logging
 import os
-import re
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +23,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking._tracking_service.utils import _get_store
 
 from pipeline_config.errors import ServiceError, StoreError
+from tasks.store.artifacts import artifacts_root
 from tasks.store.locks import is_held
 from tasks.tracking.models import DIGEST_TAG
-from tasks.tracking.runs import LOCK_TAG, live_directory, was_broken_off
+from tasks.tracking.runs import FLOW_RUN_TAG, LOCK_TAG, live_directory
 from tasks.tracking.server import mlflow_directory, open_client, tracking_uri
 from tasks.tracking.version_list import EVALUATION_TAG, RUN_TAG, read_approval
 from tasks.tracking.versions import delete_version
@@ -36,8 +35,6 @@ logger = logging.getLogger(__name__)
 KEEP_TAG = "gloveflow.keep"  # of a run or version, set by a person: it is never deleted
 _PURGED_TAG = "gloveflow.purged"  # of a run whose deletion has begun
 _OUTPUTS_FILE = "reports/outputs.json"
-_RUN_FOLDER = re.compile(r"[0-9a-f]{8}/[0-9a-f]{32}")
-_MODEL_FOLDER = re.compile(r"[0-9a-f]{8}/models/m-[0-9a-f]{32}")
 
 
 class RunEntry(NamedTuple):
@@ -98,13 +95,13 @@ def list_runs(experiments: set[str] | None = None) -> list[RunEntry]:
     client = open_client()
     names = {
         str(found.experiment_id): str(found.name)
-        for found in _pages(client.search_experiments, view_type=ViewType.ALL)
+        for found in pages(client.search_experiments, view_type=ViewType.ALL)
         if experiments is None or found.name in experiments
     }
     if not names:
         return []
     view = ViewType.ALL if is_own() else ViewType.ACTIVE_ONLY  # there `mlflow gc` deletes marked ones
-    runs = _pages(client.search_runs, list(names), run_view_type=view, max_results=1000)
+    runs = pages(client.search_runs, list(names), run_view_type=view, max_results=1000)
     return [_describe_run(run, names) for run in runs if LOCK_TAG in run.data.tags]
 
 
@@ -117,7 +114,7 @@ def list_versions(models: set[str] | None = None) -> list[VersionEntry]:
     client = open_client()
     return [
         entry
-        for model in _pages(client.search_registered_models)
+        for model in pages(client.search_registered_models)
         if models is None or model.name in models
         for entry in _list_versions_of(client, model)
     ]
@@ -149,8 +146,8 @@ def list_folders(runs: list[RunEntry]) -> dict[str, list[Path]]:
     folders = {run.run_id: [run.folder] if run.folder else [] for run in runs}
     if is_own():
         client = open_client()
-        experiments = [str(one.experiment_id) for one in _pages(client.search_experiments, view_type=ViewType.ALL)]
-        for model in [*_pages(client.search_logged_models, experiments), *_marked_models()]:
+        experiments = [str(one.experiment_id) for one in pages(client.search_experiments, view_type=ViewType.ALL)]
+        for model in [*pages(client.search_logged_models, experiments), *_marked_models()]:
             folder = _own_folder(str(model.artifact_location))
             if folder is not None and model.source_run_id in folders:
                 folders[model.source_run_id].append(folder)
@@ -183,66 +180,17 @@ def purge_run(run_id: str) -> bool:
         if run.info.lifecycle_stage == "active":
             client.set_tag(run_id, _PURGED_TAG, "true")
         query = f"source_run_id = '{run_id}'"
-        for model in _pages(client.search_logged_models, [run.info.experiment_id], filter_string=query):
+        for model in pages(client.search_logged_models, [run.info.experiment_id], filter_string=query):
             client.delete_logged_model(model.model_id)
         if run.info.lifecycle_stage == "active":
             client.delete_run(run_id)
         if is_own():
             for model in _marked_models():
                 if model.source_run_id == run_id:
-                    _purge_marked(model)
+                    purge_marked(model)
             _remove_folder(_own_folder(str(run.info.artifact_uri)))
             _own_store()._hard_delete_run(run_id)
     return True
-
-
-def find_unregistered() -> list[LoggedModel]:
-    """Return the whole models in our own database that killed or failed runs logged and never registered."""
-    client = open_client()
-    experiments = [str(one.experiment_id) for one in _pages(client.search_experiments, view_type=ViewType.ALL)]
-    runs = _pages(client.search_runs, experiments, run_view_type=ViewType.ALL, max_results=1000)
-    broken = {run.info.run_id for run in runs if LOCK_TAG in run.data.tags and was_broken_off(run)}
-    versions = [
-        str(version.source)
-        for model in _pages(client.search_registered_models)
-        for version in _pages(client.search_model_versions, f"name = '{model.name}'")
-    ]
-    return [
-        model
-        for model in _pages(client.search_logged_models, experiments)
-        if DIGEST_TAG in model.tags
-        and str(model.status) == "READY"
-        and model.source_run_id in broken
-        and not any(str(model.model_id) in source for source in versions)
-    ]
-
-
-def purge_unregistered() -> int:
-    """Delete these models with their files, and return their number. The caller holds the lock of the registry."""
-    found = find_unregistered()
-    for model in found:
-        open_client().delete_logged_model(model.model_id)
-        _purge_marked(model)
-    return len(found)
-
-
-def find_orphans() -> list[Path]:
-    """Return directories of runs and logged models in our files that no record names."""
-    files = mlflow_directory() / "files"
-    folders = [
-        path for pattern in ("*/*", "*/models/*") for path in files.glob(pattern)
-        if (_RUN_FOLDER if pattern == "*/*" else _MODEL_FOLDER).fullmatch(path.relative_to(files).as_posix())
-    ]  # fmt: skip
-    database = mlflow_directory() / "mlflow.db"
-    if not is_own() or not folders or not database.exists():
-        return []
-    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=60)) as records:
-        ids = records.execute("SELECT run_uuid FROM runs UNION SELECT model_id FROM logged_models")
-        known = {str(key) for (key,) in ids}
-        places = [str(place) for (place,) in records.execute("SELECT storage_location FROM model_versions") if place]
-    return sorted(
-        path for path in folders if path.name not in known and not any(path.name in place for place in places)
-    )
 
 
 @contextlib.contextmanager
@@ -258,7 +206,7 @@ def _list_versions_of(client: MlflowClient, model: Any) -> Iterator[VersionEntry
     aliases: dict[str, list[str]] = {}
     for alias, number in model.aliases.items():
         aliases.setdefault(str(number), []).append(str(alias))
-    for version in _pages(client.search_model_versions, f"name = '{model.name}'"):
+    for version in pages(client.search_model_versions, f"name = '{model.name}'"):
         tags, number = dict(version.tags), str(version.version)
         if DIGEST_TAG in tags:
             needed = ", ".join(sorted(aliases.get(number, [])))
@@ -290,8 +238,9 @@ def _describe_run(run: Run, names: dict[str, str]) -> RunEntry:
 
 def _may_be_live(run: Run) -> bool:
     """Return whether the process of a run may be going on; on another server it may be on another machine."""
-    lock = run.data.tags.get(LOCK_TAG, "")
-    return str(run.info.status) in ("RUNNING", "SCHEDULED") or is_held(live_directory() / f"{lock}.lock")
+    lock, flow_run = run.data.tags.get(LOCK_TAG, ""), run.data.tags.get(FLOW_RUN_TAG, "")
+    locks = (live_directory() / f"{lock}.lock", artifacts_root() / "prefect" / "live" / f"{flow_run}.lock")
+    return str(run.info.status) in ("RUNNING", "SCHEDULED") or any(map(is_held, locks))
 
 
 def _marked_models() -> list[LoggedModel]:
@@ -300,7 +249,8 @@ def _marked_models() -> list[LoggedModel]:
     return [store.get_logged_model(key, allow_deleted=True) for key in store._get_deleted_logged_models()]
 
 
-def _purge_marked(model: LoggedModel) -> None:
+def purge_marked(model: LoggedModel) -> None:
+    """Delete the files and the record of a logged model that is marked as deleted in our own database."""
     _remove_folder(_own_folder(str(model.artifact_location)))
     _own_store()._hard_delete_logged_model(model.model_id)
 
@@ -326,7 +276,8 @@ def _remove_folder(folder: Path | None) -> None:
         shutil.rmtree(folder)
 
 
-def _pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+def pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """Yield what a search of MLflow's client finds, page by page."""
     token = None
     while True:
         page = search(*arguments, page_token=token, **options)

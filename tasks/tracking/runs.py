@@ -33,6 +33,7 @@ from tasks.tracking.server import mlflow_directory, open_client, run_url, tracki
 
 logger = logging.getLogger(__name__)
 LOCK_TAG = "gloveflow.lock"
+FLOW_RUN_TAG = "prefect.flow_run_id"
 
 
 class TrackedRun(NamedTuple):
@@ -132,7 +133,7 @@ def end_dead_runs() -> list[str]:
             status = file.read().decode() or "KILLED"
             for run in _runs_with_lock(client, path.stem):
                 end_dead_run(client, run, status)
-                flow_run_ids.append(run.data.tags.get("prefect.flow_run_id", ""))
+                flow_run_ids.append(run.data.tags.get(FLOW_RUN_TAG, ""))
             path.unlink(missing_ok=True)
     return [identity for identity in flow_run_ids if identity]
 

@@ -132,7 +132,7 @@ def test_a_flow_run_whose_process_is_gone_is_left_to_a_server_that_is_asked(
 def test_registrations_that_were_broken_off_are_mended_and_whole_ones_left_alone(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tasks.tracking import purge, runs
+    from tasks.tracking import runs, strays
     from tasks.tracking.models import DIGEST_TAG
     from tasks.tracking.server import open_client
     from tasks.tracking.version_list import DECISION_TAG, RUN_TAG
@@ -161,7 +161,7 @@ def test_registrations_that_were_broken_off_are_mended_and_whole_ones_left_alone
     assert "was interrupted" in client.get_model_version(MODEL, "3").tags[DECISION_TAG]
     assert client.get_model_version(MODEL, "1").tags[DECISION_TAG] == tags[DECISION_TAG]
     assert not lost.exists()
-    assert purge.find_unregistered() == []
+    assert strays.find_unregistered() == []
     assert aliases() == {"challenger": "1", "champion": "2", "previous": "1"}
     assert run_command(["doctor"]) == 0
 

@@ -1,5 +1,6 @@
 """Old runs and versions go with all that only they need; what has an alias, waits, or runs stays whole."""
 
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tasks.housekeeping.selection import begin, measure
 from tasks.store.artifacts import find_output
 from tasks.store.locks import lock_before_naming
-from tasks.tracking import models, purge, runs, versions
+from tasks.tracking import models, purge, runs, strays, versions
 from tasks.tracking.model_files import verify_version
 from tasks.tracking.server import mlflow_directory, open_client
 from tasks.tracking.version_list import APPROVAL_TAG, UNTIL_TAG
@@ -108,6 +109,16 @@ def test_a_run_that_is_going_on_stays_with_everything_it_has_used(tracked: Path)
     assert again.outputs == night.outputs
 
 
+def test_a_run_whose_flow_run_waits_for_a_person_stays_though_it_has_ended(tracked: Path) -> None:
+    night = play_night(1)
+    models.set_alias(MODEL, "challenger", play_night(2).version)
+    held = lock_before_naming(tracked / "prefect" / "live" / "1.lock")  # the flow run of the first night
+    collect(tracked)
+    assert open_client().get_run(night.run_id).info.lifecycle_stage == "active"
+    os.close(held)
+    assert "MLflow runs, with models" in collect(tracked)
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
@@ -152,7 +163,7 @@ def test_a_deletion_that_is_killed_anywhere_goes_on_the_next_time(tracked: Path)
         collect(tracked)
         assert run_names() == ["night 1", f"night {number - 1}"]
         assert store_keys(tracked, "ingest_corpus") == ["1", f"{number - 1:x}"]
-        assert purge.find_orphans() == []
+        assert strays.find_orphans() == []
         assert not purge._marked_models()
         with pytest.raises(Exception, match=victim.run_id):
             open_client().get_run(victim.run_id)
@@ -165,7 +176,7 @@ def test_directories_without_a_record_are_found_and_others_are_not(tracked: Path
     lost = [experiment / ("0" * 32), experiment / "models" / f"m-{'0' * 32}"]
     for folder in (*lost, experiment / "notes", mlflow_directory() / "files" / "by-hand" / ("1" * 32)):
         (folder / "artifacts").mkdir(parents=True)
-    assert purge.find_orphans() == sorted(lost)
+    assert strays.find_orphans() == sorted(lost)
     assert collect(tracked).count("files without a record") == 2
     assert (experiment / "notes").exists()
     assert_whole(night)
