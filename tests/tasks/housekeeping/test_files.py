@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.fetching.mirrors import lock_download
+from tasks.housekeeping import removal
 from tasks.housekeeping.files import find_files, find_outputs, find_reports
 from tasks.housekeeping.selection import Item, Limits, oldest_live_start
 from tasks.scoring.work import list_unfinished
@@ -154,3 +155,21 @@ def test_a_scoring_that_lost_its_name_is_not_taken_for_an_unfinished_one(artifac
     assert list_unfinished(artifacts) == []
     (item,) = find_files(artifacts, limits())
     assert remove(item)
+
+
+def test_a_removal_that_is_killed_half_way_leaves_nothing_that_passes_for_the_whole(
+    artifacts: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_one_file(folder: Path) -> None:
+        next(folder.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    (item,) = going(list(find_outputs(artifacts, limits(), set())))
+    with monkeypatch.context() as patch:
+        patch.setattr(removal.shutil, "rmtree", remove_one_file)
+        with pytest.raises(KeyboardInterrupt):
+            remove(item)
+    assert not output.exists()
+    (left,) = find_files(artifacts, limits())
+    assert (left.kind, remove(left)) == ("leftovers", True)
+    assert not list(output.parent.glob(".tmp-*"))
