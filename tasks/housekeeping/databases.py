@@ -11,6 +11,7 @@ import sqlite3
 from pathlib import Path
 
 from tasks.housekeeping.selection import oldest_live_start
+from tasks.tracking.strays import remove_stray_rows
 
 BUSY_SECONDS = 5.0
 SHARE = 0.25  # of the pages that have to be free
@@ -23,6 +24,8 @@ def shrink_databases(root: Path) -> int:
     """
     if oldest_live_start(root) is not None:
         return 0
+    with contextlib.suppress(sqlite3.Error):
+        remove_stray_rows()
     names = [] if os.environ.get("MLFLOW_TRACKING_URI") else ["mlflow"]
     return sum(shrink(root / name / f"{name}.db") for name in [*names, "prefect"])
 

@@ -5,6 +5,7 @@ is going on has used stays.
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Collection, Iterator
 from functools import partial
@@ -18,7 +19,8 @@ from tasks.store.locks import last_use, locked_at_once
 
 OUTPUTS, CHECKPOINTS, DOWNLOADS = "stage outputs", "checkpoints", "downloads"
 SCORINGS, LEFTOVERS, ASIDE = "unfinished scorings", "leftovers", "moved aside"
-REPORTS, LOGS = "reports", "rotated logs"
+REPORTS, LOGS, LEASES = "reports", "rotated logs", "leases of ended runs"
+LEASE_SECONDS = 86400.0  # a lease lasts for minutes
 _OF_ADDRESS = re.compile(r"[0-9a-f]{8}-")  # how the name of a download begins
 
 
@@ -77,6 +79,9 @@ def find_files(root: Path, limits: Limits) -> Iterator[Item]:
     for kind, pattern in ((ASIDE, "moved-aside/*"), (LOGS, "logs/*.log.[0-9]")):
         for place in sorted(root.glob(pattern)):
             yield _by_age(kind, limits, place)
+    for place in _named(root, "prefect/concurrency_leases/*-*.json"):
+        if _holds_nothing(place):
+            yield _by_age(LEASES, limits._replace(seconds=max(limits.seconds, LEASE_SECONDS)), place)
 
 
 def find_reports(root: Path, limits: Limits, versions: Collection[tuple[str, int]]) -> Iterator[Item]:
@@ -93,6 +98,14 @@ def find_reports(root: Path, limits: Limits, versions: Collection[tuple[str, int
             yield Item(REPORTS, str(place), measure(place))
         else:
             yield _by_age(REPORTS, limits, place)
+
+
+def _holds_nothing(lease: Path) -> bool:
+    """Return whether a lease is of no slot: Prefect makes them and forgets them, unless a whole server is up."""
+    try:
+        return json.loads(lease.read_bytes())["resource_ids"] == []
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _named(root: Path, pattern: str) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 from tasks.store.locks import file_lock, is_held
 
 T = TypeVar("T")
+CLOCK_SECONDS = 60.0
 
 
 class Limits(NamedTuple):
@@ -79,9 +80,12 @@ def oldest_live_start(root: Path) -> float | None:
 
 
 def used_since(root: Path, limits: Limits) -> float:
-    """Return the moment since which whatever is used belongs to a run that may still be going on."""
+    """Return the moment since which whatever is used belongs to a run that may still be going on.
+
+    A minute earlier, because the clocks of processes, file systems and machines differ.
+    """
     started = oldest_live_start(root)
-    return limits.now if started is None else min(started, limits.now)
+    return (limits.now if started is None else min(started, limits.now)) - CLOCK_SECONDS
 
 
 def measure(path: Path) -> int:

@@ -7,11 +7,22 @@ from pathlib import Path
 
 from mlflow.entities import LoggedModel, ViewType
 
+from tasks.store.databases import connected
 from tasks.tracking.models import DIGEST_TAG
 from tasks.tracking.purge import is_own, pages, purge_marked
 from tasks.tracking.runs import LOCK_TAG, was_broken_off
 from tasks.tracking.server import mlflow_directory, open_client
 
+_STRAY_INPUTS = (
+    "(destination_type = 'RUN' AND destination_id NOT IN (SELECT run_uuid FROM runs)) OR "
+    "(source_type = 'RUN_OUTPUT' AND source_id NOT IN (SELECT run_uuid FROM runs))"
+)
+_STRAY_ROWS = (
+    f"DELETE FROM input_tags WHERE input_uuid IN (SELECT input_uuid FROM inputs WHERE {_STRAY_INPUTS})",  # noqa: S608
+    f"DELETE FROM inputs WHERE {_STRAY_INPUTS}",  # noqa: S608
+    "DELETE FROM datasets WHERE dataset_uuid NOT IN (SELECT source_id FROM inputs WHERE source_type = 'DATASET') "
+    "AND experiment_id IN (SELECT experiment_id FROM experiments WHERE name LIKE 'gloveflow/%')",
+)
 _RUN_FOLDER = re.compile(r"[0-9a-f]{8}/[0-9a-f]{32}")
 _MODEL_FOLDER = re.compile(r"[0-9a-f]{8}/models/m-[0-9a-f]{32}")
 
@@ -63,3 +74,17 @@ def find_orphans() -> list[Path]:
     return sorted(
         path for path in folders if path.name not in known and not any(path.name in place for place in places)
     )
+
+
+def remove_stray_rows() -> None:
+    """Delete what our own database still says about the datasets and models of runs that were deleted for good.
+
+    MLflow leaves these rows. Only while no run goes on, which may have recorded a dataset and not yet that it used it.
+    """
+    database = mlflow_directory() / "mlflow.db"
+    if is_own() and database.exists():
+        with connected(database) as records:
+            records.execute("BEGIN IMMEDIATE")
+            for statement in _STRAY_ROWS:
+                records.execute(statement)
+            records.execute("COMMIT")

@@ -77,9 +77,9 @@ def search(root: Path, limits: Limits) -> list[Item]:
 
 
 def collect(root: Path, *, keep: int = 0, seconds: float = 0) -> list[str]:
-    """Delete as `gloveflow gc` does, with a clock that is a minute ahead; return the kinds of what was deleted."""
+    """Delete as `gloveflow gc` does, two minutes later; return the kinds of what was deleted."""
     limits = begin(keep, seconds)
-    limits = limits._replace(now=limits.now + 60)
+    limits = limits._replace(now=limits.now + 120)
     return [item.kind for item in search(root, limits) if item.remove and item.remove()]
 
 

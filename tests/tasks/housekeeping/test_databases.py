@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from tasks.housekeeping import databases
-from tasks.housekeeping.databases import shrink
+from tasks.housekeeping.databases import shrink, shrink_databases
 from tasks.store.databases import connected
+from tasks.tracking import purge, runs
+from tasks.tracking.server import open_client
+from tests.tasks.housekeeping.nights import collect, play_night
 
 
 @pytest.fixture
@@ -47,3 +50,25 @@ def test_what_is_no_database_or_missing_stays(tmp_path: Path) -> None:
     assert shrink(path) == 0
     with pytest.raises(sqlite3.DatabaseError), connected(path) as connection:
         connection.execute("SELECT 1 FROM sqlite_master")
+
+
+def test_rows_about_runs_that_are_gone_go_and_others_stay(tracked: Path) -> None:
+    play_night(1)
+    night = play_night(2)
+    for one in (1, 2):
+        run = night.run_id if one == 2 else purge.list_runs()[-1].run_id
+        runs.log_dataset(run, name=f"documents-{one}", digest=str(one), place="x", context="train", rows=1)
+    collect(tracked)
+    assert count(tracked) == {"datasets": 2, "inputs": 2, "input_tags": 4}
+    shrink_databases(tracked)
+    assert count(tracked) == {"datasets": 1, "inputs": 1, "input_tags": 2}
+    (used,) = open_client().get_run(night.run_id).inputs.dataset_inputs
+    assert used.dataset.name == "documents-2"
+
+
+def count(root: Path) -> dict[str, int]:
+    with connected(root / "mlflow" / "mlflow.db") as database:
+        return {
+            table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in ("datasets", "inputs", "input_tags")
+        }

@@ -10,7 +10,7 @@ import pytest
 from tasks.fetching.mirrors import lock_download
 from tasks.housekeeping import removal
 from tasks.housekeeping.files import find_files, find_outputs, find_reports
-from tasks.housekeeping.selection import Item, Limits, oldest_live_start
+from tasks.housekeeping.selection import Item, Limits, oldest_live_start, used_since
 from tasks.scoring.work import list_unfinished
 from tasks.store.commit import commit_output
 from tasks.store.locks import file_lock, last_use, lock_before_naming, locked_at_once
@@ -81,11 +81,19 @@ def test_an_output_that_a_run_used_stays_as_long_as_the_run_goes_on(artifacts: P
     held = lock_before_naming(live)
     os.utime(live, (OLD - 10, OLD - 10))  # it began before it used the output
     assert oldest_live_start(artifacts) == OLD - 10
+    assert used_since(artifacts, limits()) < OLD - 10
     (item,) = going(list(find_outputs(artifacts, limits(), set())))
     assert item.remove
     assert not item.remove()
     os.close(held)
     assert item.remove()
+
+
+def test_a_clock_that_is_behind_does_not_make_a_use_look_old(artifacts: Path, output: Path) -> None:
+    (item,) = going(list(find_outputs(artifacts, limits(0), set())))
+    late = time.time() - 30
+    os.utime(lock_of(output), (late, late))
+    assert not remove(item)
 
 
 def test_an_output_without_a_lock_file_is_not_taken_for_a_new_one(artifacts: Path, output: Path) -> None:
@@ -173,3 +181,13 @@ def test_a_removal_that_is_killed_half_way_leaves_nothing_that_passes_for_the_wh
     (left,) = find_files(artifacts, limits())
     assert (left.kind, remove(left)) == ("leftovers", True)
     assert not list(output.parent.glob(".tmp-*"))
+
+
+def test_leases_of_no_slot_go_and_those_of_a_slot_stay(artifacts: Path) -> None:
+    for name, content in (("a-1", '{"resource_ids": []}'), ("b-2", '{"resource_ids": ["x"]}'), ("c-3", "{")):
+        place = write_file(artifacts / "prefect" / "concurrency_leases" / f"{name}.json")
+        place.write_text(content)
+        make_old(place)
+    write_file(artifacts / "prefect" / "concurrency_leases" / "expirations.json")
+    write_file(artifacts / "prefect" / "concurrency_leases" / "d-4.json").write_text('{"resource_ids": []}')
+    assert [Path(item.name).name for item in going(list(find_files(artifacts, limits(0))))] == ["a-1.json"]

@@ -89,7 +89,7 @@ def test_young_things_stay_and_others_runs_are_not_seen(tracked: Path) -> None:
 def test_a_version_that_gets_an_alias_after_the_search_stays_with_its_run(tracked: Path) -> None:
     first, _ = play_night(1), play_night(2)
     limits = begin(0, 0)
-    found = [item for item in search(tracked, limits._replace(now=limits.now + 60)) if item.remove]
+    found = [item for item in search(tracked, limits._replace(now=limits.now + 120)) if item.remove]
     models.set_alias(MODEL, "champion", first.version)
     done = [item.kind for item in found if item.remove and item.remove()]
     assert "registered versions" not in done
