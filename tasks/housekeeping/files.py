@@ -103,7 +103,7 @@ def find_reports(root: Path, limits: Limits, versions: Collection[tuple[str, int
 def _holds_nothing(lease: Path) -> bool:
     """Return whether a lease is of no slot: Prefect makes them and forgets them, unless a whole server is up."""
     try:
-        return json.loads(lease.read_bytes())["resource_ids"] == []
+        return bool(json.loads(lease.read_bytes())["resource_ids"] == [])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
