@@ -20,6 +20,8 @@ _STRAY_INPUTS = (
 _STRAY_ROWS = (
     f"DELETE FROM input_tags WHERE input_uuid IN (SELECT input_uuid FROM inputs WHERE {_STRAY_INPUTS})",  # noqa: S608
     f"DELETE FROM inputs WHERE {_STRAY_INPUTS}",  # noqa: S608
+    "DELETE FROM model_version_tags WHERE (name, version) IN "
+    "(SELECT name, version FROM model_versions WHERE current_stage = 'Deleted_Internal')",
     "DELETE FROM datasets WHERE dataset_uuid NOT IN (SELECT source_id FROM inputs WHERE source_type = 'DATASET') "
     "AND experiment_id IN (SELECT experiment_id FROM experiments WHERE name LIKE 'gloveflow/%')",
 )
@@ -77,7 +79,7 @@ def find_orphans() -> list[Path]:
 
 
 def remove_stray_rows() -> None:
-    """Delete what our own database still says about the datasets and models of runs that were deleted for good.
+    """Delete what our own database still says of runs and versions that were deleted for good: datasets, tags.
 
     MLflow leaves these rows. Only while no run goes on, which may have recorded a dataset and not yet that it used it.
     """

@@ -43,6 +43,7 @@ def play(folder: Path, nights: int, seed: int) -> list[str]:
     """Play the nights and print a line for each; return what went wrong."""
     draw, wrong = random.Random(seed), []
     command = CommandLine(folder / "artifacts")
+    command.environment["PREFECT_SERVER_EVENTS_RETENTION_PERIOD"] = "60"  # seconds; by default Prefect's are a week
     options = ["--preset", "smoke", *set_options(small_run(folder))]
     write_vectors(folder / "vectors.txt")
     known: dict[int, str] = {}

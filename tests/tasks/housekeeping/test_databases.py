@@ -10,7 +10,7 @@ from tasks.housekeeping.databases import shrink, shrink_databases
 from tasks.store.databases import connected
 from tasks.tracking import purge, runs
 from tasks.tracking.server import open_client
-from tests.tasks.housekeeping.nights import collect, play_night
+from tests.tasks.housekeeping.nights import MODEL, collect, play_night
 
 
 @pytest.fixture
@@ -59,9 +59,11 @@ def test_rows_about_runs_that_are_gone_go_and_others_stay(tracked: Path) -> None
         run = night.run_id if one == 2 else purge.list_runs()[-1].run_id
         runs.log_dataset(run, name=f"documents-{one}", digest=str(one), place="x", context="train", rows=1)
     collect(tracked)
-    assert count(tracked) == {"datasets": 2, "inputs": 2, "input_tags": 4}
+    before = open_client().get_model_version(MODEL, night.version).tags
+    assert count(tracked) == {"datasets": 2, "inputs": 2, "input_tags": 4, "model_version_tags": 2 * len(before)}
     shrink_databases(tracked)
-    assert count(tracked) == {"datasets": 1, "inputs": 1, "input_tags": 2}
+    assert count(tracked) == {"datasets": 1, "inputs": 1, "input_tags": 2, "model_version_tags": len(before)}
+    assert open_client().get_model_version(MODEL, night.version).tags == before
     (used,) = open_client().get_run(night.run_id).inputs.dataset_inputs
     assert used.dataset.name == "documents-2"
 
@@ -70,5 +72,5 @@ def count(root: Path) -> dict[str, int]:
     with connected(root / "mlflow" / "mlflow.db") as database:
         return {
             table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            for table in ("datasets", "inputs", "input_tags")
+            for table in ("datasets", "inputs", "input_tags", "model_version_tags")
         }
