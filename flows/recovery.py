@@ -140,6 +140,13 @@ def recover_deployment(name: str, *, before: datetime) -> None:
             logger.warning("the slot of %s was held by no run: it is free", name)
 
 
+def free_slots(names: list[str]) -> None:
+    """Free all slots of some limits, which no run may hold."""
+    with get_client(sync_client=True) as client:
+        for name in names:
+            client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
+
+
 @contextlib.contextmanager
 def sweeping(name: str, *, own_server: bool) -> Iterator[None]:
     """Sweep at the start and then every `SWEEP_SECONDS` during the body, in a thread.

@@ -411,6 +411,20 @@ class ScoringConfig(Section):
     )
 
 
+class HousekeepingConfig(Section):
+    """`gloveflow gc`: what it keeps, and how often `gloveflow serve` does it."""
+
+    every_hours: Annotated[float, Field(ge=0.01, le=8760)] | None = Field(
+        None, description="hours from one cleaning by gloveflow serve to the next; None: off"
+    )
+    keep: Positive = Field(
+        10, description="newest runs of each experiment, versions of each model and flow runs that stay"
+    )
+    older_than_days: Annotated[float, Field(ge=0, le=36500)] = Field(
+        7.0, description="days since the last use of what may go"
+    )
+
+
 class PipelineConfig(Section):
     """Everything one run depends on."""
 
@@ -430,6 +444,7 @@ class PipelineConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     registration: RegistrationConfig = RegistrationConfig()
     scoring: ScoringConfig = ScoringConfig()
+    housekeeping: HousekeepingConfig = HousekeepingConfig()
 
     @model_validator(mode="before")
     @classmethod

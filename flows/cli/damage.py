@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from flows.cli.findings import Finding, locked_at_once
+from flows.cli.findings import Finding
 from flows.cli.server_records import DEFAULT_PORTS, dead_servers, forget_servers, read_servers
+from tasks.housekeeping.restore import MARK, PLACE
+from tasks.housekeeping.selection import measure
 from tasks.scoring.work import list_unfinished
 from tasks.store.artifacts import describe_damage
-from tasks.store.locks import is_held
+from tasks.store.databases import read_revision
+from tasks.store.locks import is_held, locked_at_once
 from tasks.store.private_files import make_directory
 
 ASIDE = "moved-aside"
@@ -51,7 +54,18 @@ def check_leftovers(root: Path) -> Iterator[Finding]:
         lock = folder.with_name(f".{folder.name.split('-')[1]}.lock")
         if not is_held(lock):
             yield _leftover(folder, partial(_remove_locked, folder, lock))
-    for pattern in ("mlflow/live/*.new", "prefect/live/*.new", "prefect/.auth-string-*"):
+    for pattern, lock_name in (
+        ("checkpoints/*/.tmp-*", ".housekeeping.lock"),
+        ("scoring/.tmp-*", ".housekeeping.lock"),
+        ("reports/.tmp-*", "reports/.lock"),
+        (".backup-*", ".housekeeping.lock"),
+    ):
+        lock = root / lock_name
+        for path in sorted(root.glob(pattern)):
+            if not is_held(lock):
+                yield _leftover(path, partial(_remove_locked, path, lock))
+    yield from _check_restore(root)
+    for pattern in ("store/*/.*.new", "mlflow/live/*.new", "prefect/live/*.new", "prefect/.auth-string-*"):
         for path in sorted(root.glob(pattern)):
             if time.time() - path.stat().st_mtime > UNNAMED_SECONDS and not is_held(path):
                 yield _leftover(path, partial(_remove, path))
@@ -60,6 +74,14 @@ def check_leftovers(root: Path) -> Iterator[Finding]:
         for path in sorted(root.glob(f"{name}/.{name}.db.new*")):
             if not is_held(lock):
                 yield _leftover(path, partial(_remove_locked, path, lock))
+
+
+def _check_restore(root: Path) -> Iterator[Finding]:
+    place, lock = root / PLACE, root / ".housekeeping.lock"
+    if (place / MARK).exists() and not is_held(lock):
+        yield Finding(False, "restore", f"{root}: a restore was interrupted; the same `gloveflow restore` ends it")
+    elif place.exists() and not is_held(lock):
+        yield _leftover(place, partial(_remove_locked, place, lock))
 
 
 def check_scorings(root: Path) -> Iterator[Finding]:
@@ -97,6 +119,27 @@ def check_databases(root: Path) -> Iterator[Finding]:
         else:
             advice = "" if problem == "ok" else _advise(path)
             yield Finding(problem == "ok", subject, f"{path}: {problem}, {size}{advice}")
+
+
+def check_revision(subject: str, path: Path, wanted: str, migrate: Callable[[Path], str]) -> Iterator[Finding]:
+    """Find a database of another revision than the installed version works with."""
+    found = read_revision(path)
+    if found and found != wanted:
+        yield Finding(
+            False,
+            subject,
+            f"{path}: needs a migration from revision {found} to {wanted}",
+            f"migrate it, as the next command would do; the database of before stays as {path.name}.backup",
+            partial(migrate, path),
+        )
+
+
+def check_space(root: Path) -> Iterator[Finding]:
+    """Tell what the parts of the artifacts take."""
+    parts = {path.name: measure(path) for path in sorted(root.iterdir()) if path.is_dir()} if root.is_dir() else {}
+    shown = ", ".join(f"{name} {size / 2**20:,.1f} MB" for name, size in parts.items() if size >= 2**20 // 20)
+    if shown:
+        yield Finding(True, "space", f"{shown}; `gloveflow gc --dry-run` shows what may go")
 
 
 def check_servers(root: Path) -> Iterator[Finding]:

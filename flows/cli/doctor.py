@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from flows.cli.damage import check_databases, check_leftovers, check_outputs, check_scorings, check_servers
+from flows.cli.damage import check_databases, check_leftovers, check_outputs, check_scorings, check_servers, check_space
 from flows.cli.findings import Finding
 from pipeline_config.errors import GloveflowError
 from pipeline_config.registration import RegistrationConfig
@@ -35,11 +35,13 @@ def examine(root: Path, gate: RegistrationConfig) -> list[Finding]:
         check_versions,
         check_prefect_server,
         check_store,
+        check_space,
         check_outputs,
         check_leftovers,
         check_scorings,
         check_databases,
         check_servers,
+        _check_prefect,
         lambda root: _check_records(root, gate),
     ]
     return [finding for check in checks for finding in check(root)]
@@ -56,6 +58,12 @@ def repair(findings: list[Finding]) -> list[str]:
                 done = f"could not be mended: {error}"
             lines.append(f"mend {finding.subject}: {done}")
     return lines or ["nothing to mend"]
+
+
+def _check_prefect(root: Path) -> Iterator[Finding]:
+    from flows.cli.prefect_damage import check_prefect
+
+    yield from check_prefect(root)
 
 
 def _check_records(root: Path, gate: RegistrationConfig) -> Iterator[Finding]:

@@ -1,12 +1,7 @@
-"""What `gloveflow doctor` finds, and the locks that its repairs hold."""
+"""What `gloveflow doctor` finds."""
 
-import contextlib
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
-
-from tasks.store.locks import try_lock
-from tasks.store.private_files import make_directory
 
 
 class Finding(NamedTuple):
@@ -25,11 +20,3 @@ class Finding(NamedTuple):
     text: str
     remedy: str = ""
     mend: Callable[[], str] | None = None
-
-
-@contextlib.contextmanager
-def locked_at_once(path: Path) -> Iterator[bool]:
-    """Hold the lock on a file during the body, if no process holds it; yields whether that is so."""
-    make_directory(path.parent)
-    with path.open("a") as file:
-        yield try_lock(file.fileno(), path)

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.cli.backups import add_backup, add_restore, backup, restore
+from flows.cli.cleaning import add_gc, cleaning, collect_garbage
 from flows.cli.environment import prepare_environment
 from flows.cli.evaluation import add_evaluate, evaluate
 from flows.cli.exporting import add_export, export
@@ -110,6 +112,9 @@ def build_parser() -> argparse.ArgumentParser:
         ("config", _config, [configured, corpus], add_config),
         ("models", list_models, [], add_models),
         ("doctor", _doctor, [configured], add_doctor),
+        ("gc", collect_garbage, [configured], add_gc),
+        ("backup", backup, [], add_backup),
+        ("restore", restore, [], add_restore),
     ):
         text = textwrap.dedent(function.__doc__ or "").strip()
         command = commands.add_parser(name, help=text.splitlines()[0], description=text, parents=[*parents, shared])
@@ -180,7 +185,7 @@ def _serve(options: argparse.Namespace, root: Path) -> int:
         print(
             f"runs of train-classifier/{config.name} at {options.cron!r} ({options.timezone}); Ctrl-C ends", flush=True
         )
-        with watched(servers):
+        with watched(servers), cleaning(config, root):
             serve_pipeline(config, cron=options.cron, timezone=options.timezone, own_server=own)
     leave_at_once(0)
 

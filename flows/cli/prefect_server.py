@@ -70,11 +70,16 @@ def prepare_prefect_database() -> bool:
     if not PREFECT_API_DATABASE_MIGRATE_ON_START.value() or name == address or {":", "?"} & set(name):
         return False
     path = Path(name)
+    with file_lock(path.with_name(".database.lock"), waiting_for="another server to set up the Prefect database"):
+        prepare_database(path, migrate=_migrate, revision=wanted_revision())
+    return True
+
+
+def wanted_revision() -> str:
+    """Return Alembic's revision of a database that the installed Prefect works with."""
     scripts = ScriptDirectory.from_config(alembic_config())
     scripts.version_locations = [str(provide_database_interface().orm.versions_dir)]
-    with file_lock(path.with_name(".database.lock"), waiting_for="another server to set up the Prefect database"):
-        prepare_database(path, migrate=_migrate, revision=str(scripts.get_current_head()))
-    return True
+    return str(scripts.get_current_head())
 
 
 def _migrate(path: Path) -> None:

@@ -4,62 +4,50 @@ Runs of processes that are gone, models that were never logged completely, alias
 places outside the artifacts directory. Imports mlflow, so the doctor imports it last.
 """
 
-import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from flows.cli.damage import examine_database
+from flows.cli.damage import check_revision, examine_database
 from flows.cli.findings import Finding
+from flows.cli.prefect_damage import check_flow_runs
 from pipeline_config.errors import ServiceError, StoreError, UnusableModelError
 from pipeline_config.registration import RegistrationConfig
-from tasks.registry.mending import find_lost_scores, is_broken, move_alias_off, restore_scores
-from tasks.store.locks import is_held
-from tasks.tracking import repairs, runs
-from tasks.tracking.database import list_foreign_places
+from tasks.housekeeping.records import remove_orphan
+from tasks.housekeeping.selection import measure
+from tasks.registry.mending import (
+    find_half_made,
+    find_lost_scores,
+    finish_record,
+    is_broken,
+    move_alias_off,
+    restore_scores,
+)
+from tasks.tracking import repairs, runs, strays
+from tasks.tracking.database import list_foreign_places, wanted_revision
+from tasks.tracking.models import registry_lock
 from tasks.tracking.version_list import VersionRecord, list_versions
-
-_OPEN = ("PENDING", "RUNNING", "CANCELLING")
 
 
 def check_records(root: Path, gate: RegistrationConfig) -> Iterator[Finding]:
     """Check the records of runs and models, if there are any."""
     yield from check_flow_runs(root)
-    own = not os.environ.get("MLFLOW_TRACKING_URI")
-    if own and examine_database(root / "mlflow" / "mlflow.db") != ("ok", False):  # missing, or reported already
+    own, database = not os.environ.get("MLFLOW_TRACKING_URI"), root / "mlflow" / "mlflow.db"
+    if own and examine_database(database) != ("ok", False):  # missing, or reported already
+        return
+    if own and (old := list(check_revision("mlflow db", database, wanted_revision(), _migrate))):
+        yield from old  # whatever opens it migrates it
         return
     try:
         if own:  # the records of another server are not ours to judge
             yield from check_runs()
             yield from check_places(root)
+            yield from check_models(root, gate)
         yield from check_aliases(root, gate, own=own)
     except (ServiceError, StoreError, OSError, sqlite3.Error) as error:
         yield Finding(False, "registry", f"cannot be read: {error}")
-
-
-def check_flow_runs(root: Path) -> Iterator[Finding]:
-    """Find the flow runs whose process is gone and that Prefect still shows as open."""
-    files = (path for path in sorted(root.glob("prefect/live/*.lock")) if not path.name.startswith("process-"))
-    live = [path for path in files if not is_held(path)]
-    open_ones = _open_flow_runs(root / "prefect" / "prefect.db", [path.stem for path in live])
-    if open_ones:
-        yield Finding(
-            False,
-            "dead runs",
-            f"Prefect shows as open the flow runs of processes that are gone: {', '.join(open_ones)}",
-            "set them and their task runs to Crashed, which gives the slot of their deployment back",
-            partial(_sweep, root),
-        )
-    elif live and "PREFECT_API_URL" in os.environ:
-        yield Finding(
-            True,
-            "live files",
-            f"{len(live)} flow runs whose process is gone; their Prefect server knows whether they are open",
-            "set those that are open to Crashed, as the next run would do",
-            partial(_sweep, root),
-        )
 
 
 def check_runs() -> Iterator[Finding]:
@@ -88,6 +76,29 @@ def check_runs() -> Iterator[Finding]:
             "set them to FAILED",
             repairs.end_pending_models,
         )
+
+
+def check_models(root: Path, gate: RegistrationConfig) -> Iterator[Finding]:
+    """Find registrations that were interrupted, and files of runs and models of which MLflow has no record."""
+    for name, number in find_half_made(root, gate):
+        yield Finding(
+            False,
+            "registration",
+            f"{name} version {number}: its registration was interrupted before the gate decided",
+            "write that into its record; `gloveflow run` with its configuration goes on with the decision",
+            partial(finish_record, root, name, number, gate),
+        )
+    if unregistered := [str(model.model_id) for model in strays.find_unregistered()]:
+        yield Finding(
+            False,
+            "registration",
+            f"logged by runs that ended before they registered them: {', '.join(unregistered)}",
+            "remove these models; the same runs again log and register them",
+            _purge_unregistered,
+        )
+    for folder in strays.find_orphans():
+        text = f"{folder}: no record of MLflow names it, {measure(folder) / 2**20:,.1f} MB"
+        yield Finding(False, "leftover", text, "remove it", partial(_remove_orphan, folder))
 
 
 def check_places(root: Path) -> Iterator[Finding]:
@@ -148,29 +159,20 @@ def _move_aliases(record: VersionRecord, gate: RegistrationConfig) -> str:
     return "; ".join(move_alias_off(record.name, str(record.version), alias, gate) for alias in record.aliases)
 
 
-def _open_flow_runs(database: Path, identities: list[str]) -> list[str]:
-    """Return those of some flow runs that are open in Prefect's database; a user's own server is asked by the sweep."""
-    if not identities or not database.exists():
-        return []
-    with (
-        contextlib.suppress(sqlite3.Error),
-        contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=5)) as connection,
-    ):
-        rows = connection.execute("SELECT id FROM flow_run WHERE state_type IN (?, ?, ?)", _OPEN).fetchall()
-        found = {str(identity).replace("-", "") for (identity,) in rows}
-        return [identity for identity in identities if identity.replace("-", "") in found]
-    return []
+def _migrate(path: Path) -> str:
+    from tasks.tracking.server import open_client
+
+    open_client()
+    return f"{path} is migrated"
 
 
-def _sweep(root: Path) -> str:
-    from flows.cli.servers import embedded_prefect
+def _purge_unregistered() -> str:
+    with registry_lock():
+        return f"removed {strays.purge_unregistered()} models"
 
-    with embedded_prefect(root) as wait_for_server:
-        from flows.recovery import sweep
 
-        wait_for_server()
-        sweep()
-    return "the flow runs of processes that are gone are Crashed"
+def _remove_orphan(folder: Path) -> str:
+    return f"removed {folder}" if remove_orphan(folder) else f"{folder} has a record now; left alone"
 
 
 def _remove_live_of_mlflow() -> str:

@@ -1,8 +1,10 @@
 """A server process of a command: started, waited for, watched, stopped. Imports only the standard library."""
 
 import contextlib
+import itertools
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 120.0
 STOP_SECONDS = 3.0
 WATCH_SECONDS = 0.5
+LOG_BYTES = 10 << 20
+LOGS = 3  # older ones beside it
 REASON = "gloveflow: "  # how the line of the log begins in which our server says why it did not start
 # how the command hands them to the process
 SOCKET_VARIABLE = "GLOVEFLOW_SERVER_SOCKET"
@@ -79,6 +83,7 @@ class Server:
             PARENT_VARIABLE: str(os.getpid()),
         }
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+        rotate_log(self.log)
         with open_to_append(self.log) as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
@@ -119,6 +124,23 @@ class Server:
 def login_link(url: str, secret: Secret) -> str:
     """Return the link that logs a browser in to the server of ours at an address."""
     return f"{url}{LOGIN_PATH}?token={secret.login_token(int(url.rpartition(':')[2]))}"
+
+
+def rotate_log(path: Path) -> None:
+    """Copy a log that has grown to `LOG_BYTES` to `<name>.1`, and so on up to `LOGS`, and empty it.
+
+    The processes that write to it go on: they append. A line that is written between the two steps is lost.
+    """
+    with contextlib.suppress(OSError):  # a log is not worth an error
+        if path.stat().st_size < LOG_BYTES:
+            return
+        older = [path.with_name(f"{path.name}.{number}") for number in range(1, LOGS + 1)]
+        for newer, place in reversed(list(itertools.pairwise(older))):
+            if newer.exists():
+                newer.replace(place)
+        open_to_append(older[0]).close()
+        shutil.copyfile(path, older[0])
+        os.truncate(path, 0)
 
 
 def stop_servers(servers: list[Server]) -> None:
@@ -174,6 +196,7 @@ def keep_running(servers: list[Server], ended: threading.Event) -> None:
     deadlines: dict[str, float] = {}  # of the servers that are starting
     while not ended.wait(WATCH_SECONDS):
         for server in servers:
+            rotate_log(server.log)
             code = server.process.poll()
             if server.name in deadlines:
                 if code is not None or time.monotonic() > deadlines[server.name]:

@@ -14,8 +14,9 @@ from tasks.registry.changes import is_usable, return_alias
 from tasks.tracking import models, versions
 from tasks.tracking.model_files import Version, verify_version
 from tasks.tracking.server import open_client
-from tasks.tracking.version_list import DOCUMENTS_TAG, RUN_TAG, score_tag
+from tasks.tracking.version_list import DECISION_TAG, DOCUMENTS_TAG, OUTCOME_TAG, RUN_TAG, list_versions, score_tag
 
+INTERRUPTED = "not decided: the registration was interrupted; `gloveflow run` with its configuration decides"
 _SCORES = [score_tag(model, metric) for model in ("lstm", "baseline") for metric in ("accuracy", "macro_f1")]
 
 
@@ -98,3 +99,29 @@ def _number(text: str) -> float:
 def _folder_exists(version: Version) -> bool:
     location = urlsplit(open_client().get_model_version_download_uri(version.name, str(version.version)))
     return location.scheme not in ("", "file") or Path(url2pathname(location.path)).exists()
+
+
+def find_half_made(root: Path, gate: RegistrationConfig) -> list[tuple[str, int]]:
+    """Return name and number of the newest versions whose run was broken off before the gate decided.
+
+    Such a version has no decision, and at most the alias of the challenger.
+    """
+    newest = {record.name: record for record in list_versions(root)}
+    return [
+        (name, record.version)
+        for name, record in newest.items()
+        if models.DIGEST_TAG in record.tags
+        and set(record.aliases) <= {gate.challenger_alias}
+        and DECISION_TAG not in record.tags
+        and versions.was_broken_off(record.tags.get(RUN_TAG, ""))
+    ]
+
+
+def finish_record(root: Path, name: str, number: int, gate: RegistrationConfig) -> str:
+    """Write into the record of a version that its registration was interrupted; return what was done."""
+    with models.registry_lock():
+        if (name, number) not in find_half_made(root, gate):
+            return f"{name} version {number} is registered completely now; left alone"
+        versions.set_tag(name, str(number), DECISION_TAG, INTERRUPTED)
+        versions.set_tag(name, str(number), OUTCOME_TAG, "unknown")
+    return f"{name} version {number}: {INTERRUPTED}"

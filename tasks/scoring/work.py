@@ -178,7 +178,8 @@ class Unfinished(NamedTuple):
 
 def list_unfinished(root: Path) -> list[Unfinished]:
     """Return the scorings of an artifacts directory that are not finished; one may be running."""
-    return [_describe(place) for place in sorted(root.glob("scoring/*")) if place.is_dir()]
+    places = sorted(root.glob("scoring/*"))
+    return [_describe(place) for place in places if place.is_dir() and not place.name.startswith(".")]
 
 
 def _describe(place: Path) -> Unfinished:

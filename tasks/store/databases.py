@@ -84,6 +84,14 @@ def _migrate_copy(path: Path, place: sqlite3.Connection, new: Path, migrate: Cal
         source.backup(place)  # in one transaction
 
 
+def read_revision(path: Path) -> str:
+    """Return Alembic's revision of a database, which has to be intact; empty if its set-up was never finished."""
+    with connected(path) as database:
+        if "alembic_version" not in _tables(database):
+            return ""
+        return ", ".join(sorted(str(found) for (found,) in database.execute("SELECT version_num FROM alembic_version")))
+
+
 @contextlib.contextmanager
 def connected(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a database for the body; transactions are begun and ended by the body's own statements."""

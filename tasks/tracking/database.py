@@ -44,15 +44,15 @@ def prepare_mlflow_database(path: Path, *, files: Path | None) -> None:
     """
     if path.exists() and (files is None or _identity(path) in _prepared):
         return
-    prepare_database(
-        path,
-        migrate=_migrate,
-        revision=utils._get_latest_schema_revision(),  # type: ignore[no-untyped-call]
-        tables=Base.metadata.tables.keys(),
-    )
+    prepare_database(path, migrate=_migrate, revision=wanted_revision(), tables=Base.metadata.tables.keys())
     if files is not None:
         _relocate(path, f"{files.as_uri()}/")
     _prepared.add(_identity(path))
+
+
+def wanted_revision() -> str:
+    """Return Alembic's revision of a database that the installed MLflow works with."""
+    return str(utils._get_latest_schema_revision())  # type: ignore[no-untyped-call]
 
 
 def _identity(path: Path) -> tuple[str, int, int]:

@@ -26,13 +26,14 @@ from pipeline_config.masking import mask_secrets, mask_values
 from pipeline_config.settings import PipelineConfig
 from tasks.runtime.escaping import escape_cell
 from tasks.store.artifacts import artifacts_root
-from tasks.store.locks import file_lock, lock_before_naming, try_lock
+from tasks.store.locks import file_lock, is_held, lock_before_naming, try_lock
 from tasks.tracking.client import create_once
 from tasks.tracking.run_settings import log_settings
 from tasks.tracking.server import mlflow_directory, open_client, run_url, tracking_uri
 
 logger = logging.getLogger(__name__)
 LOCK_TAG = "gloveflow.lock"
+FLOW_RUN_TAG = "prefect.flow_run_id"
 
 
 class TrackedRun(NamedTuple):
@@ -132,7 +133,7 @@ def end_dead_runs() -> list[str]:
             status = file.read().decode() or "KILLED"
             for run in _runs_with_lock(client, path.stem):
                 end_dead_run(client, run, status)
-                flow_run_ids.append(run.data.tags.get("prefect.flow_run_id", ""))
+                flow_run_ids.append(run.data.tags.get(FLOW_RUN_TAG, ""))
             path.unlink(missing_ok=True)
     return [identity for identity in flow_run_ids if identity]
 
@@ -147,6 +148,12 @@ def end_dead_run(client: MlflowClient, run: Run, status: str = "KILLED") -> None
 def live_directory() -> Path:
     """Return the directory of the lock files that runs hold."""
     return mlflow_directory() / "live"
+
+
+def was_broken_off(run: Run) -> bool:
+    """Return whether a run failed, was killed, or belongs to a process that is gone."""
+    status = str(run.info.status)
+    return status in ("KILLED", "FAILED") or (status == "RUNNING" and not is_held(_lock_path(run.data.tags[LOCK_TAG])))
 
 
 def log_tags(run_id: str, tags: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline_config.errors import ConfigError
 from pipeline_config.masking import mask_secrets
+from tasks.tracking import runs
 from tasks.tracking.model_files import Version
 from tasks.tracking.runs import user_name
 from tasks.tracking.server import ABSENT, open_client
@@ -128,6 +129,15 @@ def read_run(run_id: str) -> RunRecord | None:
     except (MlflowException, OSError, ValueError):
         outputs = {}
     return RunRecord(dict(run.data.params), dict(run.data.metrics), outputs if isinstance(outputs, dict) else {})
+
+
+def was_broken_off(run_id: str) -> bool:
+    """Return whether the run of a version is there and ended before its time."""
+    try:
+        run = open_client().get_run(run_id)
+    except MlflowException:
+        return False
+    return runs.LOCK_TAG in run.data.tags and runs.was_broken_off(run)
 
 
 def find_experiment(version: Version) -> str:

@@ -46,7 +46,7 @@ def find(root: Path) -> list[Finding]:
 
 def snapshot(root: Path) -> dict[str, bytes]:
     """Return all files but locks."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
@@ -109,6 +109,12 @@ def test_an_output_that_is_good_again_or_in_use_is_left_alone(root: Path) -> Non
     [
         f"store/stage/.tmp-{BAD}-0123abcd/half.json",
         f"store/stage/.tmp-{BAD}-0123abcd-damaged/half.json",
+        f"store/stage/.{BAD}.lock.0123abcd.new",
+        "checkpoints/stage/.tmp-key-0123abcd/half",
+        "scoring/.tmp-key-0123abcd/half",
+        "reports/.tmp-0123abcd",
+        ".backup-0123/mlflow.db",
+        ".restoring/store/stage/half",
         "mlflow/live/1.new",
         "prefect/live/1.new",
         "prefect/.auth-string-0a",
@@ -241,3 +247,32 @@ def test_an_error_while_mending_does_not_keep_the_rest_from_being_mended(root: P
         "mend x: could not be mended: [Errno 28] No space left on device",
         "mend y: done",
     ]
+
+
+def test_a_restore_whose_files_are_complete_is_told_and_left_to_its_command(root: Path) -> None:
+    (root / ".restoring").mkdir()
+    (root / ".restoring" / "complete").write_text("checksum")
+    (finding,) = find(root)
+    assert "the same `gloveflow restore` ends it" in finding.text
+    assert finding.mend is None
+
+
+def test_a_database_of_another_revision_is_told_with_what_a_migration_would_do(tmp_path: Path) -> None:
+    path, migrated = tmp_path / "some.db", []
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE alembic_version (version_num)")
+        database.execute("INSERT INTO alembic_version VALUES ('old')")
+    assert list(damage.check_revision("some db", path, "old", lambda _: "")) == []
+    (finding,) = damage.check_revision("some db", path, "new", lambda place: str(migrated.append(place)))
+    assert "needs a migration from revision old to new" in finding.text
+    assert "stays as some.db.backup" in finding.remedy
+    doctor.repair([finding])
+    assert migrated == [path]
+
+
+def test_the_doctor_tells_what_the_parts_take(root: Path) -> None:
+    (root / "mlflow").mkdir()
+    (root / "mlflow" / "some").write_bytes(bytes(3 << 20))
+    (finding,) = damage.check_space(root)
+    assert finding.ok
+    assert finding.text == "mlflow 3.0 MB; `gloveflow gc --dry-run` shows what may go"

@@ -14,7 +14,8 @@ from prefect import flow, get_client
 from prefect.states import Completed, Running
 
 from flows.cli.main import run_command
-from flows.cli.registry_damage import _open_flow_runs, check_aliases, check_flow_runs
+from flows.cli.prefect_damage import _held_slots, _open_flow_runs, check_flow_runs
+from flows.cli.registry_damage import check_aliases, check_models
 from pipeline_config.registration import RegistrationConfig
 from tasks.store.locks import lock_before_naming
 from tests.flows.conftest import copy_finished
@@ -126,3 +127,55 @@ def test_a_flow_run_whose_process_is_gone_is_left_to_a_server_that_is_asked(
     os.close(held)
     assert finding.text.startswith("1 flow runs whose process is gone")
     assert finding.remedy == "set those that are open to Crashed, as the next run would do"
+
+
+def test_registrations_that_were_broken_off_are_mended_and_whole_ones_left_alone(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tasks.tracking import runs, strays
+    from tasks.tracking.models import DIGEST_TAG
+    from tasks.tracking.server import open_client
+    from tasks.tracking.version_list import DECISION_TAG, RUN_TAG
+
+    client = open_client()
+    assert list(check_models(store, GATE)) == []
+    experiment = client.get_experiment_by_name("gloveflow/tiny")
+    assert experiment
+    killed = client.create_run(experiment.experiment_id, tags={runs.LOCK_TAG: "gone"}).info.run_id  # still RUNNING
+    tags = client.get_model_version(MODEL, "1").tags
+    half = {key: value for key, value in tags.items() if key != DECISION_TAG} | {RUN_TAG: killed}
+    client.create_model_version(MODEL, model_folder("1", MODEL).as_uri(), killed, tags=half)
+    unregistered = client.create_logged_model(
+        experiment.experiment_id, name="whole", source_run_id=killed, tags={DIGEST_TAG: "x"}
+    )
+    client.log_model_artifacts(unregistered.model_id, str(model_folder("1", MODEL)))
+    client.finalize_logged_model(unregistered.model_id, "READY")
+    lost = store / "mlflow" / "files" / "01234567" / ("0" * 32)
+    (lost / "artifacts").mkdir(parents=True)
+    found = list(check_models(store, GATE))
+    assert [finding.subject for finding in found] == ["registration", "registration", "leftover"]
+    assert f"{MODEL} version 3" in found[0].text
+    assert unregistered.model_id in found[1].text
+    assert run_command(["doctor", "--repair"]) == 0
+    assert "mend registration: removed 1 models" in capsys.readouterr().out
+    assert "was interrupted" in client.get_model_version(MODEL, "3").tags[DECISION_TAG]
+    assert client.get_model_version(MODEL, "1").tags[DECISION_TAG] == tags[DECISION_TAG]
+    assert not lost.exists()
+    assert strays.find_unregistered() == []
+    assert aliases() == {"challenger": "1", "champion": "2", "previous": "1"}
+    assert run_command(["doctor"]) == 0
+
+
+def test_a_slot_that_no_run_holds_is_found_and_freed(prefect_server_root: Path, prefect_api: str) -> None:
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+
+    from flows.recovery import free_slots
+
+    database = prefect_server_root / "home" / "prefect.db"
+    with get_client(sync_client=True) as client:
+        for name, slots in (("held", 1), ("free", 0)):
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1, active_slots=slots))
+    assert "held" in _held_slots(database)
+    assert "free" not in _held_slots(database)
+    free_slots(["held"])
+    assert "held" not in _held_slots(database)

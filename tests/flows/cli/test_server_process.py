@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from flows.cli import server_process
-from flows.cli.server_process import Server, keep_running, listen, stop_servers, wait_for_interrupt, watched
+from flows.cli.server_process import Server, keep_running, listen, rotate_log, stop_servers, wait_for_interrupt, watched
 from flows.cli.server_secret import identify_server
 from pipeline_config.errors import ServiceError
+from tasks.store.private_files import open_to_append
 from tests.flows.cli.conftest import MakeToy
 
 IS_KILLED = """
@@ -191,3 +192,39 @@ def test_a_server_is_of_no_use_to_a_copy_of_its_store(make_toy: MakeToy, tmp_pat
     assert secret is not None
     assert secret.text == server.secret.text
     assert identify_server(server.url, secret) is None
+
+
+def test_a_log_that_has_grown_is_copied_and_its_process_goes_on_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_process, "LOG_BYTES", 10)
+    log = tmp_path / "some.log"
+    rotate_log(log)  # it is missing
+    with open_to_append(log) as file:
+        for number in range(6):
+            file.write(b"short")
+            file.flush()
+            rotate_log(log)
+            file.write(f"line {number}, long enough\n".encode())
+            file.flush()
+            rotate_log(log)
+        file.write(b"last\n")
+    contents = {path.name: path.read_text() for path in sorted(tmp_path.iterdir())}
+    assert contents == {
+        "some.log": "last\n",
+        "some.log.1": "shortline 5, long enough\n",
+        "some.log.2": "shortline 4, long enough\n",
+        "some.log.3": "shortline 3, long enough\n",
+    }
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_the_log_of_a_server_rotates_while_it_runs(make_toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_process, "LOG_BYTES", 100)
+    server = make_toy()
+    server.start()
+    server.wait_until_up()
+    with watched([server]), open_to_append(server.log) as file:
+        file.write(b"x" * 1000)
+        file.flush()
+        wait_for(lambda: server.log.with_name(f"{server.log.name}.1").exists() and server.log.stat().st_size < 100)

@@ -31,7 +31,7 @@ def test_a_model_that_knows_nothing_has_no_share(network: float, linear: float, 
 
 def test_few_documents_do_not_decide_by_chance() -> None:
     (a, label_ids), (b, _) = make_logits(1, 0.5), make_logits(2, 1.6)
-    assert choose_share(a, b, label_ids) <= 0.3
+    assert choose_share(a, b, label_ids) <= 0.35
     assert choose_share(a[:12], b[:12], label_ids[:12]) >= 0.4
 
 
