@@ -21,6 +21,7 @@ from pipeline_config.contracts.reading import Reading
 from pipeline_config.masking import masked_errors, split_user
 from pipeline_config.names import check_alias, check_model_name
 from pipeline_config.settings import Runtime
+from tasks.monitoring.sample import SAMPLE_FILE, write_sample
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
 from tasks.runtime.parent import end_with_parent
@@ -181,6 +182,9 @@ def _log_result(run: runs.TrackedRun, request: Request, result: ScoringResult) -
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "profile.parquet")
         write_parquet(path, PROFILE, [pa.Table.from_pylist(result.profile, schema=PROFILE)])
+        runs.log_file(run.run_id, path)
+        path = Path(folder, SAMPLE_FILE)
+        write_sample(path, result.sample)
         runs.log_file(run.run_id, path)
     runs.log_dataset(
         run.run_id,

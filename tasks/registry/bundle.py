@@ -6,11 +6,13 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline_config.contracts.training import ModelDescription, ServedDescription, TextOptions
-from pipeline_config.schemas import CARD_FILE, PADDING_IDX, TRAINING_TEXTS_FILE, UNK_IDX, WEIGHTS_FILE
+from pipeline_config.schemas import CARD_FILE, PADDING_IDX, REFERENCE_FILE, TRAINING_TEXTS_FILE, UNK_IDX, WEIGHTS_FILE
 from pipeline_config.settings import PipelineConfig
 from tasks import served
+from tasks.monitoring.sample import write_sample
 from tasks.registry.seen import write_training_texts
 from tasks.served.languages import LANGUAGES
 from tasks.served.tokenizers import is_columnar
@@ -27,14 +29,15 @@ def build_bundle(
     classifier: ArtifactRef,
     vocabulary: ArtifactRef,
     training_texts: np.ndarray,
+    reference: pa.Table,
     config: PipelineConfig,
     temperature: float,
     card: str,
 ) -> None:
     """Write the files of a model into a new folder.
 
-    They are the vocabulary, the weights, the hashes of its training texts, the modules of its code, its card, and a
-    description, which holds the temperature and the digests of the other files.
+    They are the vocabulary, the weights, the hashes of its training texts, the sample of its held-out documents, the
+    modules of its code, its card, and a description, which holds the temperature and the digests of the other files.
     """
     folder.mkdir()
     tokens = Vocabulary.read(vocabulary)
@@ -42,6 +45,7 @@ def build_bundle(
     shutil.copyfile(classifier.path(WEIGHTS_FILE), folder / "weights.safetensors")
     (folder / CARD_FILE).write_text(card, "utf-8")
     write_training_texts(folder / TRAINING_TEXTS_FILE, training_texts)
+    write_sample(folder / REFERENCE_FILE, reference)
     for module in SERVED_MODEL.parent.glob("*.py"):
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)

@@ -7,6 +7,7 @@ import pytest
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.contracts.training import Architecture, ServedDescription
 from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, WEIGHTS_FILE
+from tasks.monitoring.sample import SAMPLE
 from tasks.registry.bundle import build_bundle, pip_requirements
 from tasks.registry.seen import hash_training_texts
 from tasks.served.network import TextClassifier
@@ -19,6 +20,7 @@ def build(toy, folder, config=None):
         classifier=toy.classifier,
         vocabulary=toy.vocabulary,
         training_texts=hash_training_texts(toy.documents.read_table(DOCUMENTS_FILE)),
+        reference=SAMPLE.empty_table(),
         config=config or toy.config,
         temperature=1.25,
         card="# toy\n",
