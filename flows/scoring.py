@@ -4,6 +4,7 @@ The version of the model is looked up once, at the start. One MLflow run holds i
 the texts; the page of the Prefect run shows the counts by label.
 """
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from tasks.scoring.writers import write_parquet
 from tasks.tracking import metrics, runs
 from tasks.tracking.loading import load_model, require_served
 from tasks.tracking.reachability import require_tracking_server
+from tasks.tracking.scorings import READING_TAG
 
 
 @flow(name="score-texts", persist_result=False)
@@ -152,6 +154,7 @@ def _score_and_record(
         "prefect.flow_run_id": str(runtime.flow_run.id),
         "prefect.flow_run_name": str(runtime.flow_run.name),
         "prefect.flow_run_url": split_user(str(runtime.flow_run.ui_url or ""))[0],
+        READING_TAG: json.dumps(dict(reading)),
     }
     with runs.track_scoring(model, name=str(runtime.flow_run.name), tags=tags, params=params) as run:
         publish_link(run.url)

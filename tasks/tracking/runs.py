@@ -71,6 +71,18 @@ def track_scoring(
 
 
 @contextlib.contextmanager
+def track_monitoring(model: str, *, name: str, tags: Mapping[str, str], version: int) -> Iterator[TrackedRun]:
+    """Open an MLflow run for the monitoring of a version, and end it as `open_run` does.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+    with open_run(f"gloveflow/monitoring/{model}", name=name, tags=tags) as run:
+        open_client().log_batch(run.run_id, params=[Param("model", model), Param("version", str(version))])
+        yield run
+
+
+@contextlib.contextmanager
 def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
     """Open an MLflow run for the body, and end it in the state that fits.
 
