@@ -125,7 +125,9 @@ def _monitor(version: Version, days: float | None, rule: MonitoringConfig) -> Mo
     start = _find_start(basis.earlier, days)
     window = read_window(scorings.list_runs("scoring", name, number, after=start))
     end = max((run.ended for run in window.scorings), default=start)
-    with runs.track_monitoring(name, name=str(runtime.flow_run.name), tags=_list_tags(), version=number) as run:
+    with runs.track_version(
+        "monitoring", name, name=str(runtime.flow_run.name), tags=_list_tags(), version=number
+    ) as run:
         publish_link(run.url)
         found = _examine(version, basis, window, rule, span=_show_span(start, end), counts=days is None)
         path, page = artifacts_root() / "reports" / f"{name}-{number}-monitoring.html", render_monitoring(found)

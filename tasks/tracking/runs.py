@@ -71,13 +71,13 @@ def track_scoring(
 
 
 @contextlib.contextmanager
-def track_monitoring(model: str, *, name: str, tags: Mapping[str, str], version: int) -> Iterator[TrackedRun]:
-    """Open an MLflow run for the monitoring of a version, and end it as `open_run` does.
+def track_version(kind: str, model: str, *, name: str, tags: Mapping[str, str], version: int) -> Iterator[TrackedRun]:
+    """Open an MLflow run about a version, in the experiment of its kind, and end it as `open_run` does.
 
     Raises:
         ServiceError: MLflow does not answer.
     """
-    with open_run(f"gloveflow/monitoring/{model}", name=name, tags=tags) as run:
+    with open_run(f"gloveflow/{kind}/{model}", name=name, tags=tags) as run:
         open_client().log_batch(run.run_id, params=[Param("model", model), Param("version", str(version))])
         yield run
 
