@@ -20,7 +20,7 @@ FOLDS = 5
 PERMUTATIONS = 1999
 FEWEST_TEXTS = 3  # that have a word, in both samples together
 _BLOCK = 50  # permutations at once
-_ENOUGH = 20  # permutations that do as well: the p-value will not be small
+_ENOUGH = 10  # permutations that do as well: whatever follows, nothing is called changed
 _SMOOTHING = 10.0  # texts added to the counts of a word, shared as the samples are
 _FIRST, _FIRST_SHARE = 10, 0.05  # the smallest cut: texts, and share of the window
 
