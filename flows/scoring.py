@@ -4,6 +4,7 @@ The version of the model is looked up once, at the start. One MLflow run holds i
 the texts; the page of the Prefect run shows the counts by label.
 """
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline_config.contracts.reading import Reading
 from pipeline_config.masking import masked_errors, split_user
 from pipeline_config.names import check_alias, check_model_name
 from pipeline_config.settings import Runtime
+from tasks.monitoring.sample import SAMPLE_FILE, write_sample
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
 from tasks.runtime.parent import end_with_parent
@@ -33,6 +35,7 @@ from tasks.scoring.writers import write_parquet
 from tasks.tracking import metrics, runs
 from tasks.tracking.loading import load_model, require_served
 from tasks.tracking.reachability import require_tracking_server
+from tasks.tracking.scorings import READING_TAG
 
 
 @flow(name="score-texts", persist_result=False)
@@ -151,6 +154,7 @@ def _score_and_record(
         "prefect.flow_run_id": str(runtime.flow_run.id),
         "prefect.flow_run_name": str(runtime.flow_run.name),
         "prefect.flow_run_url": split_user(str(runtime.flow_run.ui_url or ""))[0],
+        READING_TAG: json.dumps(dict(reading)),
     }
     with runs.track_scoring(model, name=str(runtime.flow_run.name), tags=tags, params=params) as run:
         publish_link(run.url)
@@ -181,6 +185,9 @@ def _log_result(run: runs.TrackedRun, request: Request, result: ScoringResult) -
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "profile.parquet")
         write_parquet(path, PROFILE, [pa.Table.from_pylist(result.profile, schema=PROFILE)])
+        runs.log_file(run.run_id, path)
+        path = Path(folder, SAMPLE_FILE)
+        write_sample(path, result.sample)
         runs.log_file(run.run_id, path)
     runs.log_dataset(
         run.run_id,

@@ -9,7 +9,7 @@ module is longer than 300 lines so that one page holds the fields of all stages;
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from pipeline_config.contracts.batches import BatchingScheme
 from pipeline_config.contracts.reading import FileFormat, Quoting, Reading
@@ -425,6 +425,16 @@ class HousekeepingConfig(Section):
     )
 
 
+class MonitoringConfig(Section):
+    """`gloveflow monitor`: when retraining is recommended."""
+
+    windows_in_a_row: PositiveInt = Field(2, description="so many windows, one after the other, have to differ")
+    cool_down_days: float = Field(
+        7.0, ge=0, allow_inf_nan=False, description="days after the registration of a version without a recommendation"
+    )
+    new_labels: int = Field(200, ge=0, description="texts whose labels have arrived, at least: `gloveflow labels`")
+
+
 class PipelineConfig(Section):
     """Everything one run depends on."""
 
@@ -445,6 +455,7 @@ class PipelineConfig(Section):
     registration: RegistrationConfig = RegistrationConfig()
     scoring: ScoringConfig = ScoringConfig()
     housekeeping: HousekeepingConfig = HousekeepingConfig()
+    monitoring: MonitoringConfig = MonitoringConfig()
 
     @model_validator(mode="before")
     @classmethod

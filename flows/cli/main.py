@@ -15,6 +15,7 @@ from flows.cli.evaluation import add_evaluate, evaluate
 from flows.cli.exporting import add_export, export
 from flows.cli.model_server import add_serve_model, serve_model
 from flows.cli.models import add_models, list_models
+from flows.cli.monitoring import add_labels, add_monitor, labels, monitor
 from flows.cli.options import (
     Parser,
     add_config,
@@ -107,6 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
         ("predict", _predict, [configured, served], add_predict),
         ("score", _score, [configured, served], add_score),
         ("evaluate", evaluate, [configured], add_evaluate),
+        ("monitor", monitor, [configured, served], add_monitor),
+        ("labels", labels, [configured, served], add_labels),
         ("serve-model", serve_model, [configured], add_serve_model),
         ("export", export, [configured, served], add_export),
         ("config", _config, [configured, corpus], add_config),

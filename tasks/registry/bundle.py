@@ -6,13 +6,23 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline_config.contracts.evaluation import Combination
 from pipeline_config.contracts.linear import LinearDescription, ServedLinear
 from pipeline_config.contracts.training import ModelDescription, ServedDescription, TextOptions
-from pipeline_config.schemas import CARD_FILE, LINEAR_FILE, PADDING_IDX, TRAINING_TEXTS_FILE, UNK_IDX, WEIGHTS_FILE
+from pipeline_config.schemas import (
+    CARD_FILE,
+    LINEAR_FILE,
+    PADDING_IDX,
+    REFERENCE_FILE,
+    TRAINING_TEXTS_FILE,
+    UNK_IDX,
+    WEIGHTS_FILE,
+)
 from pipeline_config.settings import PipelineConfig
 from tasks import served
+from tasks.monitoring.sample import write_sample
 from tasks.registry.seen import write_training_texts
 from tasks.served.languages import LANGUAGES
 from tasks.served.tokenizers import is_columnar
@@ -30,6 +40,7 @@ def build_bundle(
     vocabulary: ArtifactRef,
     baseline: ArtifactRef,
     training_texts: np.ndarray,
+    reference: pa.Table,
     config: PipelineConfig,
     combination: Combination,
     card: str,
@@ -37,7 +48,8 @@ def build_bundle(
     """Write the files of a model into a new folder.
 
     They are the vocabulary, the weights of the network and of the linear model as far as it has them, the hashes of its
-    training texts, the modules of its code, its card, and a description, which holds the digests of the other files.
+    training texts, the sample of its held-out documents, the modules of its code, its card, and a description, which
+    holds the digests of the other files.
     """
     folder.mkdir()
     tokens = Vocabulary.read(vocabulary)
@@ -48,6 +60,7 @@ def build_bundle(
         shutil.copyfile(baseline.path(LINEAR_FILE), folder / LINEAR_FILE)
     (folder / CARD_FILE).write_text(card, "utf-8")
     write_training_texts(folder / TRAINING_TEXTS_FILE, training_texts)
+    write_sample(folder / REFERENCE_FILE, reference)
     for module in SERVED_MODEL.parent.glob("*.py"):
         if module.name not in ("__init__.py", SERVED_MODEL.name):
             shutil.copyfile(module, folder / module.name)

@@ -19,6 +19,7 @@ from pipeline_config.errors import GateError
 from pipeline_config.masking import mask_secrets, masked_errors
 from pipeline_config.settings import PipelineConfig
 from tasks.evaluation.verdict import summarize_verdict
+from tasks.monitoring.reference import make_reference
 from tasks.registry.approval import ask_approval
 from tasks.registry.bundle import SERVED_MODEL, build_bundle, pip_requirements
 from tasks.registry.changes import give_alias, is_usable
@@ -96,7 +97,7 @@ def register_model(
     )
     split = read_test_split(classifier=classifier, evaluation=evaluation, baseline=baseline, documents=documents)
     with models.registry_lock():
-        version, created = _ensure_version(run, card, split, classifier, vocabulary, baseline, evaluation)
+        version, created = _ensure_version(run, card, split, classifier, vocabulary, baseline, evaluation, documents)
         number = str(version.version)
         models.link_model(run.run_id, models.model_id_of(version), list_scores(card.metrics))
         models.set_alias(name, gate.challenger_alias, number)
@@ -140,9 +141,11 @@ def _ensure_version(
     vocabulary: ArtifactRef,
     baseline: ArtifactRef,
     evaluation: ArtifactRef,
+    documents: ArtifactRef,
 ) -> tuple[Version, bool]:
     """Return the version with this content, and whether it is new. The caller holds the lock of the registry."""
     config = card.config
+    reference = make_reference(documents, evaluation, vocabulary, config.tokenization.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder, "bundle")
         build_bundle(
@@ -151,6 +154,7 @@ def _ensure_version(
             vocabulary=vocabulary,
             baseline=baseline,
             training_texts=split.training_texts,
+            reference=reference,
             config=config,
             combination=card.metrics.combination,
             card=write_card(card),

@@ -46,8 +46,8 @@ HEADLINES: tuple[tuple[ScoreName, str, bool], ...] = (
 
 def render_page(evidence: Evidence) -> str:
     """Return the report as an HTML page."""
-    environment = _environment()
-    script = _source("report.js")
+    environment = open_environment()
+    script = read_source("report.js")
     analysis, scores = evidence.analysis, evidence.scores
     classifier = next(iter(scores.values()))
     return environment.get_template("report.html").render(
@@ -62,7 +62,7 @@ def render_page(evidence: Evidence) -> str:
             "samples": list_samples(analysis),
             "pictures": pictures,
             "most": MOST_ROWS,
-            "style": Markup(_source("report.css")),  # noqa: S704 - a file of this package
+            "style": Markup(read_source("report.css")),  # noqa: S704 - a file of this package
             "script": Markup(script),  # noqa: S704 - a file of this package
             "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         }
@@ -141,7 +141,8 @@ def _color(difference: Interval) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def open_environment() -> Environment:
+    """Return the environment of the templates."""
     environment = Environment(
         loader=PackageLoader("tasks.reporting"),
         autoescape=True,
@@ -164,5 +165,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _source(name: str) -> str:
+def read_source(name: str) -> str:
+    """Return a file beside the templates."""
     return resources.files("tasks.reporting").joinpath("templates", name).read_text("utf-8")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError
@@ -109,6 +109,7 @@ class ScoringResult(BaseModel):
         undecodable: number of values of other columns than the text that are not in the encoding, by column.
         profile_output: the file or table with the profile of the texts.
         profile: the profile.
+        sample: a sample of the texts as numbers (`tasks.monitoring.sample`), for monitoring.
         version: the version of the model.
         resumed_rows: how many rows an earlier, interrupted scoring had finished.
         seconds: how long it took.
@@ -130,6 +131,7 @@ class ScoringResult(BaseModel):
     undecodable: dict[str, int]
     profile_output: str
     profile: list[dict[str, Any]]
+    sample: Any = Field(None, exclude=True, repr=False)
     version: str
     resumed_rows: int
     seconds: float

@@ -7,7 +7,7 @@ is used when the same scoring is started again, and the output has the same byte
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
+from tasks.monitoring.sample import Answers, draw_sample
 from tasks.reading.inputs import Inputs
 from tasks.reading.sources import CorpusFile, digest_files, locate_files
 from tasks.runtime.parallel import read_ahead
@@ -109,7 +110,7 @@ def score_files(request: Request, model: ScoringModel, reading: Reading) -> Scor
     describe_inputs(inputs)
     with open_work(output.shown, key) as work:
         with track_progress("score", total=None, unit="texts") as advance, model.open() as classifier:
-            for rows in _compute(work, inputs, columns, classifier):
+            for rows in _compute(work, inputs, columns, classifier, seed=int(digest[:12], 16)):
                 advance(rows)
         seconds, total = time.perf_counter() - started, work.total()
         tell_rejected(inputs, work, total)
@@ -129,6 +130,7 @@ def score_files(request: Request, model: ScoringModel, reading: Reading) -> Scor
         undecodable=total.undecodable,
         profile_output=_name_side(output, "profile", ".parquet"),
         profile=profile.to_pylist(),
+        sample=work.sample,
         version=model.version,
         resumed_rows=sum(work.records[number].rows for number in work.resumed),
         seconds=seconds,
@@ -136,9 +138,9 @@ def score_files(request: Request, model: ScoringModel, reading: Reading) -> Scor
     )
 
 
-def _compute(work: Work, inputs: Inputs, columns: AnswerColumns, classifier: Classifier) -> Iterator[int]:
+def _compute(work: Work, inputs: Inputs, columns: AnswerColumns, classifier: Classifier, *, seed: int) -> Iterator[int]:
     """Finish all chunks, and yield the number of rows of each."""
-    schema = columns.join(inputs.schema)
+    schema, first_row = columns.join(inputs.schema), 0
 
     def prepare(numbered: tuple[int, Chunk]) -> _Prepared:
         number, chunk = numbered
@@ -155,27 +157,34 @@ def _compute(work: Work, inputs: Inputs, columns: AnswerColumns, classifier: Cla
             if columns.explain is not None:
                 best = rank_classes(probabilities, 1)[:, 0]
                 explanations = classifier.explain(chunk.texts.drop_null(), best, columns.explain)
-            answers = columns.fill(chunk.texts.is_valid(), probabilities, explanations)
-            rows = pa.table([*chunk.table.columns, *answers], schema=schema)
-            record = _make_record(chunk, columns, probabilities, texts)
-            work.commit(number, rows, chunk.rejected, record)
+            there, answers = chunk.texts.is_valid(), _describe(columns.labels, probabilities, texts)
+            own = columns.fill(there, probabilities, explanations)
+            rows = pa.table([*chunk.table.columns, *own], schema=schema)
+            numbers = first_row + np.flatnonzero(there)
+            sample = draw_sample(chunk.texts.drop_null(), numbers, answers, seed=seed, before=work.sample)
+            record = _make_record(chunk, columns, answers)
+            work.commit(number, rows, chunk.rejected, sample, record)
         else:
             work.resumed.add(number)
-        work.records.append(record)
+        work.count(record)
+        first_row += record.rows
         yield record.rows
 
 
-def _make_record(chunk: Chunk, columns: AnswerColumns, probabilities: np.ndarray, texts: Any) -> Record:
+def _describe(labels: Sequence[str], probabilities: np.ndarray, texts: Any) -> Answers:
     best = rank_classes(probabilities, 1)[:, 0]
-    scores = probabilities[np.arange(len(best)), best]
-    labels = [columns.labels[place] for place in best.tolist()]
+    confidence = probabilities[np.arange(len(best)), best]
+    return Answers([labels[place] for place in best.tolist()], confidence, texts.lengths, texts.unknown)
+
+
+def _make_record(chunk: Chunk, columns: AnswerColumns, answers: Answers) -> Record:
     reasons = pc.value_counts(chunk.rejected["reason"].combine_chunks()).to_pylist()
     return Record(
         rows=len(chunk.table),
-        abstained=0 if columns.threshold is None else int((scores < columns.threshold).sum()),
+        abstained=0 if columns.threshold is None else int((answers.confidence < columns.threshold).sum()),
         rejected={entry["values"]: entry["counts"] for entry in reasons},
         undecodable=chunk.undecodable,
-        counts=profile_texts(labels, scores, texts.lengths, texts.unknown),
+        counts=profile_texts(answers.labels, answers.confidence, answers.tokens, answers.unknown),
     )
 
 

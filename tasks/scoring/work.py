@@ -18,14 +18,15 @@ import pyarrow as pa
 
 from pipeline_config.errors import InputError
 from pipeline_config.masking import mask_secrets
+from tasks.monitoring.sample import SAMPLE, join_samples
 from tasks.scoring.profile import Counts, add_counts
 from tasks.store.artifacts import artifacts_root, file_digest
 from tasks.store.disk_errors import store_errors
 from tasks.store.locks import file_lock
 from tasks.store.private_files import make_directory
 
-FORMAT = 2  # raise it when the rows of the same input get other answers, or chunks end elsewhere
-_FILES = ("rows", "rejected")
+FORMAT = 3  # raise it when the rows of the same input get other answers, or chunks end elsewhere
+_FILES = ("rows", "rejected", "sample")
 _NAME = "output.txt"  # what messages call the output, beside the work on it
 
 
@@ -59,12 +60,14 @@ class Work:
         folder: where they are.
         key: what identifies the scoring.
         records: of the chunks that were counted, in order.
+        sample: of the texts of these chunks.
         resumed: the positions of those that were finished before this process began.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.key = folder, folder.name
         self.records: list[Record] = []
+        self.sample = SAMPLE.empty_table()
         self.resumed: set[int] = set()
 
     def find(self, number: int) -> Record | None:
@@ -77,14 +80,19 @@ class Work:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def commit(self, number: int, rows: pa.Table, rejected: pa.Table, record: Record) -> None:
+    def count(self, record: Record) -> None:
+        """Add the next chunk, which is finished, to those that were counted."""
+        self.sample = join_samples([self.sample, self._read(len(self.records), "sample")])
+        self.records.append(record)
+
+    def commit(self, number: int, rows: pa.Table, rejected: pa.Table, sample: pa.Table, record: Record) -> None:
         """Write the files of a chunk, and then its record.
 
         Raises:
             StoreError: they cannot be written.
         """
         with store_errors(self.folder):
-            for name, table in zip(_FILES, (rows, rejected), strict=True):
+            for name, table in zip(_FILES, (rows, rejected, sample), strict=True):
                 with (
                     pa.OSFile(str(self._path(number, name)), "wb") as sink,
                     pa.ipc.new_stream(sink, table.schema) as writer,

@@ -72,6 +72,18 @@ def track_scoring(
 
 
 @contextlib.contextmanager
+def track_version(kind: str, model: str, *, name: str, tags: Mapping[str, str], version: int) -> Iterator[TrackedRun]:
+    """Open an MLflow run about a version, in the experiment of its kind, and end it as `open_run` does.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+    with open_run(f"gloveflow/{kind}/{model}", name=name, tags=tags) as run:
+        open_client().log_batch(run.run_id, params=[Param("model", model), Param("version", str(version))])
+        yield run
+
+
+@contextlib.contextmanager
 def open_run(experiment: str, *, name: str, tags: Mapping[str, str]) -> Iterator[TrackedRun]:
     """Open an MLflow run for the body, and end it in the state that fits.
 

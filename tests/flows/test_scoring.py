@@ -99,7 +99,11 @@ class TestRegisteredModel:
         assert result.digest == hashlib.sha256(output.read_bytes()).hexdigest()
         assert result.digest in digests["output"]
         assert result.input_digest in digests["input"]
-        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"profile.parquet", "tables"}
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+            "profile.parquet",
+            "sample.parquet",
+            "tables",
+        }
         assert pq.read_table(tmp_path / "scored-profile.parquet").to_pylist() == result.profile
         identity = run.data.tags["prefect.flow_run_id"]
         with get_client(sync_client=True) as prefect:

@@ -137,7 +137,7 @@ def test_single_labels_cannot_be_set_because_each_would_drop_the_others():
             "trainer.epochs=3",
             "trainer: unknown key; expected one of name, seed, corpus, tokenization, vocabulary, embeddings, "
             "alignment, bucketing, baseline, model, training, evaluation, registration, "
-            "scoring, housekeeping",
+            "scoring, housekeeping, monitoring",
         ),
     ],
 )

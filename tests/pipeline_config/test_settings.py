@@ -49,8 +49,8 @@ BAD_MODELS = (
 SECTIONS = [section for section in SECTIONS if issubclass(section, BaseModel)]
 
 
-def test_there_is_one_section_per_configured_stage_one_of_scoring_and_one_of_housekeeping():
-    assert len(SECTIONS) == 13
+def test_there_is_one_section_per_configured_stage_and_those_of_scoring_housekeeping_and_monitoring():
+    assert len(SECTIONS) == 14
 
 
 @pytest.mark.parametrize("section", [PipelineConfig, *SECTIONS])

@@ -165,7 +165,7 @@ def begin_scoring(output: str, *, rows: int) -> None:
     table = pa.table({"text": ["a secret text"] * rows})
     with contextlib.suppress(KeyboardInterrupt), open_work(output, {}) as work:
         if rows:
-            work.commit(0, table, table, Record(rows, 0, {}, {}, {}))
+            work.commit(0, table, table, table, Record(rows, 0, {}, {}, {}))
         raise KeyboardInterrupt
 
 

@@ -8,6 +8,7 @@ from pipeline_config.contracts.evaluation import Combination
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.contracts.training import Architecture, ServedDescription
 from pipeline_config.schemas import DOCUMENTS_FILE, MODEL_FILE, WEIGHTS_FILE
+from tasks.monitoring.sample import SAMPLE
 from tasks.registry.bundle import build_bundle, pip_requirements
 from tasks.registry.seen import hash_training_texts
 from tasks.served.network import TextClassifier
@@ -23,6 +24,7 @@ def build(toy, folder, config=None, combination=None):
         vocabulary=toy.vocabulary,
         baseline=toy.baseline,
         training_texts=hash_training_texts(toy.documents.read_table(DOCUMENTS_FILE)),
+        reference=SAMPLE.empty_table(),
         config=config or toy.config,
         combination=combination or BOTH,
         card="# toy\n",
