@@ -6,6 +6,7 @@ never cached and can be repeated: a model whose content is already registered ke
 
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import task
@@ -96,8 +97,22 @@ def register_model(
         requirements=pip_requirements(config.tokenization.tokenizer),
     )
     split = read_test_split(classifier=classifier, evaluation=evaluation, baseline=baseline, documents=documents)
+
+    def write_bundle(folder: Path) -> None:
+        build_bundle(
+            folder,
+            classifier=classifier,
+            vocabulary=vocabulary,
+            baseline=baseline,
+            training_texts=split.training_texts,
+            reference=make_reference(documents, evaluation, vocabulary, config.tokenization.tokenizer),
+            config=config,
+            combination=card.metrics.combination,
+            card=write_card(card),
+        )
+
     with models.registry_lock():
-        version, created = _ensure_version(run, card, split, classifier, vocabulary, baseline, evaluation, documents)
+        version, created = _ensure_version(run, card, evaluation, write_bundle)
         number = str(version.version)
         models.link_model(run.run_id, models.model_id_of(version), list_scores(card.metrics))
         models.set_alias(name, gate.challenger_alias, number)
@@ -134,31 +149,13 @@ def check_promotion(version: Version, decision: Decision, split: HeldOut, config
 
 
 def _ensure_version(
-    run: runs.TrackedRun,
-    card: CardFacts,
-    split: HeldOut,
-    classifier: ArtifactRef,
-    vocabulary: ArtifactRef,
-    baseline: ArtifactRef,
-    evaluation: ArtifactRef,
-    documents: ArtifactRef,
+    run: runs.TrackedRun, card: CardFacts, evaluation: ArtifactRef, write_bundle: Callable[[Path], None]
 ) -> tuple[Version, bool]:
     """Return the version with this content, and whether it is new. The caller holds the lock of the registry."""
     config = card.config
-    reference = make_reference(documents, evaluation, vocabulary, config.tokenization.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder, "bundle")
-        build_bundle(
-            bundle,
-            classifier=classifier,
-            vocabulary=vocabulary,
-            baseline=baseline,
-            training_texts=split.training_texts,
-            reference=reference,
-            config=config,
-            combination=card.metrics.combination,
-            card=write_card(card),
-        )
+        write_bundle(bundle)
         digest = tree_digest({path.name: path for path in (*bundle.iterdir(), SERVED_MODEL)})
         version = models.find_version(config.registered_model, digest)
         if version is not None:
