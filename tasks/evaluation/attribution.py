@@ -4,7 +4,7 @@ Touches no file. The weights themselves are computed by `tasks.served.attributio
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,17 @@ def choose_sample(label_ids: np.ndarray, probabilities: np.ndarray, *, each: int
     spread = rights[np.arange(count) * len(rights) // max(count, 1)]
     ranked = wrongs[np.argsort(-probabilities[wrongs].max(axis=1), kind="stable")]
     return np.concatenate([spread, ranked[:each]])
+
+
+def find_weigh(served: Any) -> Weigh | None:
+    """Return the function with which the code of a registered model weighs tokens; None if it has none."""
+    if hasattr(served, "weigh_tokens"):
+        weigh: Weigh = served.weigh_tokens
+        return weigh
+    if not hasattr(served, "attribution"):
+        return None
+    attribute = served.attribution.attribute_tokens  # a version of an older release is a network alone
+    return lambda _tokens, _positions, ids, target: attribute(served.network, list(map(int, ids)), target)
 
 
 def attribute_documents(

@@ -119,16 +119,18 @@ def encode(code: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def explain(code: Any, documents: Documents) -> tuple[Attribution, ...]:
-    """Return the weights of the tokens of some right and some wrong answers; none for a model of an older release."""
+    """Return the weights of the tokens of some right and some wrong answers; none if its code weighs no tokens."""
     from tasks.evaluation.attribution import (  # not at the top: torch is slow to import
         EncodedText,
         attribute_documents,
         choose_sample,
+        find_weigh,
         match_tokens,
     )
 
     chosen = choose_sample(documents.truth, documents.probabilities)
-    if not _shows_tokens(code) or not hasattr(code, "weigh_tokens"):
+    weigh = find_weigh(code)
+    if weigh is None or not _shows_tokens(code):
         return ()
     tokenized = code.tokenizers.tokenize_texts([documents.texts[i] for i in chosen], code.text["tokenizer"])
     encoded = []
@@ -137,7 +139,7 @@ def explain(code: Any, documents: Documents) -> tuple[Attribution, ...]:
         input_ids = code._encode(tokens)
         label = documents.labels[documents.truth[position]]
         encoded.append(EncodedText(position, tokens, match_tokens(input_ids, token_ids), input_ids, label))
-    return attribute_documents(code.weigh_tokens, encoded, list(documents.labels), documents.probabilities[chosen])
+    return attribute_documents(weigh, encoded, list(documents.labels), documents.probabilities[chosen])
 
 
 def _shows_tokens(code: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.errors import InputError
+from tasks.evaluation.attribution import find_weigh
 from tasks.runtime.cancellation import raise_if_stopped
 
 EXPLANATIONS = pa.list_(pa.struct([pa.field("token", pa.string()), pa.field("weight", pa.float64())]))
@@ -28,7 +29,7 @@ def explain_labels(served: Any, tokens: Sequence[list[str]], targets: np.ndarray
         targets: int64[N], the class of each text.
         count: the largest number of tokens of a text.
     """
-    options, found = served.text, []
+    options, found, weigh = served.text, [], find_weigh(served)
     longest = options["max_length"]
     head = {"head": longest, "tail": 0, "head_tail": (longest + 1) // 2}[options["truncation"]]
     for words, target in zip(tokens, targets.tolist(), strict=True):
@@ -38,12 +39,7 @@ def explain_labels(served: Any, tokens: Sequence[list[str]], targets: np.ndarray
             positions = positions[:head] + positions[len(words) - (longest - head) :]
         read = [words[position] for position in positions]
         ids = [served.token_ids.get(word, options["unk_idx"]) for word in read]
-        if not ids:
-            weights = []
-        elif hasattr(served, "weigh_tokens"):
-            weights = served.weigh_tokens(words, positions, ids, target)
-        else:  # a version of an older release, which is a network alone
-            weights = served.attribution.attribute_tokens(served.network, ids, target)
+        weights = weigh(words, positions, ids, target) if weigh and ids else []
         found.append(choose_tokens(read, weights, count))
     return pa.array(found, EXPLANATIONS)
 

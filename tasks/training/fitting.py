@@ -5,7 +5,9 @@ Changes the network in place; touches no file except through `checkpoints`. What
 """
 
 import logging
+import os
 
+import torch
 from torch import Tensor
 
 from pipeline_config.settings import TrainingConfig
@@ -69,10 +71,12 @@ def _run_epochs(training: Training, on_metrics: OnMetrics, checkpoints: Checkpoi
         training.restore(*restored)
         logger.info("training resumes after step %d of %d", training.history.step, training.total_steps)
     history, every, epochs = training.history, training.config.log_every_steps, len(training.plans)
+    warned = False
     with track_progress(
         "train", total=training.total_steps, unit="steps", initial=history.step, artifact="training-progress"
     ) as advance:
         while not training.is_finished():
+            warned = warned or warn_of_other_work(torch.get_num_threads())
             for metrics in training.run_epoch():
                 history.report_step(metrics, on_metrics, every=every)
                 if checkpoints and checkpoints.is_due(history.step):
@@ -80,3 +84,21 @@ def _run_epochs(training: Training, on_metrics: OnMetrics, checkpoints: Checkpoi
                 advance(1, **history.describe_step(metrics, epochs=epochs))
             training.close_epoch()
             history.report_epoch(on_metrics, epochs=epochs)
+
+
+def warn_of_other_work(threads: int) -> bool:
+    """Log a warning if other processes want the processors that several threads of torch need; return whether it did.
+
+    The threads wait for each other some hundred times a step, so one that has no processor holds up all.
+    """
+    processors, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    if threads < 2 or load <= 2 * processors:
+        return False
+    logger.warning(
+        "other work wants the %d processors (load %.1f), and training with %d threads may fall to a hundredth of its "
+        "speed; with training.threads=1 it slows down only in proportion",
+        processors,
+        load,
+        threads,
+    )
+    return True

@@ -138,7 +138,7 @@ def test_flow_run_and_mlflow_run_link_to_each_other(on_finished: Any) -> None:
     assert sorted(data) == ["decision", "mlflow-run", "registered-model", "results", *tables, "training-progress"]
     assert on_finished.mlflow_url in str(data["mlflow-run"])
     assert data["training-progress"] == 100.0
-    assert [row["split"] for row in json.loads(str(data["results"]))] == ["test", "test", "validation", "validation"]
+    assert [row["split"] for row in json.loads(str(data["results"]))] == ["test"] * 3 + ["validation"] * 3
 
 
 def test_our_log_lines_reach_prefect(on_finished: Any) -> None:
@@ -224,8 +224,12 @@ def test_several_seeds_give_mean_and_deviation_and_the_best_by_validation_is_reg
             if other.is_dir() and len(pq.read_table(Path(other, "epochs.parquet"))) == 1
         }
     ]
-    scores = {split: [m[split]["lstm"]["macro_f1"] for m in trained] for split in ("validation", "test")}
-    assert len(scores["test"]) == 2
+    registered = [m["combination"]["candidate"] for m in trained]
+    scores = {
+        split: [m[split][model]["macro_f1"] for m, model in zip(trained, registered, strict=True)]
+        for split in ("validation", "test")
+    }
+    assert registered == ["hybrid", "hybrid"]
     assert run.data.metrics["seeds/count"] == 2
     assert run.data.metrics["seeds/test_macro_f1_mean"] == pytest.approx(sum(scores["test"]) / 2)
     assert run.data.metrics["seeds/test_macro_f1_deviation"] == pytest.approx(

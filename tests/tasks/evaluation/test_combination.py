@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline_config.contracts.evaluation import Candidate
-from tasks.evaluation.calibration import log_losses, soften
+from tasks.evaluation.calibration import fit_temperature, log_losses, soften
 from tasks.evaluation.combination import choose_share, combine, logarithms
 
 N, C = 600, 3
@@ -29,10 +29,19 @@ def test_a_model_that_knows_nothing_has_no_share(network: float, linear: float, 
     assert choose_share(a * factors[0], b * factors[1], label_ids) == pytest.approx(share, abs=0.05)
 
 
-def test_few_documents_do_not_decide_by_chance() -> None:
+@pytest.mark.parametrize("count", [12, N])
+def test_few_documents_move_the_share_less_than_chance_would(count: int) -> None:
     (a, label_ids), (b, _) = make_logits(1, 0.5), make_logits(2, 1.6)
-    assert choose_share(a, b, label_ids) <= 0.35
-    assert choose_share(a[:12], b[:12], label_ids[:12]) >= 0.4
+    a, b, label_ids = a[:count], b[:count], label_ids[:count]
+    shares = np.arange(21) / 20
+    mixed = [share * a + (1 - share) * b for share in shares]
+    losses = np.array([log_losses(one, label_ids, fit_temperature(one, label_ids)) for one in mixed])
+    best = int(losses.mean(axis=1).argmin())
+    found = choose_share(a, b, label_ids)
+    excess = losses[round(found * 20)] - losses[best]
+    assert excess.mean() <= excess.std() / np.sqrt(count)
+    assert shares[best] <= found < 0.5
+    assert (found - shares[best] > 0.1) == (count == 12)
 
 
 def test_both_together_are_better_than_each_and_what_is_registered_gives_their_answers() -> None:

@@ -77,7 +77,9 @@ def test_logits_are_the_weights_of_the_known_features_over_their_length() -> Non
     for row, text in zip(got, TEXTS, strict=True):
         known = [i for i, key in enumerate(model.keys.tolist()) if key in set(features_of([text]).keys.tolist())]
         length = np.sqrt(model.sizes[known].sum(dtype=float)) if known else 1.0
-        np.testing.assert_allclose(row, model.weights[known].sum(axis=0, dtype=float) / length + model.bias, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            row, model.weights[known].sum(axis=0, dtype=float) / length + model.bias, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_all_ways_to_ask_give_the_same_logits() -> None:

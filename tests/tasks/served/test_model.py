@@ -25,6 +25,7 @@ from pipeline_config.schemas import (
     DOCUMENTS_FILE,
     MODEL_FILE,
     PREDICTIONS_FILE,
+    REFERENCE_FILE,
     TRAINING_TEXTS_FILE,
     WEIGHTS_FILE,
 )
@@ -501,6 +502,7 @@ class TestFiles:
             "artifacts/bundle/linear.safetensors",
             f"artifacts/bundle/{CARD_FILE}",
             f"artifacts/bundle/{TRAINING_TEXTS_FILE}",
+            f"artifacts/bundle/{REFERENCE_FILE}",
             *(f"artifacts/bundle/{name}.py" for name in CARRIED),
         }
 

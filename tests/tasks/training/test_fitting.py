@@ -1,3 +1,5 @@
+import logging
+import os
 import threading
 
 import numpy as np
@@ -11,7 +13,7 @@ from tasks.runtime.cancellation import WorkStopped, allow_work, stop_work
 from tasks.training import training_state
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.device import has_bfloat16_lstm
-from tasks.training.fitting import fit
+from tasks.training.fitting import fit, warn_of_other_work
 from tests.small_training import (
     FULL_DROPOUT,
     POISON,
@@ -330,3 +332,12 @@ class TestResume:
         tensors, state = checkpoints.load()
         assert f"step {state['step'] + 1}:" in str(caught.value)
         assert torch.isfinite(tensors["weights/linear.weight"]).all()
+
+
+@pytest.mark.parametrize(("threads", "load", "warned"), [(2, 9.0, True), (1, 9.0, False), (2, 3.9, False)])
+def test_other_work_is_told_with_the_setting_that_helps(monkeypatch, caplog, threads, load, warned):
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    with caplog.at_level(logging.WARNING, "tasks.training.fitting"):
+        assert warn_of_other_work(threads) is warned
+    assert ("training.threads=1" in caplog.text) is warned
