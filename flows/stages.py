@@ -116,7 +116,10 @@ def submit_data_stages(sources: Sources, config: PipelineConfig, run_id: str) ->
 
 
 def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> list[Training]:
-    """Start a training and its evaluation for each seed; a single training logs live metrics to the MLflow run."""
+    """Start a training and its evaluation for each seed; a single training logs live metrics to the MLflow run.
+
+    A training waits for the linear model: its threads want all processors, and one that has none holds up the others.
+    """
     seeds = config.training.seeds or (config.seed,)
     trainings = []
     for seed in seeds:
@@ -130,6 +133,7 @@ def submit_trainings(data: DataStages, config: PipelineConfig, run_id: str) -> l
             config.training,
             seed,
             run_id=run_id if len(seeds) == 1 else None,
+            wait_for=[data.baseline],
         )
         evaluation = evaluate_classifier.submit(
             classifier,

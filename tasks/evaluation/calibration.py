@@ -14,7 +14,7 @@ from tasks.evaluation.intervals import ece_interval
 _MOST_BINS, _LEAST_IN_BIN = 15, 20
 _FOLDS = 5
 _LARGEST_TEMPERATURE = 20.0
-_SURE = 1.645  # standard errors by which the gain has to be above zero: one-sided, 5 %
+SURE = 1.645  # standard errors by which the gain has to be above zero: one-sided, 5 %
 _LEAST_KEPT = 10
 _THRESHOLDS = (*(step / 20 for step in range(20)), 0.99)
 
@@ -70,11 +70,16 @@ def log_losses(logits: np.ndarray, label_ids: np.ndarray, temperature: float) ->
     return losses
 
 
-def choose_temperature(logits: np.ndarray, label_ids: np.ndarray) -> float:
+def choose_temperature(logits: np.ndarray, label_ids: np.ndarray, *, sure: float = SURE) -> float:
     """Return the temperature to use, fitted on all documents, or 1.0 if they do not show that it helps.
 
     It has to lower the log-loss of documents that it was not fitted on: of each fifth by the temperature of the others,
     by more than chance would (one-sided, 5 %).
+
+    Args:
+        logits: float64[N, C].
+        label_ids: int64[N].
+        sure: standard errors by which the gain has to be above zero.
     """
     folds = np.random.Generator(np.random.PCG64(0)).permutation(len(logits)) % _FOLDS
     if len(logits) < _FOLDS * 2:
@@ -83,7 +88,7 @@ def choose_temperature(logits: np.ndarray, label_ids: np.ndarray) -> float:
     for fold in range(_FOLDS):
         held = folds == fold
         gains[held] -= log_losses(logits[held], label_ids[held], fit_temperature(logits[~held], label_ids[~held]))
-    supported = gains.mean() > _SURE * gains.std(ddof=1) / np.sqrt(len(gains))
+    supported = gains.mean() > sure * gains.std(ddof=1) / np.sqrt(len(gains))
     return fit_temperature(logits, label_ids) if supported else 1.0
 
 

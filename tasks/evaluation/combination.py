@@ -56,7 +56,7 @@ def combine(
     temperatures: dict[Candidate, float] = {
         "lstm": temperature,
         "linear": 1.0,
-        "hybrid": choose_temperature(hybrid["validation"], label_ids),
+        "hybrid": choose_temperature(hybrid["validation"], label_ids, sure=0.0),  # such means are often too cautious
     }
     candidate = _name_best(share) if wanted == "best" else wanted
     both = temperatures["hybrid"]

@@ -117,7 +117,8 @@ def evaluate_classifier(
     for content in (metrics, analysis):
         output.write_model(content)
     output.write_table(PREDICTIONS_FILE, tables[chosen], tables[chosen].schema)
-    output.facts["candidate"] = chosen
+    registered = metrics.test.of(chosen)
+    output.facts.update(candidate=chosen, accuracy=registered.accuracy, macro_f1=registered.macro_f1)
     for name, scores in metrics.test.by_model():
         output.facts.update({f"{name}_accuracy": scores.accuracy, f"{name}_macro_f1": scores.macro_f1})
 

@@ -167,7 +167,14 @@ def choose_recipe(
     recipe, logits = choose_out_of_fold(
         features.take(rows), train.label_ids[rows], folds[tried], classes, recipes, config
     )
-    logger.info("the linear model: %s, the best of %d by %d train documents", recipe, len(recipes), len(rows))
+    logger.info(
+        "the linear model: n-grams%s, weighted by %s, strength %g; the best of %d by %d train documents",
+        " and pieces of words" if recipe.pieces else "",
+        recipe.weighting,
+        recipe.regularization,
+        len(recipes),
+        len(rows),
+    )
     if len(rows) < len(checked):
         part = features.take(checked)
         logits = predict_out_of_fold(part, train.label_ids[checked], folds, classes, recipe, config)
