@@ -115,7 +115,7 @@ def train_baseline(output: StageOutput, tokens: ArtifactRef, config: BaselineCon
 
 
 def read_documents(tokens: ArtifactRef) -> tuple[Documents, Documents, list[str]]:
-    """Return train documents, evenly spread ones if they have too many tokens, held-out ones, and the class names."""
+    """Return train documents, some of each class if they have too many tokens, held-out ones, and the class names."""
     shards = list(iterate_shards(tokens))
     columns = [
         pa.concat_tables(shard.select([name]) for shard in shards)[name] for name in ("split", "length", "label")
@@ -125,11 +125,19 @@ def read_documents(tokens: ArtifactRef) -> tuple[Documents, Documents, list[str]
     train = np.flatnonzero(split == "train")
     total = int(lengths[train].sum())
     if total > MOST_TOKENS:
-        kept = take_evenly(len(train), len(train) * MOST_TOKENS // total)
+        kept = take_of_each_class(columns[2].take(train), MOST_TOKENS / total)
         logger.info("the linear model learns from %d of %d train documents, spread evenly", len(kept), len(train))
         train = train[kept]
     chosen = np.isin(np.arange(len(split)), train)
     return _gather(shards, chosen, labels), _gather(shards, split != "train", labels), labels
+
+
+def take_of_each_class(labels: pa.ChunkedArray, share: float) -> np.ndarray:
+    """Return int64 positions in rising order: a share of each label's, spread evenly, but not under 20."""
+    ids = labels.dictionary_encode().combine_chunks().indices.to_numpy()
+    order = np.argsort(ids, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(ids[order])) + 1)
+    return np.sort(np.concatenate([part[take_evenly(len(part), max(20, int(len(part) * share)))] for part in parts]))
 
 
 def use_pieces(train: Documents, dictionary: list[str], config: BaselineConfig) -> bool:

@@ -105,13 +105,13 @@ def test_texts_without_tokens_are_an_input_error(artifacts):
         train_baseline.fn(make_tokens(rows), BaselineConfig(min_df=1))
 
 
-def test_many_tokens_are_learned_from_by_an_even_sample_and_that_is_said(artifacts, caplog, monkeypatch):
-    monkeypatch.setattr(stage_module, "MOST_TOKENS", 40)
-    rows = [(f"{'hot' if i % 2 else 'cold'} w{i}", "ab"[i % 2], "train") for i in range(80)]
+def test_many_tokens_are_learned_from_by_an_even_sample_of_each_class_and_that_is_said(artifacts, caplog, monkeypatch):
+    monkeypatch.setattr(stage_module, "MOST_TOKENS", 202)
+    rows = [(f"hot w{i}", "a", "train") for i in range(400)] + [(f"cold w{i}", "b", "train") for i in range(4)]
     with caplog.at_level(logging.INFO, "tasks.training.train_baseline"):
         train, _, _ = read_documents(make_tokens([*rows, *BALANCED[2:]]))
-    assert train.table["doc_id"].to_pylist() == list(range(0, 80, 4))
-    assert "20 of 80 train documents" in caplog.text
+    assert train.table["doc_id"].to_pylist() == [*range(0, 400, 4), *range(400, 404)]  # no class is lost
+    assert "104 of 404 train documents" in caplog.text
 
 
 def test_what_is_left_open_is_chosen_and_what_is_set_is_not():
