@@ -61,7 +61,7 @@ def rejected(output: Path) -> list[tuple[Any, ...]]:
     return list(zip(rows["line"], rows["reason"], strict=True))
 
 
-@pytest.mark.usefixtures("on_finished")
+@pytest.mark.usefixtures("on_copy")
 class TestRegisteredModel:
     def test_a_file_is_scored_row_by_row(self, tmp_path: Path) -> None:
         source, output = tmp_path / "texts.txt", tmp_path / "scored.parquet"
