@@ -19,16 +19,16 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 from pydantic import BaseModel, ConfigDict
 
-from flows.publishing import on_page, publish_link
+from flows.publishing import list_flow_tags, on_page, publish_link
 from flows.recovery import hold_flow_run, sweep
 from flows.report import write_whole
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import UnusableModelError
-from pipeline_config.masking import masked_errors, split_user
+from pipeline_config.masking import masked_errors
 from pipeline_config.names import check_alias, check_model_name
-from pipeline_config.settings import MonitoringConfig
+from pipeline_config.operation import MonitoringConfig
 from tasks.monitoring.accuracy import estimate_accuracy
-from tasks.monitoring.drift import Comparison, compare_samples
+from tasks.monitoring.drift import compare_samples
 from tasks.monitoring.examples import choose_examples, name_words
 from tasks.monitoring.findings import Finding, describe_estimate, find_outcome, list_findings
 from tasks.monitoring.page import Monitoring, render_monitoring
@@ -125,9 +125,8 @@ def _monitor(version: Version, days: float | None, rule: MonitoringConfig) -> Mo
     start = _find_start(basis.earlier, days)
     window = read_window(scorings.list_runs("scoring", name, number, after=start))
     end = max((run.ended for run in window.scorings), default=start)
-    with runs.track_version(
-        "monitoring", name, name=str(runtime.flow_run.name), tags=_list_tags(), version=number
-    ) as run:
+    tags = {"gloveflow.kind": "monitoring", **list_flow_tags()}
+    with runs.track_version("monitoring", name, name=str(runtime.flow_run.name), tags=tags, version=number) as run:
         publish_link(run.url)
         found = _examine(version, basis, window, rule, span=_show_span(start, end), counts=days is None)
         path, page = artifacts_root() / "reports" / f"{name}-{number}-monitoring.html", render_monitoring(found)
@@ -227,23 +226,14 @@ def _compare_with_previous(basis: _Basis, window: Window, texts: Sequence[str | 
     return list_findings(comparison, previous, window.sample, words, against=BEFORE)
 
 
-def _list_tags() -> dict[str, str]:
-    return {
-        "gloveflow.kind": "monitoring",
-        "prefect.flow_run_id": str(runtime.flow_run.id),
-        "prefect.flow_run_name": str(runtime.flow_run.name),
-        "prefect.flow_run_url": split_user(str(runtime.flow_run.ui_url or ""))[0],
-    }
-
-
-def list_metrics(comparison: Comparison | None, found: Monitoring) -> dict[str, float]:
+def list_metrics(found: Monitoring) -> dict[str, float]:
     """Return the figures of a monitoring as metrics."""
     values = {"texts": float(found.texts), "changed": float(found.outcome == "changed")}
-    if comparison is not None:
-        for shift in comparison.shifts:
+    if found.comparison is not None:
+        for shift in found.comparison.shifts:
             name = shift.measure.replace(" ", "_")
             values |= {f"effect/{name}": shift.effect, f"p_value/{name}": shift.p_value}
-        values["domain_auc"] = comparison.words.auc
+        values["domain_auc"] = found.comparison.words.auc
     if found.estimate is not None:
         names = ("average_confidence", "confidence_difference", "confident_share", "low", "high")
         values |= {f"accuracy/{name}": getattr(found.estimate, name) for name in names}
@@ -252,7 +242,7 @@ def list_metrics(comparison: Comparison | None, found: Monitoring) -> dict[str, 
 
 def _log(run: runs.TrackedRun, found: Monitoring, window: Window, page: str, *, end: int | None) -> None:
     """Log figures, page and sample to the MLflow run; with an end, it is a window that the next one begins after."""
-    metrics.log_metrics(run.run_id, list_metrics(found.comparison, found))
+    metrics.log_metrics(run.run_id, list_metrics(found))
     runs.log_text(run.run_id, page, "report.html")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, SAMPLE_FILE)

@@ -17,7 +17,7 @@ from prefect.states import Cancelled
 
 from flows.approval import ask_on_page
 from flows.outputs import PipelineResult, RunOutputs, Scores, StageSummary
-from flows.publishing import log_decision, log_results, publish_link, publish_results
+from flows.publishing import find_page, list_flow_tags, log_decision, log_results, publish_link, publish_results
 from flows.recovery import hold_flow_run, sweep
 from flows.report import publish_report
 from flows.stages import (
@@ -33,7 +33,7 @@ from flows.stages import (
 from pipeline_config.contracts.analysis import Analysis
 from pipeline_config.contracts.evaluation import Metrics
 from pipeline_config.errors import ServiceError
-from pipeline_config.masking import masked_errors, split_user
+from pipeline_config.masking import masked_errors
 from pipeline_config.settings import PipelineConfig
 from tasks.evaluation.evaluate_classifier import compare_seeds
 from tasks.registry.register_model import Registration, register_model, require_champion
@@ -83,7 +83,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
     config.corpus.require_source()
     check_machine(config.training)
     check_tokenizer(config.tokenization)
-    with track_run(config, name=runtime.flow_run.name, tags=_prefect_tags()) as run:
+    with track_run(config, name=runtime.flow_run.name, tags=list_flow_tags()) as run:
         publish_link(run.url)
         sources = submit_sources(config)
         config = choose_open_settings(config, sources, run.run_id)
@@ -109,7 +109,7 @@ def run_stages(config: PipelineConfig) -> PipelineResult:
         spread=spread,
         registration=answered,
         mlflow_url=run.url,
-        flow_run_url=_flow_run_url(),
+        flow_run_url=find_page(),
         store={stage: str(output.directory) for stage, output in outputs.by_stage().items()},
         report=str(report),
         verdict=outputs.evaluation.read_model(Analysis).verdict,
@@ -166,15 +166,3 @@ def summarize_stage(future: Future) -> StageSummary:
     return StageSummary(
         name=output.stage, cached=future.state.name == "Cached", seconds=output.facts["seconds"], facts=facts
     )
-
-
-def _flow_run_url() -> str:
-    return split_user(str(runtime.flow_run.ui_url or ""))[0]
-
-
-def _prefect_tags() -> dict[str, str]:
-    return {
-        "prefect.flow_run_id": str(runtime.flow_run.id),
-        "prefect.flow_run_name": str(runtime.flow_run.name),
-        "prefect.flow_run_url": _flow_run_url(),
-    }

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect import get_client, task
+from prefect import get_client, runtime, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ObjectNotFound
@@ -23,7 +23,7 @@ from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.embeddings import CoverageReport
 from pipeline_config.contracts.evaluation import Metrics
-from pipeline_config.masking import masked_errors
+from pipeline_config.masking import masked_errors, split_user
 from pipeline_config.rules import ChosenSettings
 from pipeline_config.schemas import (
     DECISION_FILE,
@@ -154,6 +154,20 @@ def report_tables(outputs: RunOutputs) -> dict[str, list[dict[str, Any]]]:
         ]
         tables["misses"] = [{"token": token, "train_count": count} for token, count in coverage.misses.items()]
     return tables
+
+
+def find_page() -> str:
+    """Return the address of the page of this flow run, without a password; empty without a page."""
+    return split_user(str(runtime.flow_run.ui_url or ""))[0]
+
+
+def list_flow_tags() -> dict[str, str]:
+    """Return the tags by which an MLflow run names this flow run."""
+    return {
+        "prefect.flow_run_id": str(runtime.flow_run.id),
+        "prefect.flow_run_name": str(runtime.flow_run.name),
+        "prefect.flow_run_url": find_page(),
+    }
 
 
 def publish_link(url: str) -> None:

@@ -16,12 +16,12 @@ from prefect.artifacts import create_table_artifact
 from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled
 
-from flows.publishing import on_page, publish_link
+from flows.publishing import list_flow_tags, on_page, publish_link
 from flows.recovery import hold_flow_run, sweep
 from pipeline_config.contracts.reading import Reading
-from pipeline_config.masking import masked_errors, split_user
+from pipeline_config.masking import masked_errors
 from pipeline_config.names import check_alias, check_model_name
-from pipeline_config.settings import Runtime
+from pipeline_config.operation import Runtime
 from tasks.monitoring.sample import SAMPLE_FILE, write_sample
 from tasks.runtime.cancellation import allow_work, stop_work
 from tasks.runtime.loggers import open_loggers
@@ -150,12 +150,7 @@ def _score_and_record(
         "runtime": request.runtime,
         **{f"reading.{name}": value for name, value in reading.items()},
     }
-    tags = {
-        "prefect.flow_run_id": str(runtime.flow_run.id),
-        "prefect.flow_run_name": str(runtime.flow_run.name),
-        "prefect.flow_run_url": split_user(str(runtime.flow_run.ui_url or ""))[0],
-        READING_TAG: json.dumps(dict(reading)),
-    }
+    tags = {**list_flow_tags(), READING_TAG: json.dumps(dict(reading))}
     with runs.track_scoring(model, name=str(runtime.flow_run.name), tags=tags, params=params) as run:
         publish_link(run.url)
         result = score_texts(request, model=model, alias=alias, version=number, reading=reading)

@@ -9,19 +9,19 @@ module is longer than 300 lines so that one page holds the fields of all stages;
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline_config.contracts.batches import BatchingScheme
 from pipeline_config.contracts.reading import FileFormat, Quoting, Reading
 from pipeline_config.errors import ConfigError
 from pipeline_config.names import require_experiment_name, require_names, require_separator
+from pipeline_config.operation import HousekeepingConfig, MonitoringConfig, ScoringConfig
 from pipeline_config.registration import RegistrationConfig
 from pipeline_config.renamed import rename_settings
 from pipeline_config.sections import AUTO, ByRule, Fraction, Positive, Rate, Section, Seed
 
 ExperimentName = Annotated[str, AfterValidator(require_experiment_name)]
 Separator = Annotated[str, AfterValidator(require_separator)]
-Runtime = Literal["torch", "onnx"]
 Names = Annotated[str | tuple[str, ...], AfterValidator(require_names)]
 
 
@@ -399,40 +399,6 @@ class EvaluationConfig(Section):
     wanted_precision: Annotated[float, Field(gt=0, le=1)] = Field(
         0.9, description="precision for which the evaluation looks for a smallest confidence of each class"
     )
-
-
-class ScoringConfig(Section):
-    """`gloveflow score`: how files of texts are classified."""
-
-    runtime: Runtime = Field(
-        "torch",
-        description="what computes the network; onnx, which is ONNX Runtime, takes about two thirds of the time for "
-        "the same labels and needs the extra onnx",
-    )
-
-
-class HousekeepingConfig(Section):
-    """`gloveflow gc`: what it keeps, and how often `gloveflow serve` does it."""
-
-    every_hours: Annotated[float, Field(ge=0.01, le=8760)] | None = Field(
-        None, description="hours from one cleaning by gloveflow serve to the next; None: off"
-    )
-    keep: Positive = Field(
-        10, description="newest runs of each experiment, versions of each model and flow runs that stay"
-    )
-    older_than_days: Annotated[float, Field(ge=0, le=36500)] = Field(
-        7.0, description="days since the last use of what may go"
-    )
-
-
-class MonitoringConfig(Section):
-    """`gloveflow monitor`: when retraining is recommended."""
-
-    windows_in_a_row: PositiveInt = Field(2, description="so many windows, one after the other, have to differ")
-    cool_down_days: float = Field(
-        7.0, ge=0, allow_inf_nan=False, description="days after the registration of a version without a recommendation"
-    )
-    new_labels: int = Field(200, ge=0, description="texts whose labels have arrived, at least: `gloveflow labels`")
 
 
 class PipelineConfig(Section):

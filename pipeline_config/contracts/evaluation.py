@@ -12,6 +12,11 @@ from pipeline_config.contracts.json_file import JsonFile
 from pipeline_config.schemas import METRICS_FILE
 
 Candidate = Literal["lstm", "linear", "hybrid"]
+MODEL_NAMES: Final[dict[Candidate, str]] = {
+    "hybrid": "LSTM + linear",
+    "lstm": "LSTM",
+    "linear": "linear model",
+}  # for people
 Metric = Literal["macro_f1", "accuracy", "loss"]
 ScoreName = Literal[
     "accuracy",

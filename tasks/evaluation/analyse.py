@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.contracts.analysis import Analysis, Attribution, Disagreement, PairedComparison, Slice
-from pipeline_config.contracts.evaluation import Candidate
+from pipeline_config.contracts.evaluation import MODEL_NAMES, Candidate
 from pipeline_config.schemas import Split
 from tasks.batches.encoded_split import EncodedSplit
 from tasks.evaluation.calibration import ClassAnswers, describe_calibration, find_class_threshold, find_kept_shares
@@ -19,11 +19,6 @@ from tasks.evaluation.mistakes import ReadTexts, find_errors, list_suspects
 from tasks.evaluation.paired import Answers, compare_paired
 from tasks.evaluation.slices import cut_documents, measure_slices
 
-NAMES: dict[Candidate, str] = {
-    "linear": "linear model",
-    "lstm": "LSTM",
-    "hybrid": "LSTM with the linear model",
-}  # for people
 _DISAGREEMENTS = 5  # examples of either kind
 
 
@@ -82,7 +77,7 @@ def analyse(evidence: Evidence, *, wanted_precision: float) -> Analysis:
             for number, label in enumerate(labels)
         ),
         slices=cut_slices(test, other, evidence),
-        comparisons=(compare_with(NAMES[evidence.other], test, other, labels, evidence.read),),
+        comparisons=(compare_with(MODEL_NAMES[evidence.other], test, other, labels, evidence.read),),
         errors=find_errors(evidence.predictions, labels, evidence.read),
         suspects=suspects,
         suspected=suspected,

@@ -33,7 +33,7 @@ from tasks.batches.encoded_split import EncodedSplit, load_split
 from tasks.evaluation.analyse import Evidence, align_answers, analyse
 from tasks.evaluation.attribution import Weigh, attribute_documents, choose_sample, encode_documents
 from tasks.evaluation.calibration import soften
-from tasks.evaluation.combination import Logits, combine, logarithms
+from tasks.evaluation.combination import Combined, Logits, combine, logarithms
 from tasks.evaluation.metrics import measure, read_answers
 from tasks.evaluation.mistakes import read_texts
 from tasks.evaluation.prediction_table import tabulate_predictions
@@ -74,29 +74,20 @@ def evaluate_classifier(
         config: what the scores are read for.
         candidate: which model is to be registered; `best` leaves it to the validation split.
     """
-    from tasks.runtime.torch_thread import run_in_torch_thread  # not at the top: torch is slow to import
-
     labels, splits = read_labels(buckets), {name: load_split(buckets, name) for name in EVALUATED}
-    network = run_in_torch_thread(partial(load_network, classifier), threads=None)
-    logits = run_in_torch_thread(partial(predict_splits, network, splits), threads=None)
-    combined = combine(
-        logits,
-        read_linear_logits(baseline, labels, splits),
-        splits["validation"].label_ids,
-        wanted=candidate,
-        linear_temperature=baseline.read_model(LinearDescription).temperature,
-    )
+    network, combined = combine_models(classifier, baseline, labels, splits, candidate)
     tables = {
         name: tabulate_splits(splits, combined.logits[name], labels, combined.temperatures[name])
         for name in get_args(Candidate)
     }
     metrics = measure_models(tables, labels, combined.combination)
     chosen = metrics.candidate
+    table, registered = tables[chosen], metrics.test.of(chosen)
     other: Candidate = "lstm" if chosen == "linear" else "linear"
     weigh = make_weigh(network, baseline, metrics.combination)
     evidence = Evidence(
         labels=labels,
-        predictions=tables[chosen],
+        predictions=table,
         other=other,
         other_predictions=tables[other],
         out_of_fold=baseline.read_table(OUT_OF_FOLD_FILE),
@@ -116,11 +107,31 @@ def evaluate_classifier(
     )
     for content in (metrics, analysis):
         output.write_model(content)
-    output.write_table(PREDICTIONS_FILE, tables[chosen], tables[chosen].schema)
-    registered = metrics.test.of(chosen)
+    output.write_table(PREDICTIONS_FILE, table, table.schema)
     output.facts.update(candidate=chosen, accuracy=registered.accuracy, macro_f1=registered.macro_f1)
     for name, scores in metrics.test.by_model():
         output.facts.update({f"{name}_accuracy": scores.accuracy, f"{name}_macro_f1": scores.macro_f1})
+
+
+def combine_models(
+    classifier: ArtifactRef,
+    baseline: ArtifactRef,
+    labels: list[str],
+    splits: dict[Split, EncodedSplit],
+    candidate: Candidate | Literal["best"],
+) -> "tuple[TextClassifier, Combined]":
+    """Return the network, and what comes of it and the linear model together on the held-out splits."""
+    from tasks.runtime.torch_thread import run_in_torch_thread  # not at the top: torch is slow to import
+
+    network = run_in_torch_thread(partial(load_network, classifier), threads=None)
+    logits = run_in_torch_thread(partial(predict_splits, network, splits), threads=None)
+    return network, combine(
+        logits,
+        read_linear_logits(baseline, labels, splits),
+        splits["validation"].label_ids,
+        wanted=candidate,
+        linear_temperature=baseline.read_model(LinearDescription).temperature,
+    )
 
 
 def load_network(classifier: ArtifactRef) -> "TextClassifier":
@@ -168,13 +179,15 @@ def make_weigh(network: "TextClassifier", baseline: ArtifactRef, combination: Co
     from tasks.served.attribution import weigh_tokens  # not at the top: torch is slow to import
     from tasks.served.linear import LinearModel
 
-    options = baseline.read_model(LinearDescription).options
-    linear = LinearModel.read(baseline.path(LINEAR_FILE), **options.model_dump())
+    linear = None
+    if combination.linear_temperature:
+        options = baseline.read_model(LinearDescription).options
+        linear = LinearModel.read(baseline.path(LINEAR_FILE), **options.model_dump())
     return partial(
         weigh_tokens,
         network=network if combination.network_temperature else None,
         temperature=combination.network_temperature or 1.0,
-        linear=linear if combination.linear_temperature else None,
+        linear=linear,
         linear_temperature=combination.linear_temperature or 1.0,
     )
 

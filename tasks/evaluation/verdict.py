@@ -7,7 +7,7 @@ import pyarrow as pa
 from pipeline_config.contracts.analysis import Analysis, Finding, Slice
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.embeddings import CoverageReport
-from pipeline_config.contracts.evaluation import Scores
+from pipeline_config.contracts.evaluation import MODEL_NAMES, Scores
 from tasks.evaluation.paired import find_detectable_gain
 
 MOST_LINES = 8
@@ -16,7 +16,7 @@ POOR_ECE = 0.05
 SMALL_GAIN = 0.02  # a test split that cannot show a gain of this size is small
 LOW_COVERAGE, HIGH_UNKNOWN = 0.9, 0.1  # shares of tokens
 TRAINING = "training"  # the feature that tells texts of the training from new ones
-_ADVICE = {"linear model": " registration.candidate=linear registers that one, which needs no network."}
+_ADVICE = {MODEL_NAMES["linear"]: " registration.candidate=linear registers that one, which needs no network."}
 MANY_SUSPECTS = 0.05  # share of the documents
 
 
@@ -55,7 +55,7 @@ def write_verdict(
     ]
     found = [finding for finding in rules if finding is not None]
     ordered = sorted(found, key=lambda finding: ("bad", "note", "good").index(finding.level))
-    return (*_against_baseline(analysis, scores), *ordered)[:MOST_LINES]
+    return (*_against_other(analysis, scores), *ordered)[:MOST_LINES]
 
 
 def summarize_verdict(verdict: Sequence[Finding]) -> str:
@@ -67,7 +67,7 @@ def summarize_verdict(verdict: Sequence[Finding]) -> str:
     return f"{start[:100]}{f'; {bad} bad' if bad else ''}"
 
 
-def _against_baseline(analysis: Analysis, scores: Scores) -> tuple[Finding, ...]:
+def _against_other(analysis: Analysis, scores: Scores) -> tuple[Finding, ...]:
     """Say whether the classifier is better than what it is compared with first."""
     if not analysis.comparisons:
         return ()
@@ -134,7 +134,7 @@ def _losing_slice(analysis: Analysis) -> Finding | None:
 
 
 def _slices_without_gain(analysis: Analysis) -> Finding | None:
-    """Name slices in which a classifier that is better than the baseline is not."""
+    """Name slices in which a classifier that is better than the other model is not."""
     if not analysis.comparisons or analysis.comparisons[0].accuracy.low <= 0:
         return None
     parts = [p for p in analysis.slices if not p.small and _gain(p) <= 0 and not _differs(p)]
@@ -170,12 +170,12 @@ def _name_other(analysis: Analysis) -> str:
 
 
 def _gain(part: Slice) -> float:
-    """Return the accuracy less that of the baseline; 0 without one."""
+    """Return the accuracy less that of the other model; 0 without one."""
     return 0.0 if part.baseline_accuracy is None else part.accuracy.value - part.baseline_accuracy
 
 
 def _differs(part: Slice) -> bool:
-    """Return whether classifier and baseline differ significantly."""
+    """Return whether classifier and other model differ significantly."""
     return part.baseline_p_value is not None and part.baseline_p_value < SIGNIFICANT
 
 

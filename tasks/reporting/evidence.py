@@ -8,10 +8,8 @@ from pipeline_config.contracts.batches import PaddingReport
 from pipeline_config.contracts.corpus import CorpusProfile
 from pipeline_config.contracts.decision import Decision
 from pipeline_config.contracts.embeddings import CoverageReport
-from pipeline_config.contracts.evaluation import Candidate, Metrics, Scores
+from pipeline_config.contracts.evaluation import MODEL_NAMES, Metrics, Scores
 from tasks.reporting.subject import Subject
-
-MODEL_NAMES: dict[Candidate, str] = {"hybrid": "LSTM + linear", "lstm": "LSTM", "linear": "linear model"}  # for people
 
 
 def name_scores(metrics: Metrics, split: Literal["test", "validation"] = "test") -> dict[str, Scores]:

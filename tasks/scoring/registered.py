@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline_config.errors import InputError, UnusableModelError
-from pipeline_config.settings import Runtime
+from pipeline_config.operation import Runtime
 from tasks.scoring import explanations
 from tasks.scoring.network import Forward, NetworkClassifier, read_temperature
 from tasks.scoring.request import Classifier, ScoringModel

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError
-from pipeline_config.settings import Runtime
+from pipeline_config.operation import Runtime
 from tasks.scoring.outputs import Output
 
 

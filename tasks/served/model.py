@@ -80,7 +80,9 @@ class ServedClassifier(PythonModel):
         self.limits = self.inputs.read_limits()  # None is without limits
         self.small = threads.SmallRequests(self.inputs.read_number(threads.THREADS, 1))
         self.tokenizers.load_tokenizer(self.text["tokenizer"])  # a missing package fails here, not at the first text
-        self.network, self.linear, self.linear_temperature = None, None, 1.0
+        self.network: Any = None
+        self.linear: Any = None
+        self.linear_temperature = 1.0
         if description["architecture"]:
             self.network = network.TextClassifier(**description["architecture"])
             self.network.load_state_dict(load_file(bundle / "weights.safetensors"))
@@ -139,7 +141,9 @@ class ServedClassifier(PythonModel):
         if self.limits:
             self.inputs.check_size("tokens", sum(map(len, encoded)), self.limits.tokens)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-        added = self.answer_linear(pa.array(tokens, pa.large_list(pa.large_string())))
+        added = np.zeros((len(tokens), len(self.labels)))
+        if self.linear is not None:
+            added = self.answer_linear(pa.array(tokens, pa.large_list(pa.large_string())))
         answers: list[dict[str, Any]] = [{}] * len(encoded)
         small = len(order) * len(encoded[order[-1]]) if order else 0
         for start in range(0, len(order), BATCH):
@@ -168,9 +172,7 @@ class ServedClassifier(PythonModel):
         return answer
 
     def answer_linear(self, tokens: pa.Array) -> np.ndarray:
-        """Return what the linear model adds to the logits of tokenized texts, float64[N, C]; zeros without one."""
-        if self.linear is None:
-            return np.zeros((len(tokens), len(self.labels)))
+        """Return what the linear model adds to the logits of tokenized texts, float64[N, C]."""
         logits: np.ndarray = self.linear.answer_tokens(tokens) / self.linear_temperature
         return logits
 
@@ -218,7 +220,7 @@ class ServedClassifier(PythonModel):
             [torch.tensor(ids) for ids in documents], batch_first=True, padding_value=self.text["padding_idx"]
         )
         with torch.inference_mode():
-            logits: torch.Tensor = self.network(padded, lengths).double()  # type: ignore[misc]
+            logits: torch.Tensor = self.network(padded, lengths).double()
         return logits
 
 

@@ -100,7 +100,7 @@ def prepare(
         return lambda: [loaded.classify([text]) for text in texts], len(texts)
     if way == "limit":
         return prepare_limit(loaded, texts), len(texts)
-    from pipeline_config.settings import Runtime
+    from pipeline_config.operation import Runtime
     from tasks.scoring.outputs import parse_output
     from tasks.scoring.registered import make_scoring_model
     from tasks.scoring.request import Request, change_reading

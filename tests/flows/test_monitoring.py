@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from flows.cli.main import run_command
 from flows.monitoring import monitor_texts
 from flows.scoring import score_file
-from pipeline_config.settings import MonitoringConfig
+from pipeline_config.operation import MonitoringConfig
 from tasks.tracking.scorings import list_runs
 from tasks.tracking.server import open_client
 

@@ -15,7 +15,8 @@ import pytest
 from flows.cli import cleaning
 from flows.cli.cleaning import _age, list_foreign, list_items
 from flows.cli.main import run_command
-from pipeline_config.settings import HousekeepingConfig, PipelineConfig
+from pipeline_config.operation import HousekeepingConfig
+from pipeline_config.settings import PipelineConfig
 from tasks.housekeeping.selection import Item
 from tests.flows.conftest import copy_finished
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import ConfigError, GloveflowError, InputError, ServiceError, StoreError
-from pipeline_config.settings import Runtime
+from pipeline_config.operation import Runtime
 from tasks.reading import byte_stream
 from tasks.scoring import chunks
 from tasks.scoring.outputs import Output, parse_output
