@@ -33,7 +33,7 @@ def join_labels(file: Path, *, model: str, alias: str, id_column: str, label_col
     """Join labels by id with the texts that a version has scored, and log the true metrics.
 
     Args:
-        file: Parquet, CSV or JSON lines with ids and labels.
+        file: a table with ids and labels, in any form that a corpus may have.
         model: name of the registered model.
         alias: alias of its version.
         id_column: the column of the ids, in the file and in the scored files.

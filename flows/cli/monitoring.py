@@ -63,7 +63,7 @@ def list_result(result: "MonitoringResult") -> list[str]:
 
 def add_labels(parser: argparse.ArgumentParser) -> None:
     """Add what `labels` takes."""
-    parser.add_argument("file", metavar="FILE", help="labels that arrived: .csv, .jsonl or .parquet")
+    parser.add_argument("file", metavar="FILE", help="labels that arrived: CSV, TSV, Excel, JSON lines or Parquet")
     parser.add_argument("--model", metavar="NAME", help="registered model (default: of the configuration)")
     parser.add_argument(
         "--id", default="id", metavar="COLUMN", help="column that names a text, here and in the scored files (id)"

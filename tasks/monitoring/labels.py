@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
+from pipeline_config.contracts.reading import Reading
 from pipeline_config.errors import InputError
+from tasks.reading.inputs import Inputs
+from tasks.reading.sources import locate_files
 
 _TEXT = pa.string()
-_SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 
 
 class TrueMetrics(NamedTuple):
@@ -43,28 +43,31 @@ class TrueMetrics(NamedTuple):
 
 
 def read_columns(path: Path, names: Sequence[str]) -> pa.Table:
-    """Return columns of a Parquet, CSV or JSON lines file as texts.
+    """Return columns of a file as texts, null where a text is blank; every form that a corpus may have can be read.
 
     Raises:
-        InputError: the file cannot be read, has another ending, or lacks a column.
+        InputError: the file cannot be read, or lacks a column.
     """
-    if path.suffix not in _SUFFIXES and not path.is_dir():
-        raise InputError(f"{path}: expected a name that ends in {', '.join(_SUFFIXES)}")
-    try:
-        if path.suffix == ".csv":
-            types = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, _TEXT))
-            parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            table = pyarrow.csv.read_csv(path, parse_options=parsing, convert_options=types)
-        elif path.suffix == ".parquet" or path.is_dir():
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir() or path.suffix == ".parquet":  # numbers are ids and labels, too
+        try:
             table = pq.read_table(path)
-        else:
-            table = pyarrow.json.read_json(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+    else:
+        reading = Reading(text_column=tuple(names))
+        inputs = Inputs(locate_files([str(path)], reading), reading)
+        blocks = [block for file in inputs.files for block in inputs.read(file)]
+        broken = sum(block.rejected["reason"].to_pylist().count("undecodable") for block in blocks)
+        if broken:
+            raise InputError(f"{path}: {broken:,} rows have bytes that are not UTF-8; save it as UTF-8")
+        table = pa.concat_tables([inputs.schema.empty_table(), *(block.table for block in blocks)])
     if missing := [name for name in names if name not in table.column_names]:
         found = ", ".join(table.column_names)
         raise InputError(f"{path}: expected the column {missing[0]!r}, got {found}; set --id or --label")
-    return pa.table({name: table[name].cast(_TEXT) for name in names})
+    columns = {name: table[name].cast(_TEXT) for name in names}
+    return pa.table({name: pc.if_else(pc.equal(column, ""), None, column) for name, column in columns.items()})
 
 
 def read_labels(path: Path, id_column: str, label_column: str) -> dict[str, str]:

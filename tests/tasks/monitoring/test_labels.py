@@ -22,6 +22,29 @@ def write(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_labels_as_a_spreadsheet_writes_them_are_read(tmp_path: Path, encoding: str, separator: str) -> None:
+    path = tmp_path / "labels.csv"
+    rows = [["ticket", "queue"], ["A-7", "größer"], ["A-8", '"zu, teuer; sehr"'], ["A-9", ""], ["A-10", "größer"]]
+    path.write_bytes("".join(f"{separator.join(row)}\r\n" for row in rows).encode(encoding))
+    assert read_labels(path, "ticket", "queue") == {"A-7": "größer", "A-8": "zu, teuer; sehr", "A-10": "größer"}
+
+
+def test_labels_that_are_not_utf8_are_refused_and_not_changed(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes("id;label\n1;größer\n2;a\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"labels\.csv: 1 rows have bytes that are not UTF-8"):
+        read_labels(path, "id", "label")
+
+
+@pytest.mark.parametrize(("names", "missing"), [(("id", "label"), "id"), (("number", "truth"), "truth")])
+def test_a_column_that_a_table_of_text_lacks_is_named(tmp_path: Path, names: tuple[str, str], missing: str) -> None:
+    path = write(tmp_path / "labels.csv", [{"number": "x", "label": "a"}])
+    with pytest.raises(InputError, match=rf"labels\.csv: expected a column '{missing}', got columns 'number', 'label'"):
+        read_labels(path, *names)
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
 def test_ids_are_texts_in_every_form(tmp_path: Path, suffix: str) -> None:
     rows = [{"id": 7, "truth": "a"}, {"id": 8, "truth": None}, {"id": 9, "truth": "b"}, {"id": 9, "truth": "b"}]
@@ -49,9 +72,13 @@ def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, rows: list[dict], mes
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"expected a name that ends in \.parquet"):
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    (tmp_path / "labels.parquet").write_text("id,label\n")
+    with pytest.raises(InputError, match=r"labels\.txt: "):
         read_labels(tmp_path / "labels.txt", "id", "label")
-    with pytest.raises(InputError, match=r"labels\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"labels\.parquet: cannot be read"):
+        read_labels(tmp_path / "labels.parquet", "id", "label")
+    with pytest.raises(InputError, match=r"labels\.csv: no such file"):
         read_labels(tmp_path / "labels.csv", "id", "label")
 
 
